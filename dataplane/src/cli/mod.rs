@@ -1,0 +1,50 @@
+//! What the user typed, as types; one module a command.
+
+mod doctor;
+mod lab;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::process::ExitCode;
+
+/// What a command ends with: an exit code, or a sentence that names the thing, the step, the cause and the cure.
+pub(crate) type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+/// A kernel-bypass packet forwarder.
+#[derive(Debug, Parser)]
+#[command(name = "ringway", version, about, propagate_version = true)]
+pub(crate) struct Ringway {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Say what this machine and each interface can do, and the cure for what they can't.
+    Doctor(doctor::DoctorArgs),
+    /// The two-host veth laboratory: up, down, exec.
+    Lab(lab::LabArgs),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Outcome {
+        match self {
+            Self::Doctor(args) => doctor::run(&args),
+            Self::Lab(args) => lab::run(&args),
+        }
+    }
+}
+
+/// How results are printed: a table for people, JSON with stable names for programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Logs go to standard error; `RINGWAY_LOG` sets the level (default `warn`).
+pub(crate) fn init_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RINGWAY_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}

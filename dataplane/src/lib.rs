@@ -1,0 +1,2 @@
+//! POLICY: the loop, the forwarder and what the command line needs.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! DEVICES: one trait, many queues, no policy.
+
+pub mod link;
+pub mod xdp;

@@ -1,0 +1,1 @@
+//! The examples are the files `NN-name.rs` of this folder; this library is empty.
