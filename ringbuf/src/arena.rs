@@ -1,0 +1,246 @@
+//! One mapping for all that a worker's devices may read or write.
+//!
+//! ```text
+//!   base                                  frames × frame_size                 + content
+//!   │ slot 0 │ slot 1 │ slot 2 │   …   │ slot n-1 │ content: 4 KiB units of file bytes │
+//! ```
+//!
+//! A device can send only what lies in memory that was registered with it, so frames and file content share one
+//! arena, and the arena is registered with every queue of its worker.
+
+use core::ptr::NonNull;
+use std::fmt;
+use std::io;
+
+/// The unit in which content is counted, and the smallest page of every machine we run on.
+pub const CONTENT_UNIT: usize = 4096;
+
+/// What an arena should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaPlan {
+    /// How many frames: 1 to 2²⁴.
+    pub frames: u32,
+    /// Bytes of one frame: a power of two from 256 to 32768. AF_XDP takes 2048 and 4096.
+    pub frame_size: u32,
+    /// Bytes for file content behind the frames; rounded up to [`CONTENT_UNIT`].
+    pub content_bytes: usize,
+    /// Whether to ask for huge pages first. Without any, ordinary pages serve.
+    pub huge_pages: bool,
+}
+
+impl Default for ArenaPlan {
+    fn default() -> Self {
+        Self { frames: 8192, frame_size: 2048, content_bytes: 0, huge_pages: true }
+    }
+}
+
+/// What the arena's memory really is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Pages of 2 MiB from the kernel's reserve (`vm.nr_hugepages`).
+    HugePages,
+    /// Ordinary pages; the kernel was asked to merge them when it can.
+    OrdinaryPages,
+}
+
+impl fmt::Display for Backing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HugePages => "2 MiB pages",
+            Self::OrdinaryPages => "ordinary pages",
+        })
+    }
+}
+
+/// Why there is no arena.
+#[derive(Debug)]
+pub enum ArenaError {
+    /// The plan cannot be built on any machine; says which number is out of which range.
+    Plan(&'static str),
+    /// The kernel would not map this many bytes.
+    Map {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for ArenaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan(rule) => write!(f, "arena: {rule}"),
+            Self::Map { bytes, source } => {
+                write!(
+                    f,
+                    "arena: mapping {} MiB failed: {source} (fewer frames, or more memory, helps)",
+                    bytes >> 20
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ArenaError {}
+
+/// One mapping: frames, then content.
+///
+/// Invariants: **map**: `base` is valid for reads and writes of `bytes` bytes until drop, and zeroed at first;
+/// **layout**: slot `i` is `base + (i << shift) .. + frame_size`, content starts behind the last slot.
+/// The arena itself reads and writes nothing: [`Pool`](crate::Pool) says who may.
+#[derive(Debug)]
+pub struct Arena {
+    base: NonNull<u8>,
+    bytes: usize,
+    frames: u32,
+    shift: u32,
+    content_bytes: usize,
+    backing: Backing,
+}
+
+// SAFETY: an address range without access of its own; the pool and the parcels argue their accesses.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+const HUGE_PAGE: usize = 2 << 20;
+
+impl Arena {
+    /// Maps an arena.
+    ///
+    /// # Errors
+    /// [`ArenaError`], when the plan breaks its own ranges or the kernel has no memory for it.
+    pub fn new(plan: &ArenaPlan) -> Result<Self, ArenaError> {
+        if !(1..=1 << 24).contains(&plan.frames) {
+            return Err(ArenaError::Plan("the number of frames must lie between 1 and 2^24"));
+        }
+        if !plan.frame_size.is_power_of_two() || !(256..=32768).contains(&plan.frame_size) {
+            return Err(ArenaError::Plan("the frame size must be a power of two from 256 to 32768"));
+        }
+        let shift = plan.frame_size.trailing_zeros();
+        let content_bytes = plan.content_bytes.next_multiple_of(CONTENT_UNIT);
+        let frame_bytes = ((plan.frames as usize) << shift).next_multiple_of(CONTENT_UNIT);
+        let bytes = frame_bytes
+            .checked_add(content_bytes)
+            .filter(|bytes| u32::try_from(bytes / CONTENT_UNIT).is_ok())
+            .ok_or(ArenaError::Plan("frames and content together must stay below 16 TiB"))?;
+        let (base, bytes, backing) = map(bytes, plan.huge_pages)?;
+        Ok(Self { base, bytes, frames: plan.frames, shift, content_bytes, backing })
+    }
+
+    /// Where it begins.
+    #[must_use]
+    pub const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Length of the mapping in bytes: what is registered with a device.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many frames there are.
+    #[must_use]
+    pub const fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// Bytes of one frame.
+    #[must_use]
+    pub const fn frame_size(&self) -> u32 {
+        1 << self.shift
+    }
+
+    /// Binary logarithm of the frame size.
+    #[must_use]
+    pub const fn shift(&self) -> u32 {
+        self.shift
+    }
+
+    /// Where content begins, in bytes from the base.
+    #[must_use]
+    pub const fn content_start(&self) -> usize {
+        ((self.frames as usize) << self.shift).next_multiple_of(CONTENT_UNIT)
+    }
+
+    /// Bytes of content.
+    #[must_use]
+    pub const fn content_bytes(&self) -> usize {
+        self.content_bytes
+    }
+
+    /// What its memory is.
+    #[must_use]
+    pub const fn backing(&self) -> Backing {
+        self.backing
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: *map*: this is the whole mapping, and whoever borrows from it is gone by now.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// Maps `bytes` of zeroed memory, in huge pages when wanted and to be had.
+fn map(bytes: usize, huge: bool) -> Result<(NonNull<u8>, usize, Backing), ArenaError> {
+    let whole = bytes.next_multiple_of(HUGE_PAGE);
+    // A small arena would waste most of a huge page.
+    if huge
+        && bytes >= HUGE_PAGE / 2
+        && let Ok(base) = map_with(whole, libc::MAP_HUGETLB)
+    {
+        return Ok((base, whole, Backing::HugePages));
+    }
+    let base = map_with(bytes, 0).map_err(|source| ArenaError::Map { bytes, source })?;
+    if huge {
+        // A wish only: without transparent huge pages it changes nothing.
+        // SAFETY: the range was mapped just above; the advice changes no content.
+        unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+    }
+    Ok((base, bytes, Backing::OrdinaryPages))
+}
+
+fn map_with(bytes: usize, extra: libc::c_int) -> io::Result<NonNull<u8>> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing of ours.
+    let base =
+        unsafe { libc::mmap(core::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped the null page"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_lies_behind_the_frames() {
+        let arena =
+            Arena::new(&ArenaPlan { frames: 3, frame_size: 2048, content_bytes: 5000, huge_pages: false })
+                .expect("8 KiB");
+        assert_eq!((arena.content_start(), arena.content_bytes(), arena.bytes()), (8192, 8192, 16384));
+        assert_eq!(arena.backing(), Backing::OrdinaryPages);
+    }
+
+    #[test]
+    fn impossible_plans_are_refused_in_words() {
+        for (frames, frame_size, word) in
+            [(0, 2048, "number of frames"), (1 << 25, 2048, "2^24"), (8, 3000, "power of two")]
+        {
+            let plan = ArenaPlan { frames, frame_size, content_bytes: 0, huge_pages: false };
+            let words = Arena::new(&plan).expect_err("refused").to_string();
+            assert!(words.contains(word), "{words}");
+        }
+    }
+
+    #[test]
+    fn without_huge_pages_ordinary_ones_serve() {
+        let arena = Arena::new(&ArenaPlan::default()).expect("16 MiB");
+        assert!(arena.bytes() >= 16 << 20);
+    }
+}

@@ -1,0 +1,294 @@
+//! A buffer that this thread owns.
+
+use crate::ledger::Slot;
+use crate::pool::Pool;
+use core::mem::ManuallyDrop;
+use core::ops::{Deref, DerefMut};
+use std::fmt;
+
+/// A buffer that this thread owns; it goes back to its pool when dropped.
+///
+/// ```text
+///   slot:  | headroom … | bytes: head .. head + len | … tailroom |
+/// ```
+///
+/// It can't be cloned, sent to another thread, or outlive its pool:
+///
+/// ```compile_fail
+/// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
+/// let frame = pool.alloc().unwrap();
+/// std::thread::scope(|scope| scope.spawn(move || drop(frame)));
+/// ```
+///
+/// Invariant **bounds**: `slot` is the pool's and ours by the ledger, and `head + len <= frame_size`.
+pub struct Frame<'p> {
+    pool: &'p Pool,
+    /// The slot in the low 24 bits, [`CONTINUES`] and [`OFFLOAD`] on top.
+    tag: u32,
+    head: u16,
+    len: u16,
+}
+
+// Sixty-four frames are 1 KiB: a burst stays in sixteen cache lines.
+const _: () = assert!(size_of::<Frame<'static>>() == 16);
+const _: () = assert!(size_of::<Option<Frame<'static>>>() == 16);
+
+/// The packet goes on in the next frame of the burst.
+const CONTINUES: u32 = 1 << 31;
+/// The pool holds an [`Offload`] for this frame.
+const OFFLOAD: u32 = 1 << 30;
+const SLOT: u32 = (1 << 24) - 1;
+
+/// There is no room for so many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// What the kernel or a device left undone in a packet, or should do on the way out.
+///
+/// The fields are those of `struct virtio_net_hdr` (VIRTIO 1.2 §5.1.6): a checksum to be completed over everything
+/// from `checksum_start`, stored at `checksum_start + checksum_offset`; and the size at which a large packet is to be
+/// cut into segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// First byte that the checksum covers, in bytes from the start of the packet.
+    pub checksum_start: u16,
+    /// Where in that range it is stored; 0 when there is no checksum to complete.
+    pub checksum_offset: u16,
+    /// Payload bytes of each segment; 0 for none.
+    pub segment_bytes: u16,
+    /// Bytes of headers that each segment repeats.
+    pub header_bytes: u16,
+    /// How it is to be cut.
+    pub segmentation: Segmentation,
+}
+
+/// How a large packet is to be cut into segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Segmentation {
+    /// Not at all.
+    #[default]
+    None,
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv4 with ECN's CWR in the first segment.
+    Tcp4Ecn,
+    /// TCP over IPv6.
+    Tcp6,
+    /// TCP over IPv6 with ECN's CWR in the first segment.
+    Tcp6Ecn,
+    /// UDP, a datagram a segment.
+    Udp,
+}
+
+impl<'p> Frame<'p> {
+    /// A frame over a slot that the ledger gives to this thread.
+    #[inline]
+    pub(crate) const fn at(pool: &'p Pool, slot: Slot, head: u16, len: u16) -> Self {
+        Self { pool, tag: slot.0, head, len }
+    }
+
+    /// The pool it goes back to.
+    #[inline]
+    #[must_use]
+    pub const fn pool(&self) -> &'p Pool {
+        self.pool
+    }
+
+    /// Its place in the arena.
+    #[inline]
+    #[must_use]
+    pub const fn slot(&self) -> Slot {
+        Slot(self.tag & SLOT)
+    }
+
+    /// Offset of its first byte in the arena: how a device finds it.
+    #[inline]
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.pool.offset(self.slot()) + self.head as u64
+    }
+
+    /// Length in bytes.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "the slice it derefs to has is_empty")]
+    pub const fn len(&self) -> u16 {
+        self.len
+    }
+
+    /// Bytes free in front.
+    #[inline]
+    #[must_use]
+    pub const fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// Bytes free behind.
+    #[inline]
+    #[must_use]
+    pub const fn tailroom(&self) -> u16 {
+        // *bounds* keeps the sum below the frame size.
+        self.pool.frame_size() - self.head - self.len
+    }
+
+    /// Whether the packet goes on in the next frame of the burst.
+    #[inline]
+    #[must_use]
+    pub const fn continues(&self) -> bool {
+        self.tag & CONTINUES != 0
+    }
+
+    /// Says whether the packet goes on in the next frame of the burst.
+    #[inline]
+    pub const fn set_continues(&mut self, continues: bool) {
+        self.tag = if continues { self.tag | CONTINUES } else { self.tag & !CONTINUES };
+    }
+
+    /// What was left undone in this packet, if anything; on the packet's first frame.
+    #[inline]
+    #[must_use]
+    pub fn offload(&self) -> Option<Offload> {
+        (self.tag & OFFLOAD != 0).then(|| self.pool.offload_of(self.slot()).get())
+    }
+
+    /// Notes what is undone in this packet; `None` when it is complete.
+    #[inline]
+    pub fn set_offload(&mut self, offload: Option<Offload>) {
+        match offload {
+            Some(offload) => {
+                self.pool.offload_of(self.slot()).set(offload);
+                self.tag |= OFFLOAD;
+            }
+            None => self.tag &= !OFFLOAD,
+        }
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when they do not fit; the frame is as before.
+    #[inline]
+    pub fn extend(&mut self, bytes: &[u8]) -> Result<(), NoRoom> {
+        let start = usize::from(self.len);
+        let added = u16::try_from(bytes.len()).map_err(|_| NoRoom)?;
+        self.grow(added)?;
+        self[start..].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Lengthens it by `count` bytes of whatever the slot holds.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when the tailroom is smaller.
+    #[inline]
+    pub const fn grow(&mut self, count: u16) -> Result<(), NoRoom> {
+        if count > self.tailroom() {
+            return Err(NoRoom);
+        }
+        self.len += count;
+        Ok(())
+    }
+
+    /// Lengthens it in front by `count` bytes of whatever the slot holds.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when the headroom is smaller.
+    #[inline]
+    pub const fn grow_front(&mut self, count: u16) -> Result<(), NoRoom> {
+        if count > self.head {
+            return Err(NoRoom);
+        }
+        self.head -= count;
+        self.len += count;
+        Ok(())
+    }
+
+    /// Cuts it to at most `len` bytes.
+    #[inline]
+    pub const fn truncate(&mut self, len: u16) {
+        if len < self.len {
+            self.len = len;
+        }
+    }
+
+    /// Cuts `count` bytes off the front, or all when there are fewer.
+    #[inline]
+    pub const fn trim_front(&mut self, count: u16) {
+        let count = if count < self.len { count } else { self.len };
+        self.head += count;
+        self.len -= count;
+    }
+
+    /// Empties it and sets its headroom, as far as the slot reaches.
+    #[inline]
+    pub const fn restart(&mut self, headroom: u16) {
+        let limit = self.pool.frame_size();
+        self.head = if headroom < limit { headroom } else { limit };
+        self.len = 0;
+    }
+
+    /// Room for `count` bytes that a device reads before the packet (AF_XDP's transmit metadata), as a slice that is
+    /// not part of it.
+    ///
+    /// # Errors
+    /// [`NoRoom`] when the headroom is smaller.
+    #[inline]
+    pub fn headroom_mut(&mut self, count: u16) -> Result<&mut [u8], NoRoom> {
+        let start = self.head.checked_sub(count).ok_or(NoRoom)?;
+        Ok(self.slice_mut(start, count))
+    }
+
+    /// Gives up ownership without giving the slot back: the ledger entry moves next.
+    #[inline]
+    pub(crate) fn into_slot(self) -> Slot {
+        ManuallyDrop::new(self).slot()
+    }
+
+    #[inline]
+    fn slice_mut(&mut self, head: u16, len: u16) -> &mut [u8] {
+        debug_assert!(head + len <= self.pool.frame_size());
+        // SAFETY: *bounds*: the offset lies in the slot.
+        let start = unsafe { self.pool.slot_start(self.slot()).add(usize::from(head)) };
+        // SAFETY: the bytes lie in the slot, the ledger says that it is ours alone, and `&mut self` that nobody in
+        // this thread looks on. The mapping was zeroed, so each byte is initialised.
+        unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), usize::from(len)) }
+    }
+}
+
+impl Deref for Frame<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: *bounds*: the offset lies in the slot.
+        let start = unsafe { self.pool.slot_start(self.slot()).add(usize::from(self.head)) };
+        // SAFETY: as in `slice_mut`, for reading.
+        unsafe { core::slice::from_raw_parts(start.as_ptr(), usize::from(self.len)) }
+    }
+}
+
+impl DerefMut for Frame<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.slice_mut(self.head, self.len)
+    }
+}
+
+impl Drop for Frame<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.pool.put_back(self.slot());
+    }
+}
+
+impl fmt::Debug for Frame<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("slot", &self.slot().0)
+            .field("head", &self.head)
+            .field("len", &self.len)
+            .field("continues", &self.continues())
+            .field("offload", &self.offload())
+            .finish()
+    }
+}

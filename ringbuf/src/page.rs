@@ -1,0 +1,277 @@
+//! Counted, read-only slices of content, and packets that carry them.
+
+use crate::arena::CONTENT_UNIT;
+use crate::frame::Frame;
+use crate::ledger::Stray;
+use crate::pool::{Pool, Unit};
+use core::ops::Deref;
+use std::collections::VecDeque;
+use std::fmt;
+
+/// Pages behind one head frame at most: with the head they are the descriptors of one packet (`MAX_SKB_FRAGS + 1`,
+/// `include/linux/skbuff.h`).
+pub const PACKET_PAGES: usize = 17;
+
+/// A read-only slice of the arena's content that stays as it is while anybody holds it.
+///
+/// Invariant **content**: `start + len <= content_bytes`, and the unit that `start` lies in counts this page. A page
+/// never reaches beyond the unit it starts in, so that one count per unit is exact.
+pub struct Page<'p> {
+    pool: &'p Pool,
+    start: u32,
+    len: u16,
+}
+
+/// Content cannot be written: somebody holds a page of it, or it does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentBusy;
+
+impl Pool {
+    /// A page of content: `len` bytes from `start`, within one unit of [`CONTENT_UNIT`] bytes; `None` outside of it.
+    #[inline]
+    pub fn page(&self, start: usize, len: usize) -> Option<Page<'_>> {
+        let inside = start.checked_add(len).is_some_and(|end| end <= self.arena().content_bytes());
+        if !inside || len > CONTENT_UNIT || start % CONTENT_UNIT + len > CONTENT_UNIT {
+            return None;
+        }
+        let page = Page { pool: self, start: u32::try_from(start).ok()?, len: u16::try_from(len).ok()? };
+        let held = &page.unit().held;
+        held.set(held.get() + 1);
+        Some(page)
+    }
+
+    /// Writes content that nobody holds.
+    ///
+    /// # Errors
+    /// [`ContentBusy`] when a page of a unit in this range is held, or the range is outside.
+    pub fn write_content(&self, start: usize, bytes: &[u8]) -> Result<(), ContentBusy> {
+        let end = start.checked_add(bytes.len()).filter(|end| *end <= self.arena().content_bytes());
+        let end = end.ok_or(ContentBusy)?;
+        let units = &self.units[start / CONTENT_UNIT..end.div_ceil(CONTENT_UNIT).max(start / CONTENT_UNIT)];
+        if units.iter().any(|unit| unit.held.get() != 0) {
+            return Err(ContentBusy);
+        }
+        // SAFETY: the range lies in the content (checked above), behind the frames.
+        let target = unsafe { self.arena().base().add(self.arena().content_start() + start) };
+        // SAFETY: nobody holds a page of these units, so no reference to them exists; source and target differ,
+        // because `bytes` cannot borrow from content that nobody holds.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Lends a page to a device for sending; returns its offset in the arena. It stays counted until the device
+    /// says it is done, see [`reclaim_page`](Self::reclaim_page).
+    ///
+    /// # Errors
+    /// The page itself, when it belongs to another pool.
+    #[inline]
+    pub fn depart_page<'p>(&'p self, page: Page<'p>) -> Result<u64, Page<'p>> {
+        if !core::ptr::eq(page.pool, self) {
+            return Err(page);
+        }
+        let page = core::mem::ManuallyDrop::new(page);
+        let on_loan = &page.unit().on_loan;
+        on_loan.set(on_loan.get() + 1);
+        Ok(page.offset())
+    }
+
+    /// Takes back a page that a device has sent, by the offset at which it begins.
+    ///
+    /// # Errors
+    /// [`Stray`] when the offset is not content, or no page of that unit is on loan.
+    #[inline]
+    pub fn reclaim_page(&self, offset: u64) -> Result<(), Stray> {
+        let start = offset.checked_sub(self.arena().content_start() as u64);
+        let unit = start.and_then(|start| self.units.get(usize::try_from(start).ok()? / CONTENT_UNIT));
+        match unit {
+            Some(Unit { held, on_loan }) if on_loan.get() > 0 => {
+                on_loan.set(on_loan.get() - 1);
+                held.set(held.get() - 1);
+                Ok(())
+            }
+            _ => Err(Stray::Unknown { offset }),
+        }
+    }
+
+    /// Whether an offset in the arena lies behind the frames.
+    #[inline]
+    #[must_use]
+    pub fn is_content(&self, offset: u64) -> bool {
+        offset >= self.arena().content_start() as u64
+    }
+
+    /// Pages of content that devices have. For reports, not for turns.
+    #[must_use]
+    pub fn pages_on_loan(&self) -> u64 {
+        self.units.iter().map(|unit| u64::from(unit.on_loan.get())).sum()
+    }
+
+    /// Gives up all pages that devices have; returns how many. Only when every device is gone for good.
+    pub fn recall_pages(&self) -> u64 {
+        let recalled = self.pages_on_loan();
+        for unit in &self.units {
+            unit.held.set(unit.held.get() - unit.on_loan.get());
+            unit.on_loan.set(0);
+        }
+        recalled
+    }
+}
+
+impl Page<'_> {
+    /// Offset of its first byte in the arena: how a device finds it.
+    #[inline]
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.pool.arena().content_start() as u64 + u64::from(self.start)
+    }
+
+    fn unit(&self) -> &Unit {
+        &self.pool.units[self.start as usize / CONTENT_UNIT]
+    }
+}
+
+impl Clone for Page<'_> {
+    fn clone(&self) -> Self {
+        self.unit().held.set(self.unit().held.get() + 1);
+        Self { ..*self }
+    }
+}
+
+impl Drop for Page<'_> {
+    fn drop(&mut self) {
+        self.unit().held.set(self.unit().held.get() - 1);
+    }
+}
+
+impl Deref for Page<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let offset = self.pool.arena().content_start() + self.start as usize;
+        // SAFETY: *content*: the offset lies in the arena.
+        let start = unsafe { self.pool.arena().base().add(offset) };
+        // SAFETY: *content*; while this page is counted nobody writes the unit (`write_content`), and devices only
+        // read what they are lent for sending.
+        unsafe { core::slice::from_raw_parts(start.as_ptr(), usize::from(self.len)) }
+    }
+}
+
+impl fmt::Debug for Page<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Page").field("start", &self.start).field("len", &self.len).finish()
+    }
+}
+
+/// A head frame and the pages behind it: what a queue that gathers sends as one packet.
+#[derive(Debug)]
+pub struct Packet<'p> {
+    head: Frame<'p>,
+    pages: [Option<Page<'p>>; PACKET_PAGES],
+    count: u8,
+}
+
+impl<'p> Packet<'p> {
+    /// A packet of its head alone.
+    #[must_use]
+    pub fn new(head: Frame<'p>) -> Self {
+        Self { head, pages: [const { None }; PACKET_PAGES], count: 0 }
+    }
+
+    /// Puts a page behind what is there.
+    ///
+    /// # Errors
+    /// The page itself, when there are [`PACKET_PAGES`].
+    pub fn push(&mut self, page: Page<'p>) -> Result<(), Page<'p>> {
+        let Some(place) = self.pages.get_mut(usize::from(self.count)) else { return Err(page) };
+        *place = Some(page);
+        self.count += 1;
+        Ok(())
+    }
+
+    /// The head.
+    #[must_use]
+    pub const fn head(&self) -> &Frame<'p> {
+        &self.head
+    }
+
+    /// The pages in order.
+    pub fn pages(&self) -> impl Iterator<Item = &Page<'p>> {
+        self.pages.iter().flatten()
+    }
+
+    /// Buffers: the head and each page.
+    #[must_use]
+    pub fn buffers(&self) -> usize {
+        1 + usize::from(self.count)
+    }
+
+    /// Bytes in all.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        usize::from(self.head.len()) + self.pages().map(|page| page.len()).sum::<usize>()
+    }
+
+    /// Takes it apart.
+    pub fn into_parts(self) -> (Frame<'p>, impl Iterator<Item = Page<'p>>) {
+        (self.head, self.pages.into_iter().flatten())
+    }
+}
+
+/// A queue of packets that wait to be gathered: room for one burst, never more.
+#[derive(Debug)]
+pub struct Packets<'p> {
+    queue: VecDeque<Packet<'p>>,
+}
+
+impl<'p> Packets<'p> {
+    /// An empty one; all its memory is allocated here.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { queue: VecDeque::with_capacity(crate::BURST) }
+    }
+
+    /// Appends a packet.
+    ///
+    /// # Errors
+    /// The packet itself, when [`BURST`](crate::BURST) wait already.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the packet goes back to its owner by move, not by allocation"
+    )]
+    pub fn push(&mut self, packet: Packet<'p>) -> Result<(), Packet<'p>> {
+        if self.queue.len() == crate::BURST {
+            return Err(packet);
+        }
+        self.queue.push_back(packet);
+        Ok(())
+    }
+
+    /// Takes the packet at the front.
+    pub fn pop(&mut self) -> Option<Packet<'p>> {
+        self.queue.pop_front()
+    }
+
+    /// The packet at the front.
+    #[must_use]
+    pub fn front(&self) -> Option<&Packet<'p>> {
+        self.queue.front()
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+impl Default for Packets<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,306 @@
+//! The slots of one worker: who may have one, and the check when one comes back.
+
+use crate::arena::{Arena, Backing, CONTENT_UNIT};
+use crate::frame::{Frame, Offload};
+use crate::ledger::{ELSEWHERE, FIRST_LOAN, FREE, Ledger, Loan, Slot, Stray, THREAD};
+use crate::parcel::{Home, Parcel};
+use core::cell::Cell;
+use core::ptr::NonNull;
+use std::sync::Arc;
+
+/// Bytes in front of a fresh frame's data: room for a tunnel header, and what AF_XDP keeps before a received frame
+/// (`XDP_PACKET_HEADROOM`, `include/uapi/linux/bpf.h`).
+pub const HEADROOM: u16 = 256;
+
+/// Where all slots are. The sum never changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// In the pool.
+    pub free: u32,
+    /// In frames of this thread.
+    pub thread: u32,
+    /// Handed to another worker.
+    pub elsewhere: u32,
+    /// Out on loan to devices.
+    pub device: u32,
+}
+
+impl Census {
+    /// All slots.
+    #[must_use]
+    pub const fn total(&self) -> u32 {
+        self.free + self.thread + self.elsewhere + self.device
+    }
+}
+
+/// The free stack and the ledger of one arena; owned by one thread.
+///
+/// ```compile_fail
+/// fn is_sync<T: Sync>() {}
+/// is_sync::<ringbuf::Pool>();
+/// ```
+#[derive(Debug)]
+pub struct Pool {
+    home: Arc<Home>,
+    base: NonNull<u8>,
+    shift: u32,
+    /// At most 2^15: an arena has no larger frames.
+    frame_size: u16,
+    free: Box<[Cell<u32>]>,
+    free_count: Cell<u32>,
+    pub(crate) ledger: Ledger,
+    offloads: Box<[Cell<Offload>]>,
+    loans: Cell<u8>,
+    pub(crate) units: Box<[Unit]>,
+}
+
+/// How often a unit of content is held.
+#[derive(Debug, Default)]
+pub(crate) struct Unit {
+    /// By pages of this thread and by devices.
+    pub(crate) held: Cell<u32>,
+    /// By devices alone.
+    pub(crate) on_loan: Cell<u32>,
+}
+
+impl Pool {
+    /// Takes an arena into use: all slots free.
+    #[must_use]
+    pub fn new(arena: Arena) -> Self {
+        let frames = arena.frames();
+        Self {
+            base: arena.base(),
+            shift: arena.shift(),
+            frame_size: arena_frame_size(&arena),
+            // The lowest slots on top: a short run touches little memory.
+            free: (0..frames).rev().map(Cell::new).collect(),
+            free_count: Cell::new(frames),
+            ledger: Ledger::new(frames),
+            offloads: (0..frames).map(|_| Cell::new(Offload::default())).collect(),
+            loans: Cell::new(FIRST_LOAN),
+            units: (0..arena.content_bytes() / CONTENT_UNIT).map(|_| Unit::default()).collect(),
+            home: Arc::new(Home::new(arena)),
+        }
+    }
+
+    /// The arena: what a driver registers with its device.
+    #[must_use]
+    pub fn arena(&self) -> &Arena {
+        self.home.arena()
+    }
+
+    /// What the memory is.
+    #[must_use]
+    pub fn backing(&self) -> Backing {
+        self.arena().backing()
+    }
+
+    /// Bytes of one slot.
+    #[inline]
+    #[must_use]
+    pub const fn frame_size(&self) -> u16 {
+        self.frame_size
+    }
+
+    /// A fresh, empty frame with [`HEADROOM`] in front, or `None` when all slots are out.
+    #[inline]
+    pub fn alloc(&self) -> Option<Frame<'_>> {
+        let slot = self.pop(THREAD)?;
+        Some(Frame::at(self, slot, HEADROOM.min(self.frame_size / 2), 0))
+    }
+
+    /// The right for one more ring of a device to hold slots; `None` after 252 of them.
+    pub fn open_loan(&self) -> Option<Loan> {
+        let loan = self.loans.get();
+        self.loans.set(loan.checked_add(1)?);
+        Some(Loan(loan))
+    }
+
+    /// Lends an empty slot for a device to fill, or `None` when all slots are out.
+    #[inline]
+    pub fn lend(&self, loan: Loan) -> Option<Slot> {
+        self.pop(loan.0)
+    }
+
+    /// Takes in a slot that a device has filled.
+    ///
+    /// The device is believed about nothing: the slot must exist, be out on this very loan, and hold the bytes claimed.
+    ///
+    /// # Errors
+    /// [`Stray`]; the slot is left alone then, since lending it again could share one buffer between two owners.
+    #[inline]
+    pub fn arrive(&self, slot: Slot, loan: Loan, head: u32, len: u32) -> Result<Frame<'_>, Stray> {
+        // Added up wide: two large numbers must not meet again at a small one.
+        if u64::from(head) + u64::from(len) > u64::from(self.frame_size) {
+            return Err(Stray::OutOfBounds { slot, head, len });
+        }
+        self.ledger.hand_over(slot, loan.0, THREAD)?;
+        Ok(Frame::at(self, slot, low16(head), low16(len)))
+    }
+
+    /// Lends a frame to a device for sending; the device says when it is done, see [`reclaim`](Self::reclaim).
+    ///
+    /// # Errors
+    /// The frame itself, when it belongs to another pool: a device can send only what was registered with it.
+    #[inline]
+    pub fn depart<'p>(&'p self, frame: Frame<'p>, loan: Loan) -> Result<Slot, Frame<'p>> {
+        if !core::ptr::eq(frame.pool(), self) {
+            return Err(frame);
+        }
+        let slot = frame.into_slot();
+        let handed = self.ledger.hand_over(slot, THREAD, loan.0);
+        debug_assert!(handed.is_ok(), "a frame is its thread's: {handed:?}");
+        Ok(slot)
+    }
+
+    /// Takes back a slot whose frame a device has sent.
+    ///
+    /// # Errors
+    /// [`Stray`] when the slot is not out on this loan; it is left alone then.
+    #[inline]
+    pub fn reclaim(&self, slot: Slot, loan: Loan) -> Result<(), Stray> {
+        self.ledger.hand_over(slot, loan.0, FREE)?;
+        self.push(slot);
+        Ok(())
+    }
+
+    /// Takes back every slot still out on `loan`; returns how many.
+    ///
+    /// Only for a device that is gone for good: its socket closed, its rings unmapped, its DMA stopped.
+    pub fn recall(&self, loan: Loan) -> u32 {
+        let mut recalled = 0;
+        for slot in self.ledger.slots_of(loan.0) {
+            // The ledger itself just named the slot as lent.
+            if self.reclaim(slot, loan).is_ok() {
+                recalled += 1;
+            }
+        }
+        recalled
+    }
+
+    /// How many slots are out on `loan`. Walks the ledger: for reports, not for turns.
+    #[must_use]
+    pub fn on_loan(&self, loan: Loan) -> u32 {
+        self.ledger.count(loan.0)
+    }
+
+    /// Where all slots are. Walks the ledger: for reports, not for turns.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let (thread, elsewhere) = (self.ledger.count(THREAD), self.ledger.count(ELSEWHERE));
+        let free = self.ledger.count(FREE);
+        Census { free, thread, elsewhere, device: self.arena().frames() - free - thread - elsewhere }
+    }
+
+    /// Slots to be had at once.
+    #[inline]
+    #[must_use]
+    pub fn free(&self) -> u32 {
+        self.free_count.get()
+    }
+
+    /// The offset of a slot in the arena, in bytes: how devices name it.
+    #[inline]
+    #[must_use]
+    pub const fn offset(&self, slot: Slot) -> u64 {
+        (slot.0 as u64) << self.shift
+    }
+
+    /// The slot that an offset lies in, and how far in; [`Stray::Unknown`] if it is not a frame's.
+    ///
+    /// # Errors
+    /// [`Stray::Unknown`].
+    #[inline]
+    pub fn locate(&self, offset: u64) -> Result<(Slot, u32), Stray> {
+        let slot = offset >> self.shift;
+        if slot >= self.free.len() as u64 {
+            return Err(Stray::Unknown { offset });
+        }
+        Ok((Slot(low32(slot)), low32(offset & ((1 << self.shift) - 1))))
+    }
+
+    /// Wraps a frame for the journey to another worker. Its slot comes home when the parcel is dropped there, and
+    /// is free again after the next [`collect`](Self::collect).
+    ///
+    /// # Errors
+    /// The frame itself, when it belongs to another pool.
+    pub fn park<'p>(&'p self, frame: Frame<'p>) -> Result<Parcel, Frame<'p>> {
+        if !core::ptr::eq(frame.pool(), self) {
+            return Err(frame);
+        }
+        let (head, len, continues, offload) = (frame.head(), frame.len(), frame.continues(), frame.offload());
+        let slot = frame.into_slot();
+        let handed = self.ledger.hand_over(slot, THREAD, ELSEWHERE);
+        debug_assert!(handed.is_ok(), "a frame is its thread's: {handed:?}");
+        Ok(Parcel::new(Arc::clone(&self.home), slot, head, len, continues, offload))
+    }
+
+    /// Takes in the slots that came home from other workers; returns how many.
+    #[inline]
+    pub fn collect(&self) -> u32 {
+        let mut collected = 0;
+        while let Some(slot) = self.home.next_return() {
+            let handed = self.ledger.hand_over(slot, ELSEWHERE, FREE);
+            debug_assert!(handed.is_ok(), "only parcels come home: {handed:?}");
+            self.push(slot);
+            collected += 1;
+        }
+        collected
+    }
+
+    #[inline]
+    fn pop(&self, holder: u8) -> Option<Slot> {
+        let count = self.free_count.get().checked_sub(1)?;
+        let slot = Slot(self.free.get(count as usize)?.get());
+        self.free_count.set(count);
+        let handed = self.ledger.hand_over(slot, FREE, holder);
+        debug_assert!(handed.is_ok(), "the free stack holds free slots: {handed:?}");
+        Some(slot)
+    }
+
+    #[inline]
+    fn push(&self, slot: Slot) {
+        let count = self.free_count.get();
+        // Never out of bounds: each slot is on the stack at most once, which the ledger saw to.
+        if let Some(top) = self.free.get(count as usize) {
+            top.set(slot.0);
+            self.free_count.set(count + 1);
+        }
+    }
+
+    /// A frame's last act.
+    #[inline]
+    pub(crate) fn put_back(&self, slot: Slot) {
+        let handed = self.ledger.hand_over(slot, THREAD, FREE);
+        debug_assert!(handed.is_ok(), "a frame is its thread's: {handed:?}");
+        self.push(slot);
+    }
+
+    /// The first byte of a slot.
+    #[inline]
+    pub(crate) const fn slot_start(&self, slot: Slot) -> NonNull<u8> {
+        debug_assert!((slot.0 as usize) < self.free.len());
+        // SAFETY: slots of frames are below the arena's number of frames, so this stays in the mapping (*layout*).
+        unsafe { self.base.add((slot.0 as usize) << self.shift) }
+    }
+
+    pub(crate) fn offload_of(&self, slot: Slot) -> &Cell<Offload> {
+        &self.offloads[slot.0 as usize]
+    }
+}
+
+fn arena_frame_size(arena: &Arena) -> u16 {
+    low16(arena.frame_size())
+}
+
+/// Numbers that the line above each use has shown to fit.
+#[expect(clippy::cast_possible_truncation, reason = "bounded by the frame size, which is at most 2^15")]
+const fn low16(value: u32) -> u16 {
+    value as u16
+}
+
+/// Likewise.
+#[expect(clippy::cast_possible_truncation, reason = "bounded by the number of frames, which is at most 2^24")]
+const fn low32(value: u64) -> u32 {
+    value as u32
+}
