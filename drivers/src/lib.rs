@@ -1,4 +1,28 @@
 //! DEVICES: one trait, many queues, no policy.
+//!
+//! A driver moves frames between one pair of rings and its caller, in bursts. It decides nothing: what to do with a
+//! frame is the app's business, when to ask for one is the worker's.
+//!
+//! | module | device |
+//! |---|---|
+//! | [`loopback`] | two queue pairs back to back in memory; every test starts here |
+//! | [`xdp`] | AF_XDP: the NIC's queues through the kernel's fast path |
+//! | [`packet`] | AF_PACKET: the kernel-socket fallback |
+//! | [`pcap`] | replay from and record to a capture file |
+//! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Metered`: queue pairs around a queue pair |
+//!
+//! How to write one: `examples/04-own-driver.rs`, and the chapter "Writing a driver" of the book.
 
+pub mod checksum;
+pub mod error;
 pub mod link;
+pub mod loopback;
+pub mod queue;
+mod random;
+mod rings;
+pub mod spec;
 pub mod xdp;
+
+pub use error::{Fault, OpenError};
+pub use queue::{Caps, Copying, Gather, QueueCounters, QueuePair, Tally};
+pub use spec::{PortSpec, SpecError};

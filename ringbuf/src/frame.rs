@@ -163,6 +163,12 @@ impl<'p> Frame<'p> {
         }
     }
 
+    /// Takes up again what was noted for this slot before a device had it: for a wire that carries frames as they are.
+    #[inline]
+    pub const fn keep_offload(&mut self) {
+        self.tag |= OFFLOAD;
+    }
+
     /// Appends bytes.
     ///
     /// # Errors

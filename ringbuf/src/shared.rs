@@ -287,6 +287,12 @@ impl<T: Copy> Batch<'_, T> {
         Some(unsafe { slot.read() })
     }
 
+    /// Moves on by `count` entries that [`peek`](Self::peek) showed, or by all when there are fewer.
+    #[inline]
+    pub fn advance(&mut self, count: u32) {
+        self.read += count.min(self.filled - self.read);
+    }
+
     /// Gives the entries that were read back to the writer; returns how many.
     #[inline]
     pub fn commit(self) -> u32 {

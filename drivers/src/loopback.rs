@@ -1,0 +1,298 @@
+//! Two queue pairs back to back in memory: what one sends, the other receives. Every test starts here.
+//!
+//! The frame itself changes hands, through the same rings and the same ledger as with a real device. [`Mischief`]
+//! makes the wire lose, reorder or lie, from a seed.
+
+use crate::error::Fault;
+use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair};
+use crate::random::Random;
+use crate::rings::{Descriptor, Front, Inbound, Outbound, drop_packet, front};
+use ringbuf::{Burst, Frame, Loan, PACKET_PAGES, Packets, Pool, ring_pair};
+use std::rc::Rc;
+
+/// How the pair is built.
+#[derive(Clone, Copy, Debug)]
+pub struct LoopbackPlan {
+    /// Descriptors of each ring: a power of two.
+    pub ring: u32,
+    /// Where the ring positions begin: just below 2³² to see them wrap.
+    pub start: u32,
+}
+
+impl Default for LoopbackPlan {
+    fn default() -> Self {
+        Self { ring: 512, start: 0 }
+    }
+}
+
+/// What this end's transmissions suffer; rates are in 1/65536 of the packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mischief {
+    /// Where the random numbers begin.
+    pub seed: u64,
+    /// Packets lost on the wire.
+    pub lose: u16,
+    /// Packets overtaken by the one behind.
+    pub reorder: u16,
+    /// One lie, told in front of the packet so many places from now ([`Lie::TooLong`]: about that packet).
+    pub lie: Option<(Lie, u32)>,
+}
+
+/// A lie that a device can tell about one descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// An offset outside the arena.
+    Outside,
+    /// A slot that nobody lent to it.
+    NotLent,
+    /// The descriptor before, a second time.
+    Twice,
+    /// More bytes than a slot holds.
+    TooLong,
+}
+
+/// The frame has an [`ringbuf::Offload`]; the place of AF_XDP's `XDP_TX_METADATA`.
+const OFFLOAD: u32 = 2;
+
+/// One direction of the wire, shared by its two ends; the last one gone recalls what was under way.
+#[derive(Debug)]
+struct Wire<'p> {
+    pool: &'p Pool,
+    loan: Loan,
+}
+
+impl Drop for Wire<'_> {
+    fn drop(&mut self) {
+        self.pool.recall(self.loan);
+    }
+}
+
+/// One end.
+#[derive(Debug)]
+pub struct Loopback<'p> {
+    inbound: Inbound<'p>,
+    outbound: Outbound<'p>,
+    out_wire: Rc<Wire<'p>>,
+    _in_wire: Rc<Wire<'p>>,
+    caps: Caps,
+    fault: Option<Fault>,
+    lost: u64,
+    mischief: Option<(Mischief, Random)>,
+    /// The descriptor sent last, for [`Lie::Twice`].
+    last: Descriptor,
+}
+
+/// Builds a pair over one pool; `None` when the pool has no loans left.
+///
+/// # Panics
+/// If the ring size is not a power of two.
+#[must_use]
+pub fn pair<'p>(pool: &'p Pool, plan: &LoopbackPlan) -> Option<(Loopback<'p>, Loopback<'p>)> {
+    let (left_out, right_in) = ring_pair(plan.start, plan.ring);
+    let (right_out, left_in) = ring_pair(plan.start, plan.ring);
+    let to_right = Rc::new(Wire { pool, loan: pool.open_loan()? });
+    let to_left = Rc::new(Wire { pool, loan: pool.open_loan()? });
+    let end = |device: &str, ring_out, ring_in, out_wire: &Rc<Wire<'p>>, in_wire: &Rc<Wire<'p>>| Loopback {
+        inbound: Inbound::new(pool, in_wire.loan, ring_in),
+        outbound: Outbound::new(pool, out_wire.loan, ring_out),
+        out_wire: Rc::clone(out_wire),
+        _in_wire: Rc::clone(in_wire),
+        caps: caps(device, pool),
+        fault: None,
+        lost: 0,
+        mischief: None,
+        last: Descriptor::default(),
+    };
+    Some((
+        end("left", left_out, left_in, &to_right, &to_left),
+        end("right", right_out, right_in, &to_left, &to_right),
+    ))
+}
+
+fn caps(device: &str, pool: &Pool) -> Caps {
+    const FRAMES: u32 = 18;
+    const _: () = assert!(FRAMES as usize == 1 + PACKET_PAGES);
+    Caps {
+        driver: "loopback",
+        device: device.to_owned(),
+        queue: 0,
+        copying: Copying::InMemory,
+        mode: "frames change hands".to_owned(),
+        packet_bytes: FRAMES * u32::from(pool.frame_size()),
+        packet_frames: FRAMES,
+        checksum: true,
+        segmentation: true,
+    }
+}
+
+/// An in-memory wire carries what is undone in a packet along, as a veth does.
+#[inline]
+fn options_of(frame: &Frame<'_>) -> u32 {
+    if frame.offload().is_some() { OFFLOAD } else { 0 }
+}
+
+impl<'p> Loopback<'p> {
+    /// Makes this end's transmissions go wrong from now on.
+    pub fn misbehave(&mut self, mischief: Mischief) {
+        self.mischief = Some((mischief, Random::new(mischief.seed)));
+    }
+
+    /// Descriptors sent and not yet received by the other end.
+    pub fn under_way(&mut self) -> u32 {
+        self.outbound.unread()
+    }
+
+    /// Losses, swaps and lies, packet by packet.
+    #[cold]
+    fn transmit_badly(&mut self, burst: &mut Burst<'p>) -> usize {
+        let Some((mut mischief, mut random)) = self.mischief else { return 0 };
+        let waiting = burst.len();
+        while let Front::Packet(frames) = front(burst, &self.caps) {
+            mischief.lie = match mischief.lie {
+                Some((lie, 0)) => {
+                    self.tell(lie, burst);
+                    None
+                }
+                later => later.map(|(lie, places)| (lie, places - 1)),
+            };
+            let mut next = Burst::new();
+            if frames == 1 && random.below(mischief.reorder) && self.swaps(burst) {
+                burst.pop().map(|overtaken| next.push(overtaken));
+            }
+            if random.below(mischief.lose) {
+                self.lose(burst);
+            } else if self.send_front(burst) == 0 {
+                // No room: what was to be overtaken goes back in front.
+                next.append(burst);
+                core::mem::swap(&mut next, burst);
+                break;
+            }
+            next.append(burst);
+            core::mem::swap(&mut next, burst);
+        }
+        self.mischief = Some((mischief, random));
+        waiting - burst.len()
+    }
+
+    /// Whether the two packets at the front are single frames, which can change places.
+    fn swaps(&self, burst: &Burst<'p>) -> bool {
+        (0..2).all(|i| burst.peek(i).is_some_and(|frame| !frame.continues() && !frame.is_empty()))
+    }
+
+    /// Sends the packet at the front alone; returns its frames, or 0 when the ring is full.
+    fn send_front(&mut self, burst: &mut Burst<'p>) -> usize {
+        let mut alone = Burst::new();
+        let mut left = burst.packet_frames();
+        while left > 0
+            && let Some(frame) = burst.pop()
+        {
+            left -= 1;
+            drop(alone.push(frame));
+        }
+        let sent = self.send(&mut alone);
+        alone.append(burst);
+        core::mem::swap(&mut alone, burst);
+        sent
+    }
+
+    #[inline]
+    fn send(&mut self, burst: &mut Burst<'p>) -> usize {
+        if let Some(frame) = burst.peek(0) {
+            self.last = Descriptor { offset: frame.offset(), len: u32::from(frame.len()), options: 0 };
+        }
+        self.outbound.transmit(burst, &self.caps, |burst| burst.peek(0).map_or(0, options_of))
+    }
+
+    /// A lost packet was sent; only the wire knows better.
+    fn lose(&mut self, burst: &mut Burst<'p>) {
+        let frames = burst.packet_frames();
+        for frame in (0..frames).filter_map(|i| burst.peek(i)) {
+            self.outbound.tally.add(frame.len(), frame.continues());
+        }
+        self.lost += 1;
+        drop_packet(burst);
+    }
+
+    fn tell(&mut self, lie: Lie, burst: &mut Burst<'p>) {
+        let Wire { pool, loan } = *self.out_wire;
+        let descriptor = match lie {
+            Lie::Outside => Descriptor { offset: pool.arena().bytes() as u64, len: 64, options: 0 },
+            // The frame is home again before the other end hears of it.
+            Lie::NotLent => {
+                Descriptor { offset: pool.alloc().map_or(0, |frame| frame.offset()), len: 64, options: 0 }
+            }
+            Lie::Twice => self.last,
+            Lie::TooLong => {
+                let Some(frame) = burst.pop() else { return };
+                let offset = frame.offset();
+                self.outbound.tally.add(frame.len(), frame.continues());
+                if pool.depart(frame, loan).is_err() {
+                    return;
+                }
+                Descriptor { offset, len: u32::from(pool.frame_size()) + 1, options: 0 }
+            }
+        };
+        self.outbound.push_raw(descriptor);
+    }
+}
+
+impl<'p> QueuePair<'p> for Loopback<'p> {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    #[inline]
+    fn receive(&mut self, burst: &mut Burst<'p>) -> usize {
+        if self.fault.is_some() {
+            return 0;
+        }
+        let before = burst.len();
+        let note = |frame: &mut Frame<'p>, options: u32| {
+            if options & OFFLOAD != 0 {
+                frame.keep_offload();
+            }
+        };
+        if let Err(fault) = self.inbound.receive(burst, note) {
+            self.fault = Some(fault);
+        }
+        burst.len() - before
+    }
+
+    #[inline]
+    fn transmit(&mut self, burst: &mut Burst<'p>) -> usize {
+        if self.fault.is_some() {
+            return 0;
+        }
+        if self.mischief.is_some() {
+            return self.transmit_badly(burst);
+        }
+        self.outbound.transmit(burst, &self.caps, |burst| burst.peek(0).map_or(0, options_of))
+    }
+
+    #[inline]
+    fn tend(&mut self) {}
+
+    fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
+    fn counters(&self) -> QueueCounters {
+        QueueCounters {
+            received: self.inbound.tally,
+            transmitted: self.outbound.tally,
+            receive_malformed: self.inbound.malformed,
+            transmit_dropped: self.lost,
+            unsendable: self.outbound.unsendable,
+            ..QueueCounters::default()
+        }
+    }
+}
+
+impl<'p> Gather<'p> for Loopback<'p> {
+    fn gather(&mut self, packets: &mut Packets<'p>) -> usize {
+        if self.fault.is_some() {
+            return 0;
+        }
+        self.outbound.gather(packets, &self.caps, |head| options_of(head))
+    }
+}

@@ -1,0 +1,252 @@
+//! The contract between a driver and whoever calls it.
+
+use crate::error::Fault;
+use ringbuf::{Burst, Packets};
+use std::os::fd::BorrowedFd;
+
+/// One receive ring and one transmit ring, owned by one thread.
+///
+/// Nothing here blocks and nothing here fails: a ring that is full or empty moves fewer frames, and a queue that has
+/// died moves none and says why in [`fault`](Self::fault). Frames never disappear: what a call did not take is still
+/// in the caller's burst.
+///
+/// # For the author of a driver
+/// * A packet in several frames is received and sent whole or not at all; all its frames but the last say
+///   [`continues`](ringbuf::Frame::continues).
+/// * A packet that the device can never send (too long, too many frames, empty, another pool's) is taken, dropped
+///   and counted in [`QueueCounters::unsendable`]: left in front it would block those behind it.
+/// * Every number that comes back from the device goes through [`Pool::arrive`](ringbuf::Pool::arrive) or
+///   [`Pool::reclaim`](ringbuf::Pool::reclaim). A stray is a latched fault.
+/// * Dropping the queue stops the device first and recalls its loans last.
+pub trait QueuePair<'p> {
+    /// What this queue can do. Constant for its life.
+    fn caps(&self) -> &Caps;
+
+    /// Appends received frames while `burst` has room; returns how many.
+    fn receive(&mut self, burst: &mut Burst<'p>) -> usize;
+
+    /// Takes frames from the front of `burst` while the ring has room; returns how many.
+    fn transmit(&mut self, burst: &mut Burst<'p>) -> usize;
+
+    /// Brings sent buffers home, offers empty ones to the device, rings the bell if it sleeps.
+    /// The worker calls it once a turn.
+    fn tend(&mut self);
+
+    /// Why the queue has stopped for good, if it has.
+    fn fault(&self) -> Option<&Fault> {
+        None
+    }
+
+    /// What has passed so far. May ask the kernel: for ticks and reports, not for turns.
+    fn counters(&self) -> QueueCounters;
+
+    /// What becomes readable when a frame has arrived, for a worker that sleeps; `None` when only polling tells.
+    fn waker(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Whether nothing will ever be received again: a capture file at its end. A wire has no end.
+    fn exhausted(&self) -> bool {
+        false
+    }
+}
+
+/// A queue that sends a head frame and the pages behind it as one packet, without a copy.
+pub trait Gather<'p>: QueuePair<'p> {
+    /// Takes packets from the front of `packets` while the ring has room; returns how many.
+    ///
+    /// The pages stay counted until the device reports the packet sent.
+    fn gather(&mut self, packets: &mut Packets<'p>) -> usize;
+}
+
+/// Who moves the bytes between the wire and the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copying {
+    /// The device reads and writes the arena itself.
+    ZeroCopy,
+    /// The kernel copies each frame between its own buffers and the arena.
+    KernelCopies,
+    /// This driver copies each frame between a mapped ring and the arena.
+    DriverCopies,
+    /// There is no device: the frame itself changes hands.
+    InMemory,
+}
+
+impl Copying {
+    /// The word that reports use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ZeroCopy => "zero-copy",
+            Self::KernelCopies => "copy",
+            Self::DriverCopies => "ring-copy",
+            Self::InMemory => "in-memory",
+        }
+    }
+}
+
+/// What a queue can do, and in which mode it really runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// The driver's name on the command line.
+    pub driver: &'static str,
+    /// The device, as the user named it.
+    pub device: String,
+    /// Which of the device's queues.
+    pub queue: u32,
+    /// Who moves the bytes; read back from the device, never assumed.
+    pub copying: Copying,
+    /// The rest of the mode in words: `native, need-wakeup, multi-buffer`.
+    pub mode: String,
+    /// Bytes of the longest packet it sends, Ethernet header included.
+    pub packet_bytes: u32,
+    /// Frames of the longest packet it sends; 1 when it cannot chain.
+    pub packet_frames: u32,
+    /// Whether it completes checksums on the way out ([`ringbuf::Offload`]).
+    pub checksum: bool,
+    /// Whether it cuts large packets into segments on the way out.
+    pub segmentation: bool,
+}
+
+/// Packets and bytes that went one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Packets, however many frames they took.
+    pub packets: u64,
+    /// Bytes from the Ethernet header on, without the frame check sequence.
+    pub bytes: u64,
+}
+
+impl Tally {
+    /// Counts one frame; a packet is counted at its last.
+    #[inline]
+    pub fn add(&mut self, bytes: u16, continues: bool) {
+        self.packets += u64::from(!continues);
+        self.bytes += u64::from(bytes);
+    }
+}
+
+/// What passed through one queue pair since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCounters {
+    /// Handed to the worker.
+    pub received: Tally,
+    /// Put on the transmit ring.
+    pub transmitted: Tally,
+    /// Lost before we could receive them: the ring was full or no empty frame was offered, by the device's own count.
+    pub receive_missed: u64,
+    /// Received by the device but dropped by the driver: too many pieces, or cut short.
+    pub receive_malformed: u64,
+    /// On the ring, then dropped by the device, by its own count.
+    pub transmit_dropped: u64,
+    /// Taken from the worker but never sendable: too long, too many frames, empty, another pool's.
+    pub unsendable: u64,
+    /// System calls made to wake the device.
+    pub wakeups: u64,
+    /// Wake-ups that found the link down.
+    pub link_down: u64,
+    /// Checksums completed here because neither end's device would.
+    pub checksums_finished: u64,
+    /// Bytes copied because the device cannot gather.
+    pub flattened_bytes: u64,
+}
+
+impl QueueCounters {
+    /// How many numbers there are.
+    pub const FIELDS: usize = 12;
+    /// Their names, stable, in the order of [`to_array`](Self::to_array).
+    pub const NAMES: [&'static str; Self::FIELDS] = [
+        "received_packets",
+        "received_bytes",
+        "transmitted_packets",
+        "transmitted_bytes",
+        "receive_missed",
+        "receive_malformed",
+        "transmit_dropped",
+        "unsendable",
+        "wakeups",
+        "link_down",
+        "checksums_finished",
+        "flattened_bytes",
+    ];
+
+    /// As plain numbers, for a counters page.
+    #[must_use]
+    pub const fn to_array(&self) -> [u64; Self::FIELDS] {
+        [
+            self.received.packets,
+            self.received.bytes,
+            self.transmitted.packets,
+            self.transmitted.bytes,
+            self.receive_missed,
+            self.receive_malformed,
+            self.transmit_dropped,
+            self.unsendable,
+            self.wakeups,
+            self.link_down,
+            self.checksums_finished,
+            self.flattened_bytes,
+        ]
+    }
+
+    /// From plain numbers, in the same order.
+    #[must_use]
+    pub const fn from_array(numbers: [u64; Self::FIELDS]) -> Self {
+        let [a, b, c, d, receive_missed, receive_malformed, transmit_dropped, rest @ ..] = numbers;
+        let [unsendable, wakeups, link_down, checksums_finished, flattened_bytes] = rest;
+        Self {
+            received: Tally { packets: a, bytes: b },
+            transmitted: Tally { packets: c, bytes: d },
+            receive_missed,
+            receive_malformed,
+            transmit_dropped,
+            unsendable,
+            wakeups,
+            link_down,
+            checksums_finished,
+            flattened_bytes,
+        }
+    }
+}
+
+impl<'p, Q: QueuePair<'p> + ?Sized> QueuePair<'p> for Box<Q> {
+    fn caps(&self) -> &Caps {
+        (**self).caps()
+    }
+    #[inline]
+    fn receive(&mut self, burst: &mut Burst<'p>) -> usize {
+        (**self).receive(burst)
+    }
+    #[inline]
+    fn transmit(&mut self, burst: &mut Burst<'p>) -> usize {
+        (**self).transmit(burst)
+    }
+    #[inline]
+    fn tend(&mut self) {
+        (**self).tend();
+    }
+    #[inline]
+    fn fault(&self) -> Option<&Fault> {
+        (**self).fault()
+    }
+    fn counters(&self) -> QueueCounters {
+        (**self).counters()
+    }
+    fn waker(&self) -> Option<BorrowedFd<'_>> {
+        (**self).waker()
+    }
+    fn exhausted(&self) -> bool {
+        (**self).exhausted()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_survive_the_page() {
+        let numbers = core::array::from_fn(|i| i as u64 + 1);
+        assert_eq!(QueueCounters::from_array(numbers).to_array(), numbers);
+    }
+}
