@@ -92,16 +92,16 @@ fn the_best_mode_is_native_or_says_why_not() {
         assert_eq!(program.mode(), Mode::Native);
         assert!(program.native_refusal().is_none());
 
-        ip("link add plain type dummy");
-        let program = load().unwrap().attach_best(index("plain"), "plain", None).unwrap();
-        assert_eq!((program.mode(), shown("plain")), (Mode::Generic, Some(Mode::Generic)));
-        let why = program.native_refusal().expect("a dummy has no native XDP");
+        // The loopback device has no native XDP.
+        let program = load().unwrap().attach_best(index("lo"), "lo", None).unwrap();
+        assert_eq!((program.mode(), shown("lo")), (Mode::Generic, Some(Mode::Generic)));
+        let why = program.native_refusal().expect("it was tried first");
         assert_eq!((why.cause(), why.step()), (&Cause::Unsupported, Step::Attach(Mode::Native)));
         drop(program);
 
-        let error = load().unwrap().attach_best(index("plain"), "plain", Some(Mode::Native)).unwrap_err();
+        let error = load().unwrap().attach_best(index("lo"), "lo", Some(Mode::Native)).unwrap_err();
         assert_eq!(error.cause(), &Cause::Unsupported, "a wish is not replaced: {error}");
-        assert_eq!(shown("plain"), None);
+        assert_eq!(shown("lo"), None);
     });
 }
 
@@ -131,7 +131,7 @@ fn refusals_name_the_interface_and_the_cure() {
         assert!(error.to_string().starts_with("nowhere: "), "{error}");
 
         // A veth refuses XDP when it has fewer receive queues than its peer has transmit queues.
-        ip("link add few numrxqueues 1 type veth peer name many numtxqueues 2");
+        ip("link add few numrxqueues 1 numtxqueues 4 type veth peer name many numrxqueues 4 numtxqueues 4");
         ip("link set few up");
         ip("link set many up");
         let error = load().unwrap().attach(index("few"), "few", Mode::Native).unwrap_err();

@@ -218,7 +218,11 @@ impl Attached {
         want: Option<Mode>,
     ) -> Result<Self, AttachError> {
         let attach = |mode| {
-            Link::attach(program, ifindex, mode).map_err(|source| {
+            Link::attach(program, ifindex, mode).map_err(|mut source| {
+                // The kernel says EINVAL here too (`bpf_xdp_link_attach` in net/core/dev.c).
+                if !exists(ifindex) {
+                    source = rustix::io::Errno::NODEV.into();
+                }
                 let error = AttachError::new(Some(name), Step::Attach(mode), source);
                 if let Cause::Occupied { .. } = error.cause() {
                     occupant(program, ifindex, error)
@@ -239,6 +243,14 @@ impl Attached {
             Err(native) => Err(native),
         }
     }
+}
+
+/// Whether there is an interface of this index; true when that cannot be asked.
+fn exists(ifindex: u32) -> bool {
+    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+    let named = socket(AddressFamily::INET, SocketType::DGRAM, None)
+        .and_then(|socket| netdevice::index_to_name(socket, ifindex));
+    !matches!(named, Err(rustix::io::Errno::NODEV | rustix::io::Errno::NXIO))
 }
 
 /// Adds to `error` which program it is that holds the interface. Any process may ask for its number; its name takes

@@ -74,15 +74,15 @@ fn with_program(test: &str, filter: &Filter, story: impl FnOnce(Runner<'_>)) {
 
 /// An AF_XDP socket with as much as a program asks of it: memory, a fill ring and a receive ring. It is bound to nothing.
 fn socket() -> OwnedFd {
-    const PAGE: usize = 4096;
-    let memory: &'static mut [u8] = vec![0; 3 * PAGE].leak();
-    let start = (memory.as_ptr().addr() + PAGE - 1) & !(PAGE - 1);
+    const PAGE: u32 = 4096;
+    let memory: &'static mut [u8] = vec![0; 3 * PAGE as usize].leak();
+    let start = (memory.as_ptr().addr() as u64).next_multiple_of(PAGE.into());
     let fd =
         rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap();
     let region = xdp::XdpUmemReg {
-        addr: start as u64,
-        len: 2 * PAGE as u64,
-        chunk_size: PAGE as u32,
+        addr: start,
+        len: 2 * u64::from(PAGE),
+        chunk_size: PAGE,
         headroom: 0,
         flags: xdp::XdpUmemRegFlags::empty(),
         tx_metadata_len: 0,
@@ -262,10 +262,9 @@ fn a_whole_port_passes_frames_until_its_queue_has_a_socket() {
 
 #[test]
 fn flows_of_an_endpoint_are_ours_and_the_rest_is_the_kernels() {
-    let filters: [(_, fn(SocketAddr) -> Endpoint); 2] =
-        [("shared", Endpoint::shared), ("own", Endpoint::own)];
-    for (i, (whose, endpoint)) in filters.into_iter().enumerate() {
-        with_program("flows_of_an_endpoint", &flows(endpoint), |program| {
+    for (i, whose) in ["shared", "own"].into_iter().enumerate() {
+        let filter = flows([Endpoint::shared, Endpoint::own][i]);
+        with_program("flows_of_an_endpoint", &filter, |program| {
             for (what, frame, shared, own) in vectors() {
                 let expected = [shared, own][i];
                 let without_socket = if expected == Redirected { NoSocket } else { expected };
