@@ -25,7 +25,7 @@ fn compile() -> Result<(), String> {
     let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
     let headers = system_headers(&clang).map_err(|error| {
         format!(
-            "`{}` did not run: {error}. clang 11 or newer is needed to compile for the BPF target: on Debian and \
+            "`{}` did not run: {error}. clang is needed to compile for the BPF target: on Debian and \
              Ubuntu it is in the package `clang` (`apt-get install clang`). To use another name or path, set CLANG.",
             clang.display()
         )
@@ -52,9 +52,10 @@ fn compile() -> Result<(), String> {
 
 /// The directories in which the compiler looks for system headers on this machine.
 ///
-/// For the BPF target clang leaves out the directory of the machine's own architecture, where Debian and Ubuntu keep
-/// `asm/types.h` (`/usr/include/x86_64-linux-gnu`, `/usr/include/aarch64-linux-gnu`, ..). It knows that directory, so it
-/// is asked, as the kernel's own BPF Makefiles do (`get_sys_includes` in tools/testing/selftests/bpf/Makefile).
+/// For the BPF target clang leaves out the directory of the machine's own architecture, where Debian and
+/// Ubuntu keep `asm/types.h` (`/usr/include/x86_64-linux-gnu`, `/usr/include/aarch64-linux-gnu`, ..). It
+/// knows that directory, so it is asked, as the kernel's own BPF Makefiles do (`get_sys_includes` in
+/// tools/testing/selftests/bpf/Makefile).
 fn system_headers(clang: &OsString) -> io::Result<Vec<std::path::PathBuf>> {
     let said = Command::new(clang).args(["-E", "-v", "-x", "c", "-"]).stdin(Stdio::null()).output()?;
     let said = String::from_utf8_lossy(&said.stderr);

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT OR Apache-2.0
 //
-// The XDP programs: `port` hands frames to AF_XDP sockets, `pass` and `drop` stand at the far end of a lab cable.
+// The XDP programs: `port` hands frames to AF_XDP sockets, `pass` and `drop` stand at the far end of a lab
+// cable.
 //
 //   frame -> port -> ours?  -> socket of its receive queue     XDP_REDIRECT   redirected
 //                          \-> no socket on that queue         XDP_PASS       no_socket
 //                  not ours -> the kernel                      XDP_PASS       not_ours, malformed
 //
-// The loader writes the filter into read-only data before the verifier runs, so the verifier knows it as a constant
-// and removes what is never reached: a port that is taken whole parses nothing.
+// The loader writes the filter into read-only data before the verifier runs, so the verifier knows it as a
+// constant and removes what is never reached: a port that is taken whole parses nothing.
 //
-// Headers are read from the first buffer only. That is enough for multi-buffer frames too: a driver fills whole
-// buffers, and all that is read here ends within the first 134 bytes.
+// Headers are read from the first buffer only. That is enough for multi-buffer frames too: a driver fills
+// whole buffers, and all that is read here ends within the first 102 bytes.
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -40,8 +41,8 @@ enum verdict {
 	OURS = REDIRECTED, // what a filter answers: redirected, if its queue has a socket
 };
 
-// An address and TCP port that are ours. IPv4 is kept as an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), which
-// no packet on a wire carries, so one comparison serves both.
+// An address and TCP port that are ours. IPv4 is kept as an IPv4-mapped IPv6 address (RFC 4291 section
+// 2.5.5.2), which no packet on a wire carries, so one comparison serves both.
 struct address {
 	__be32 word[4];
 };
@@ -146,8 +147,8 @@ static __always_inline enum verdict ipv4(struct cursor *rest)
 
 	if (!ip || ip->version != 4 || ip->ihl < 5 || !take(rest, ip->ihl * 4 - sizeof(*ip)))
 		return MALFORMED;
-	// A fragment other than the first has no ports. The first one is still ours: a kernel that saw all of them would
-	// put the segment together, find nobody listening, and reset the connection.
+	// A fragment other than the first has no ports. The first one is still ours: a kernel that saw all of
+	// them would put the segment together, find nobody listening, and reset the connection.
 	if (ip->frag_off & bpf_htons(0x1fff))
 		return NOT_OURS;
 
@@ -169,8 +170,8 @@ static __always_inline enum verdict icmpv6(struct cursor *rest, const struct add
 
 	if (own(to))
 		return OURS;
-	// A solicitation goes to the multicast group of its target, ff02::1:ff00:0/104 (RFC 4291 section 2.7.1), which the
-	// kernel's addresses may share: the target decides.
+	// A solicitation goes to the multicast group of its target, ff02::1:ff00:0/104 (RFC 4291 section 2.7.1),
+	// which the kernel's addresses may share: the target decides.
 	if (to->word[0] != bpf_htonl(0xff020000) || to->word[1] || to->word[2] != bpf_htonl(1) ||
 	    (to->word[3] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
 		return NOT_OURS;

@@ -4,7 +4,7 @@
 //!   near ═══ far        two ends of a veth in a network namespace that one test has to itself
 //! ```
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddrV6, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
@@ -14,16 +14,18 @@ use std::{env, thread};
 use drivers::xdp::{Cause, Filter, Mode, PortProgram, Program, Sink, SinkProgram, Step};
 use rustix::thread::UnshareFlags;
 
-/// Runs `story` in a thread with a network namespace of its own, with a veth pair `near`, `far` in it, both up. The
-/// namespace goes when the thread and its children do.
+/// Runs `story` in a thread with a network namespace of its own, with a veth pair `near`, `far` in it, both
+/// up. The namespace goes when the thread and its children do.
 fn with_cable(test: &'static str, story: impl FnOnce() + Send + 'static) {
     let told = thread::spawn(move || {
-        // SAFETY: only the network namespace is parted with. What makes `unshare` unsafe is a descriptor table that
-        // threads no longer share.
+        // SAFETY: only the network namespace is parted with. What makes `unshare` unsafe is a descriptor
+        // table that threads no longer share.
         let unshared = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) };
         let loaded = unshared.is_ok().then(load);
         if loaded.is_none_or(|loaded| loaded.is_err_and(|error| *error.cause() == Cause::NotPermitted)) {
-            eprintln!("SKIPPED: {test}: needs CAP_NET_ADMIN + CAP_BPF");
+            // Straight to standard error: the test harness keeps back what the macros print.
+            let line = format!("SKIPPED: {test}: needs CAP_NET_ADMIN + CAP_BPF\n");
+            io::stderr().write_all(line.as_bytes()).unwrap();
             return;
         }
         ip("link add near type veth peer name far");
@@ -70,7 +72,7 @@ fn assert_shared_between_threads<T: Send + Sync>(_: &T) {}
 
 #[test]
 fn it_is_attached_as_asked_and_detached_once_for_all() {
-    with_cable("it_is_attached_as_asked", || {
+    with_cable("it_is_attached_as_asked_and_detached_once_for_all", || {
         for mode in [Mode::Native, Mode::Generic] {
             let program = attach("near", mode);
             assert_shared_between_threads(&program);
@@ -87,7 +89,7 @@ fn it_is_attached_as_asked_and_detached_once_for_all() {
 
 #[test]
 fn the_best_mode_is_native_or_says_why_not() {
-    with_cable("the_best_mode", || {
+    with_cable("the_best_mode_is_native_or_says_why_not", || {
         let program = load().unwrap().attach_best(index("near"), "near", None).unwrap();
         assert_eq!(program.mode(), Mode::Native);
         assert!(program.native_refusal().is_none());
@@ -107,7 +109,7 @@ fn the_best_mode_is_native_or_says_why_not() {
 
 #[test]
 fn a_second_program_is_told_who_is_there() {
-    with_cable("a_second_program", || {
+    with_cable("a_second_program_is_told_who_is_there", || {
         let first = attach("near", Mode::Native);
         for want in [None, Some(Mode::Native), Some(Mode::Generic)] {
             let error = load().unwrap().attach_best(index("near"), "near", want).unwrap_err();
@@ -125,7 +127,7 @@ fn a_second_program_is_told_who_is_there() {
 
 #[test]
 fn refusals_name_the_interface_and_the_cure() {
-    with_cable("refusals", || {
+    with_cable("refusals_name_the_interface_and_the_cure", || {
         let error = load().unwrap().attach(4_000_000, "nowhere", Mode::Native).unwrap_err();
         assert_eq!(error.cause(), &Cause::Gone, "{error}");
         assert!(error.to_string().starts_with("nowhere: "), "{error}");
@@ -146,6 +148,8 @@ fn refusals_name_the_interface_and_the_cure() {
         let error = program.insert(1, no_socket.as_fd()).unwrap_err();
         assert_eq!((error.step(), error.cause()), (Step::Insert(1), &Cause::NoSuchQueue), "{error}");
         program.remove(0).expect("removing what is not there is no error");
+        let error = program.remove(1).unwrap_err();
+        assert_eq!((error.step(), error.cause()), (Step::Remove(1), &Cause::NoSuchQueue), "{error}");
     });
 }
 
@@ -161,7 +165,7 @@ fn it_goes_with_its_interface() {
 
 #[test]
 fn a_killed_process_leaves_nothing_attached() {
-    with_cable("a_killed_process", || {
+    with_cable("a_killed_process_leaves_nothing_attached", || {
         // A child inherits the network namespace of the thread that starts it.
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["--exact", "hold", "--ignored", "--nocapture"])
@@ -193,7 +197,7 @@ fn hold() {
 
 #[test]
 fn frames_without_a_socket_reach_the_kernel_and_are_counted() {
-    with_cable("frames_without_a_socket", || {
+    with_cable("frames_without_a_socket_reach_the_kernel_and_are_counted", || {
         let receiver = UdpSocket::bind("[::]:9").unwrap();
         receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         for mode in [Mode::Native, Mode::Generic] {
@@ -211,14 +215,15 @@ fn frames_without_a_socket_reach_the_kernel_and_are_counted() {
 
 #[test]
 fn a_sink_counts_packets_and_bytes() {
-    with_cable("a_sink", || {
+    with_cable("a_sink_counts_packets_and_bytes", || {
         for (sink, mode) in
             [(Sink::Drop, Mode::Native), (Sink::Pass, Mode::Native), (Sink::Drop, Mode::Generic)]
         {
             let program = SinkProgram::attach(index("far"), "far", sink, Some(mode)).unwrap();
             assert_eq!((program.mode(), shown("far")), (mode, Some(mode)));
             let sent = send(50);
-            // 14 Ethernet + 40 IPv6 + 8 UDP + 1000 bytes each. The kernel adds a few small packets of its own.
+            // 14 Ethernet + 40 IPv6 + 8 UDP + 1000 bytes each. The kernel adds a few small packets of its
+            // own.
             settle("the sink to count", || program.traffic().unwrap().bytes >= sent * 1062);
             let traffic = program.traffic().unwrap();
             assert!(traffic.packets >= sent && traffic.bytes <= traffic.packets * 1062, "{traffic:?}");

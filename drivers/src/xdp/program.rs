@@ -4,8 +4,9 @@
 //! Program::load(filter, queues) -> attach_best(interface) -> PortProgram: insert(queue, socket) .. detach()
 //! ```
 //!
-//! The program itself is `bpf/port.bpf.c`. It is attached by a bpf_link, so the kernel takes it off when this process
-//! ends, however it ends. Detach before closing the sockets: under load some drivers do not survive the other order.
+//! The program itself is `bpf/port.bpf.c`. It is attached by a bpf_link, so the kernel takes it off when this
+//! process ends, however it ends. Detach before closing the sockets: under load some drivers do not survive
+//! the other order.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -88,8 +89,8 @@ impl Program {
         self.attach_best(ifindex, name, Some(mode))
     }
 
-    /// Attaches it in the mode that is wanted; without a wish natively, or else generically if it is the driver that
-    /// stands in the way. [`PortProgram::native_refusal`] then says how.
+    /// Attaches it in the mode that is wanted; without a wish natively, or else generically if it is the
+    /// driver that stands in the way. [`PortProgram::native_refusal`] then says how.
     ///
     /// # Errors
     /// When no mode worked; the error says why and what helps.
@@ -136,8 +137,8 @@ impl PortProgram {
     /// [`Self::remove`] or until it is closed.
     ///
     /// # Errors
-    /// When the queue is beyond those the program was loaded for, or the socket has no receive ring, fill ring or
-    /// memory yet.
+    /// When the queue is beyond those the program was loaded for, or the socket has no receive ring, fill
+    /// ring or memory yet.
     pub fn insert(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), AttachError> {
         let fd = socket.as_raw_fd().to_ne_bytes();
         let inserted = self.program.sockets.update(&queue.to_ne_bytes(), &fd, MapFlags::ANY);
@@ -151,7 +152,7 @@ impl PortProgram {
     pub fn remove(&self, queue: u32) -> Result<(), AttachError> {
         match self.program.sockets.delete(&queue.to_ne_bytes()) {
             Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => {
-                Err(AttachError::from_libbpf(Step::Insert(queue), &error).on(&self.name))
+                Err(AttachError::from_libbpf(Step::Remove(queue), &error).on(&self.name))
             }
             _ => Ok(()),
         }
@@ -165,8 +166,8 @@ impl PortProgram {
         Verdicts::read(&self.program.verdicts)
     }
 
-    /// Takes the program off: when this returns, no frame is redirected any more and the sockets may be closed. A
-    /// second call does nothing, and the counters stay readable.
+    /// Takes the program off: when this returns, no frame is redirected any more and the sockets may be
+    /// closed. A second call does nothing, and the counters stay readable.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -253,8 +254,8 @@ fn exists(ifindex: u32) -> bool {
     !matches!(named, Err(rustix::io::Errno::NODEV | rustix::io::Errno::NXIO))
 }
 
-/// Adds to `error` which program it is that holds the interface. Any process may ask for its number; its name takes
-/// CAP_SYS_ADMIN.
+/// Adds to `error` which program it is that holds the interface. Any process may ask for its number; its name
+/// takes CAP_SYS_ADMIN.
 fn occupant(ours: BorrowedFd<'_>, ifindex: u32, error: AttachError) -> AttachError {
     let ifindex = i32::try_from(ifindex).ok();
     let found = ifindex.and_then(|ifindex| Xdp::new(ours).query(ifindex, XdpFlags::NONE).ok());
@@ -274,8 +275,8 @@ enum Entry<'a> {
     Drop,
 }
 
-/// Loads one program of the object and the maps that it uses. The skeleton borrows `storage`: what is to outlive it is
-/// taken out with [`owned`] and [`handle`].
+/// Loads one program of the object and the maps that it uses. The skeleton borrows `storage`: what is to
+/// outlive it is taken out with [`owned`] and [`handle`].
 fn load<'object>(
     storage: &'object mut MaybeUninit<OpenObject>,
     entry: &Entry<'_>,

@@ -1,5 +1,5 @@
-//! Why a program could not be loaded or attached, in a sentence that names the interface, the step, the cause and the
-//! cure.
+//! Why a program could not be loaded or attached, in a sentence that names the interface, the step, the cause
+//! and the cure.
 
 use std::{fmt, io};
 
@@ -27,6 +27,8 @@ pub enum Step {
     Attach(Mode),
     /// The socket of this queue was being made known to it.
     Insert(u32),
+    /// The socket of this queue was being taken away from it.
+    Remove(u32),
 }
 
 /// What stood in the way.
@@ -80,6 +82,7 @@ impl AttachError {
 
     pub(super) fn from_libbpf(step: Step, error: &libbpf_rs::Error) -> Self {
         let cause = match error.kind() {
+            libbpf_rs::ErrorKind::InvalidInput if matches!(step, Step::Remove(_)) => Cause::NoSuchQueue,
             libbpf_rs::ErrorKind::PermissionDenied => Cause::NotPermitted,
             libbpf_rs::ErrorKind::InvalidInput => Cause::Refused,
             libbpf_rs::ErrorKind::Unsupported => Cause::Unsupported,
@@ -168,7 +171,7 @@ impl AttachError {
                 "it has too few queues: a veth wants at least as many receive queues as its peer has transmit queues, \
                  and some drivers spare ones for XDP: see `ethtool -l {name}` and change them with `ethtool -L {name}`"
             ),
-            (Cause::NoSuchQueue, Step::Insert(queue)) => format!(
+            (Cause::NoSuchQueue, Step::Insert(queue) | Step::Remove(queue)) => format!(
                 "the program was loaded for fewer queues than {}: load it again with the present number of queues",
                 u64::from(queue) + 1
             ),
@@ -192,6 +195,9 @@ impl fmt::Display for AttachError {
             Step::Attach(mode) => write!(out, "the XDP program could not be attached in {mode} mode"),
             Step::Insert(queue) => {
                 write!(out, "the socket of queue {queue} could not be given to the XDP program")
+            }
+            Step::Remove(queue) => {
+                write!(out, "the socket of queue {queue} could not be taken from the XDP program")
             }
         }?;
         let name = self.interface.as_deref().unwrap_or("INTERFACE");

@@ -20,11 +20,11 @@ impl Filter {
         Self { endpoints: Vec::new() }
     }
 
-    /// Only TCP to these endpoints is ours, over IPv4 or IPv6 and under up to two VLAN tags; everything else still
-    /// reaches the kernel. For a server, which may share the machine's only interface and address.
+    /// Only TCP to these endpoints is ours, over IPv4 or IPv6 and under up to two VLAN tags; everything else
+    /// still reaches the kernel. For a server, which may share the machine's only interface and address.
     ///
-    /// Frames with IPv6 extension headers, and fragments other than the first, are the kernel's. Of a tag that the
-    /// device strips before XDP sees the frame nothing is known.
+    /// Frames with IPv6 extension headers, and fragments other than the first, are the kernel's. Of a tag
+    /// that the device strips before XDP sees the frame nothing is known.
     ///
     /// # Errors
     /// When there is no endpoint, more than [`MAX_ENDPOINTS`], one whose address is not a single host's, or a
@@ -84,16 +84,16 @@ enum Owner {
 }
 
 impl Endpoint {
-    /// A port of an address that the kernel has too. The kernel goes on answering ARP, neighbour solicitations and
-    /// pings for it.
+    /// A port of an address that the kernel has too. The kernel goes on answering ARP, neighbour
+    /// solicitations and pings for it.
     #[must_use]
     pub fn shared(at: SocketAddr) -> Self {
         Self { address: at.ip().to_canonical(), port: at.port(), owner: Owner::Kernel }
     }
 
-    /// A port of an address that the kernel does not have; port 0 means every port, as a client needs. ARP, IPv6
-    /// neighbour solicitations (to its solicited-node group too) and ICMP for the address are ours as well, since
-    /// nobody else would answer them.
+    /// A port of an address that the kernel does not have; port 0 means every port, as a client needs. ARP,
+    /// IPv6 neighbour solicitations (to its solicited-node group too) and ICMP for the address are ours as
+    /// well, since nobody else would answer them.
     #[must_use]
     pub fn own(at: SocketAddr) -> Self {
         Self { address: at.ip().to_canonical(), port: at.port(), owner: Owner::Ourselves }

@@ -1,7 +1,8 @@
 //! A bpf_link: an XDP program on an interface for as long as this process holds it.
 //!
-//! libbpf-rs attaches by link too, but passes no flags, and without flags the kernel takes generic mode where the driver
-//! has no native XDP, without a word (`dev_xdp_mode` in net/core/dev.c). So the two calls that matter are made here.
+//! libbpf-rs attaches by link too, but passes no flags, and without flags the kernel takes generic mode where
+//! the driver has no native XDP, without a word (`dev_xdp_mode` in net/core/dev.c). So the two calls that
+//! matter are made here.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -11,8 +12,8 @@ use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
 
 use super::Mode;
 
-/// An attached program. The kernel detaches it when the last descriptor of the link is closed, so it does not survive
-/// this process, however that ends.
+/// An attached program. The kernel detaches it when the last descriptor of the link is closed, so it does not
+/// survive this process, however that ends.
 #[derive(Debug)]
 pub(super) struct Link {
     fd: OwnedFd,
@@ -31,7 +32,8 @@ impl Link {
             ..Default::default()
         };
         let program = program.as_raw_fd();
-        // SAFETY: `options` says its own size, is zero but for the flags, and outlives the call, which keeps no pointer.
+        // SAFETY: `options` says its own size, is zero but for the flags, and outlives the call, which keeps
+        // no pointer.
         let fd =
             unsafe { libbpf_sys::bpf_link_create(program, ifindex, libbpf_sys::BPF_XDP, &raw const options) };
         if fd < 0 {
@@ -43,8 +45,8 @@ impl Link {
 
     /// Takes the program off. When this returns no frame is in it any more. A second call does nothing.
     ///
-    /// Closing the descriptor is not enough: a child that another thread is about to start holds a copy until it runs
-    /// its own program.
+    /// Closing the descriptor is not enough: a child that another thread is about to start holds a copy until
+    /// it runs its own program.
     pub(super) fn detach(&self) -> io::Result<()> {
         // SAFETY: the call takes a number only, of a descriptor that `self` keeps open.
         match unsafe { libbpf_sys::bpf_link_detach(self.fd.as_raw_fd()) } {
@@ -53,7 +55,8 @@ impl Link {
         }
     }
 
-    /// Whether the program is still on its interface: not after [`Self::detach`], and not when the interface is gone.
+    /// Whether the program is still on its interface: not after [`Self::detach`], and not when the interface
+    /// is gone.
     pub(super) fn is_attached(&self) -> bool {
         LinkInfo::from_fd(self.fd.as_fd())
             .is_ok_and(|link| matches!(link.info, LinkTypeInfo::Xdp(xdp) if xdp.ifindex != 0))

@@ -11,8 +11,8 @@ use super::{AttachError, Attached, Entry, Mode, handle, load, percpu_sums};
 /// What the far end of a cable does with frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sink {
-    /// Counts them and lets the kernel have them. A veth hands frames to the other end's XDP program in bursts only
-    /// while its own end has a program, or GRO.
+    /// Counts them and lets the kernel have them. A veth hands frames to the other end's XDP program in
+    /// bursts only while its own end has a program, or GRO.
     Pass,
     /// Counts them and drops them at once, the cheapest receiver there is.
     Drop,
@@ -35,7 +35,8 @@ pub struct Traffic {
 }
 
 impl SinkProgram {
-    /// Loads the program and attaches it, in this mode, or else natively where that works and generically where not.
+    /// Loads the program and attaches it, in this mode, or else natively where that works and generically
+    /// where not.
     ///
     /// # Errors
     /// When the kernel refuses either step.
