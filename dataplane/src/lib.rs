@@ -1,2 +1,23 @@
 //! POLICY: the loop, the forwarder and what the command line needs.
+//!
+//! Start reading at [`worker`]: `Worker::turn` is all that the dataplane ever does.
+//!
+//! | module | |
+//! |---|---|
+//! | [`worker`] | one turn of the loop |
+//! | [`app`] | what a worker does with frames, and where it puts them |
+//! | [`forward`] | the forwarding modes: `wire`, `mac-swap` |
+//! | [`stats`] | named reasons, the counters page, the books |
+//! | [`run`] | a worker on its thread: clock, idling, stopping |
 #![forbid(unsafe_code)]
+
+pub mod app;
+pub mod forward;
+pub mod run;
+pub mod stats;
+pub mod worker;
+
+pub use app::{App, Outbox, PortId};
+pub use run::{Ended, Idle};
+pub use stats::{Board, Books, Reason, Snapshot};
+pub use worker::{Tick, Worker};

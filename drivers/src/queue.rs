@@ -45,6 +45,11 @@ pub trait QueuePair<'p> {
         None
     }
 
+    /// Frames that were transmitted and whose slots are not home yet.
+    fn pending(&self) -> u32 {
+        0
+    }
+
     /// Whether nothing will ever be received again: a capture file at its end. A wire has no end.
     fn exhausted(&self) -> bool {
         false
@@ -234,6 +239,9 @@ impl<'p, Q: QueuePair<'p> + ?Sized> QueuePair<'p> for Box<Q> {
     }
     fn waker(&self) -> Option<BorrowedFd<'_>> {
         (**self).waker()
+    }
+    fn pending(&self) -> u32 {
+        (**self).pending()
     }
     fn exhausted(&self) -> bool {
         (**self).exhausted()

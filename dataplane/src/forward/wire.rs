@@ -1,0 +1,48 @@
+//! `wire`: what comes in at one port of a pair leaves at the other, as it is.
+
+use super::ETHERNET_HEADER;
+use crate::app::{App, Outbox, PortId};
+use crate::stats::Reason;
+use crate::worker::Tick;
+use ringbuf::Burst;
+
+/// Ports 0 and 1 are a cable, 2 and 3 another, and so on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wire;
+
+impl<'p> App<'p> for Wire {
+    #[inline]
+    fn handle(&mut self, _now: Tick, from: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>) {
+        let to = PortId(from.0 ^ 1);
+        if has_runt(burst) {
+            forward_without_runts(to, burst, out);
+        } else {
+            out.send_all(to, burst);
+        }
+    }
+}
+
+#[inline]
+pub(super) fn has_runt(burst: &Burst<'_>) -> bool {
+    (0..burst.len()).any(|i| burst.peek(i).is_some_and(|frame| frame.len() < ETHERNET_HEADER))
+}
+
+/// The last frame of a chain may be short; a packet may not.
+#[cold]
+fn forward_without_runts<'p>(to: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>) {
+    while let Some(front) = burst.peek(0) {
+        if front.len() < ETHERNET_HEADER {
+            discard_packet(burst, out, Reason::Runt);
+        } else if out.send_packet(to, burst) == 0 {
+            break;
+        }
+    }
+}
+
+/// Discards the packet at the front, in however many frames.
+pub(super) fn discard_packet<'p>(burst: &mut Burst<'p>, out: &mut Outbox<'p>, reason: Reason) {
+    let frames = burst.packet_frames().max(1);
+    for frame in burst.drain().take(frames) {
+        out.discard(frame, reason);
+    }
+}

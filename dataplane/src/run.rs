@@ -1,0 +1,128 @@
+//! A worker on its thread: the clock, what to do when there is nothing to do, and when to stop.
+
+use crate::app::{App, PortId};
+use crate::worker::{TICK_EVERY, Tick, Worker};
+use drivers::{Fault, QueuePair};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a worker does after a turn that moved nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Idle {
+    /// Turns at once. For a core of one's own that may burn.
+    Spin,
+    /// Lets whoever waits for the core run first. For a core shared with the device's own kernel threads.
+    Yield,
+    /// Yields, and after [`SLEEP_AFTER`] without a frame sleeps until one comes.
+    #[default]
+    Adaptive,
+}
+
+/// How long [`Idle::Adaptive`] keeps polling after the last frame.
+pub const SLEEP_AFTER: Duration = Duration::from_millis(2);
+
+/// How long it sleeps at most: counters stay this fresh, and a stop is seen this soon.
+const SLEEP_LIMIT: Duration = Duration::from_millis(100);
+
+/// How long it naps when a queue cannot wake it.
+const NAP: Duration = Duration::from_micros(500);
+
+/// How long sent frames may take to come home at the end.
+const DRAIN_LIMIT: Duration = Duration::from_millis(200);
+
+/// Why a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Its time was up.
+    TimeUp,
+    /// Nothing more will ever come: all capture files are at their end.
+    Exhausted,
+    /// A queue of this port has died.
+    Faulted(PortId, Fault),
+}
+
+/// Turns the worker until it is told to stop, its time is up, or a queue dies. Then waits, not long, for sent frames
+/// to come home, and publishes the last numbers.
+pub fn run<'p, Q: QueuePair<'p>, A: App<'p>>(
+    worker: &mut Worker<'p, Q, A>,
+    idle: Idle,
+    duration: Option<Duration>,
+    stop: &AtomicBool,
+) -> Ended {
+    let begin = Instant::now();
+    let (mut last_frame, mut next_look) = (Duration::ZERO, Duration::ZERO);
+    let ended = loop {
+        let now = begin.elapsed();
+        let busy = worker.turn(Tick(now)) > 0;
+        if busy {
+            last_frame = now;
+            // A worker that is never idle must still hear the word, but not ask for it at every turn.
+            if now < next_look {
+                continue;
+            }
+        }
+        next_look = now + TICK_EVERY;
+        if let Some(ended) = reason_to_end(worker, now, duration, stop) {
+            break ended;
+        }
+        match idle {
+            _ if busy => {}
+            Idle::Spin => core::hint::spin_loop(),
+            Idle::Adaptive if now - last_frame >= SLEEP_AFTER => {
+                let left = duration.map_or(SLEEP_LIMIT, |limit| limit.saturating_sub(now).min(SLEEP_LIMIT));
+                sleep(worker, left);
+            }
+            Idle::Yield | Idle::Adaptive => std::thread::yield_now(),
+        }
+    };
+    drain(worker);
+    worker.publish();
+    ended
+}
+
+fn reason_to_end<'p, Q: QueuePair<'p>, A: App<'p>>(
+    worker: &Worker<'p, Q, A>,
+    now: Duration,
+    duration: Option<Duration>,
+    stop: &AtomicBool,
+) -> Option<Ended> {
+    if let Some((port, fault)) = worker.fault() {
+        return Some(Ended::Faulted(port, fault.clone()));
+    }
+    if stop.load(Ordering::Relaxed) {
+        return Some(Ended::Stopped);
+    }
+    if duration.is_some_and(|limit| now >= limit) {
+        return Some(Ended::TimeUp);
+    }
+    worker.exhausted().then_some(Ended::Exhausted)
+}
+
+/// Sleeps until a frame comes, or `limit` has passed. A poll may also wake for less: that costs one empty turn.
+#[cold]
+fn sleep<'p, Q: QueuePair<'p>, A: App<'p>>(worker: &Worker<'p, Q, A>, limit: Duration) {
+    const MOST: usize = 64;
+    let members = worker.members();
+    let wakers = members.iter().filter_map(|member| member.queue.waker());
+    let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(MOST.min(members.len()));
+    fds.extend(wakers.map(|waker| PollFd::from_borrowed_fd(waker, PollFlags::IN)));
+    if fds.len() < members.len() {
+        std::thread::sleep(NAP.min(limit));
+        return;
+    }
+    let timeout = Timespec::try_from(limit).unwrap_or_default();
+    // Interrupted or not, the next turn looks for itself.
+    let _ = poll(&mut fds, Some(&timeout));
+}
+
+fn drain<'p, Q: QueuePair<'p>, A: App<'p>>(worker: &mut Worker<'p, Q, A>) {
+    let begin = Instant::now();
+    while worker.pending() > 0 && worker.fault().is_none() && begin.elapsed() < DRAIN_LIMIT {
+        worker.tend();
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,228 @@
+//! Named reasons, the counters page, and the books.
+//!
+//! A worker counts in plain numbers of its own and copies them to a [`Board`] of relaxed atomics at each tick; other
+//! threads read the board. Nothing is ever reset: rates are differences of snapshots.
+
+use crate::app::PortId;
+use drivers::{Caps, QueueCounters};
+use serde::Serialize;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $advice:literal;)+) => {
+        /// Why a packet went no further. Each has a stable name, and advice for the person who sees it grow.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Reason { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Reason {
+            /// All of them, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The stable name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$variant => $advice,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Shorter than an Ethernet header.
+    Runt = "runt", "something on that link sends broken frames; look at it with tcpdump";
+    /// The transmit ring had no room, even after the device was told.
+    TransmitRingFull = "transmit-ring-full", "the way out is slower than the way in: more queues, a larger ring, or less traffic";
+    /// The port that it should leave by has died.
+    PortGone = "port-gone", "the interface was deleted or its queue faulted; the reason is in the log";
+    /// This worker has no queue at the port that it should leave by.
+    NoQueue = "no-queue", "give that port as many queues as there are workers";
+    /// The app gave no answer for it.
+    Unhandled = "unhandled", "a defect of the app: it must send, discard or keep each frame";
+    /// The pool had no frame for a packet to be made.
+    OutOfFrames = "out-of-frames", "frames are held somewhere; --frames gives more of them";
+}
+
+/// One worker's counters, as other threads see them.
+#[derive(Debug)]
+pub struct Board {
+    queues: Vec<QueueBoard>,
+    turns: AtomicU64,
+    allocated: AtomicU64,
+    held: AtomicU64,
+    discards: [AtomicU64; Reason::COUNT],
+}
+
+#[derive(Debug)]
+struct QueueBoard {
+    port: PortId,
+    caps: Caps,
+    numbers: [AtomicU64; QueueCounters::FIELDS],
+    pending: AtomicU64,
+}
+
+impl Board {
+    pub(crate) fn new(queues: Vec<(PortId, Caps)>) -> Self {
+        let queue = |(port, caps)| QueueBoard {
+            port,
+            caps,
+            numbers: [const { AtomicU64::new(0) }; QueueCounters::FIELDS],
+            pending: AtomicU64::new(0),
+        };
+        Self {
+            queues: queues.into_iter().map(queue).collect(),
+            turns: AtomicU64::new(0),
+            allocated: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            discards: [const { AtomicU64::new(0) }; Reason::COUNT],
+        }
+    }
+
+    pub(crate) fn publish_queue(&self, index: usize, counters: &QueueCounters, pending: u32) {
+        let Some(board) = self.queues.get(index) else { return };
+        for (cell, number) in board.numbers.iter().zip(counters.to_array()) {
+            cell.store(number, Ordering::Relaxed);
+        }
+        board.pending.store(pending.into(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn publish_worker(
+        &self,
+        turns: u64,
+        allocated: u64,
+        held: u64,
+        discards: &[u64; Reason::COUNT],
+    ) {
+        self.turns.store(turns, Ordering::Relaxed);
+        self.allocated.store(allocated, Ordering::Relaxed);
+        self.held.store(held, Ordering::Relaxed);
+        for (cell, number) in self.discards.iter().zip(discards) {
+            cell.store(*number, Ordering::Relaxed);
+        }
+    }
+
+    /// The numbers as last published. Each is exact; between two of them a turn may have passed.
+    pub fn snapshot(&self) -> Snapshot {
+        let queue = |board: &QueueBoard| QueueSnapshot {
+            port: board.port,
+            caps: board.caps.clone(),
+            counters: QueueCounters::from_array(core::array::from_fn(|i| {
+                board.numbers[i].load(Ordering::Relaxed)
+            })),
+            pending: board.pending.load(Ordering::Relaxed),
+        };
+        Snapshot {
+            queues: self.queues.iter().map(queue).collect(),
+            turns: self.turns.load(Ordering::Relaxed),
+            allocated: self.allocated.load(Ordering::Relaxed),
+            held: self.held.load(Ordering::Relaxed),
+            discards: core::array::from_fn(|i| self.discards[i].load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// One queue pair at one moment.
+#[derive(Clone, Debug)]
+pub struct QueueSnapshot {
+    /// Its port.
+    pub port: PortId,
+    /// What it can do.
+    pub caps: Caps,
+    /// What has passed.
+    pub counters: QueueCounters,
+    /// Transmitted frames whose slots are not home yet.
+    pub pending: u64,
+}
+
+/// One worker, or several added up, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The queues.
+    pub queues: Vec<QueueSnapshot>,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Packets that the app made.
+    pub allocated: u64,
+    /// Packets that the app keeps.
+    pub held: u64,
+    /// Packets discarded, in the order of [`Reason::ALL`].
+    pub discards: [u64; Reason::COUNT],
+}
+
+impl Snapshot {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: Self) {
+        self.queues.extend(other.queues);
+        self.turns += other.turns;
+        self.allocated += other.allocated;
+        self.held += other.held;
+        for (sum, more) in self.discards.iter_mut().zip(other.discards) {
+            *sum += more;
+        }
+    }
+
+    /// Reasons that have counted anything.
+    pub fn discarded(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL.iter().copied().zip(self.discards).filter(|(_, count)| *count > 0)
+    }
+
+    /// The sums.
+    #[must_use]
+    pub fn books(&self) -> Books {
+        let sum =
+            |number: fn(&QueueCounters) -> u64| self.queues.iter().map(|queue| number(&queue.counters)).sum();
+        Books {
+            received: sum(|counters| counters.received.packets),
+            allocated: self.allocated,
+            transmitted: sum(|counters| counters.transmitted.packets),
+            unsendable: sum(|counters| counters.unsendable),
+            discarded: self.discards.iter().sum(),
+            held: self.held,
+        }
+    }
+}
+
+/// The sums that must balance: received + allocated = transmitted + unsendable + discarded + held, in packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Books {
+    /// Came in.
+    pub received: u64,
+    /// Were made by the app.
+    pub allocated: u64,
+    /// Went to a device.
+    pub transmitted: u64,
+    /// Were refused by a device for good.
+    pub unsendable: u64,
+    /// Were discarded for a named reason.
+    pub discarded: u64,
+    /// Are kept by the app.
+    pub held: u64,
+}
+
+impl Books {
+    /// Whether no packet has vanished.
+    #[must_use]
+    pub const fn balance(&self) -> bool {
+        self.received + self.allocated == self.transmitted + self.unsendable + self.discarded + self.held
+    }
+}
+
+impl fmt::Display for Books {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.balance() { "=" } else { "≠" };
+        write!(
+            f,
+            "received {} + allocated {} {sign} transmitted {} + unsendable {} + discarded {} + held {}",
+            self.received, self.allocated, self.transmitted, self.unsendable, self.discarded, self.held
+        )
+    }
+}

@@ -1,0 +1,166 @@
+//! The loop. One worker is one thread: its queues, its pool, its app, and nobody else's.
+
+use crate::app::{App, Outbox, PortId};
+use crate::stats::{Board, Books, Reason};
+use drivers::{Fault, QueuePair};
+use ringbuf::{Burst, Pool};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time since the worker began. The loop is told it, and reads no clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(pub Duration);
+
+/// How often a worker publishes its counters and lets its app do what is due.
+pub const TICK_EVERY: Duration = Duration::from_millis(10);
+
+/// A queue pair and the port that it belongs to.
+#[derive(Debug)]
+pub struct Member<Q> {
+    /// Which port.
+    pub port: PortId,
+    /// One of its queue pairs.
+    pub queue: Q,
+}
+
+/// One polling thread's queues and app.
+#[derive(Debug)]
+pub struct Worker<'p, Q, A> {
+    members: Vec<Member<Q>>,
+    app: A,
+    burst: Burst<'p>,
+    outbox: Outbox<'p>,
+    board: Arc<Board>,
+    turns: u64,
+    next_tick: Tick,
+}
+
+impl<'p, Q: QueuePair<'p>, A: App<'p>> Worker<'p, Q, A> {
+    /// A worker over these queues. Frames that the app sends to a port leave by one queue of that port; a worker
+    /// without a queue at that port discards them by name.
+    pub fn new(pool: &'p Pool, members: Vec<Member<Q>>, app: A) -> Self {
+        let ports: Vec<PortId> = members.iter().map(|member| member.port).collect();
+        let board = Arc::new(Board::new(members.iter().map(|m| (m.port, m.queue.caps().clone())).collect()));
+        let outbox = Outbox::new(pool, &ports);
+        Self { members, app, burst: Burst::new(), outbox, board, turns: 0, next_tick: Tick::default() }
+    }
+
+    /// One turn of the wheel. All that a worker ever does, it does here, in this order; returns the frames received.
+    ///
+    /// ```text
+    ///   tend ─► receive ─► handle ─► transmit ─► (now and then) tick
+    /// ```
+    #[inline]
+    pub fn turn(&mut self, now: Tick) -> usize {
+        let mut moved = 0;
+
+        for index in 0..self.members.len() {
+            let Member { port, queue } = &mut self.members[index];
+            queue.tend();
+            let received = queue.receive(&mut self.burst);
+            if received == 0 {
+                continue;
+            }
+            moved += received;
+            self.outbox.face(index);
+            self.app.handle(now, *port, &mut self.burst, &mut self.outbox);
+            self.outbox.discard_all(&mut self.burst, Reason::Unhandled);
+            self.flush();
+        }
+
+        self.turns += 1;
+        if now >= self.next_tick {
+            self.tick(now);
+        }
+        moved
+    }
+
+    /// Hands the outbox to the queues.
+    #[inline]
+    fn flush(&mut self) {
+        for (index, Member { queue, .. }) in self.members.iter_mut().enumerate() {
+            let lane = self.outbox.lane(index);
+            if lane.is_empty() {
+                continue;
+            }
+            queue.transmit(lane);
+            if !lane.is_empty() {
+                // One more chance, once the device has been told of what the ring holds. Late is worse than lost.
+                queue.tend();
+                queue.transmit(lane);
+                let reason =
+                    if queue.fault().is_some() { Reason::PortGone } else { Reason::TransmitRingFull };
+                self.outbox.discard_lane(index, reason);
+            }
+        }
+    }
+
+    #[cold]
+    fn tick(&mut self, now: Tick) {
+        self.app.tick(now, &mut self.outbox);
+        self.flush();
+        self.publish();
+        self.next_tick = Tick(now.0 + TICK_EVERY);
+    }
+
+    /// Makes the counters visible on the [`Board`].
+    pub fn publish(&self) {
+        for (index, member) in self.members.iter().enumerate() {
+            self.board.publish_queue(index, &member.queue.counters(), member.queue.pending());
+        }
+        self.board.publish_worker(
+            self.turns,
+            self.outbox.allocated(),
+            self.app.held(),
+            self.outbox.discards(),
+        );
+    }
+
+    /// Wakes and completes what is under way, without receiving.
+    pub fn tend(&mut self) {
+        for member in &mut self.members {
+            member.queue.tend();
+        }
+    }
+
+    /// Frames transmitted whose slots are not home yet.
+    pub fn pending(&self) -> u32 {
+        self.members.iter().map(|member| member.queue.pending()).sum()
+    }
+
+    /// The first queue that has died, and why.
+    pub fn fault(&self) -> Option<(PortId, &Fault)> {
+        self.members.iter().find_map(|member| Some((member.port, member.queue.fault()?)))
+    }
+
+    /// Whether nothing will ever be received again.
+    pub fn exhausted(&self) -> bool {
+        self.members.iter().all(|member| member.queue.exhausted())
+    }
+
+    /// The queues.
+    pub fn members(&self) -> &[Member<Q>] {
+        &self.members
+    }
+
+    /// The queues, for a test that plays tricks on them.
+    pub fn members_mut(&mut self) -> &mut [Member<Q>] {
+        &mut self.members
+    }
+
+    /// The app.
+    pub const fn app(&self) -> &A {
+        &self.app
+    }
+
+    /// The page that shows this worker's counters to other threads.
+    pub const fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// The sums, as of now.
+    pub fn books(&self) -> Books {
+        self.publish();
+        self.board.snapshot().books()
+    }
+}
