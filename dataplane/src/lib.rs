@@ -8,10 +8,12 @@
 //! | [`app`] | what a worker does with frames, and where it puts them |
 //! | [`forward`] | the forwarding modes: `wire`, `mac-swap` |
 //! | [`stats`] | named reasons, the counters page, the books |
+//! | [`doctor`] | what this machine and its interfaces can do |
 //! | [`run`] | a worker on its thread: clock, idling, stopping |
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod doctor;
 pub mod forward;
 pub mod run;
 pub mod stats;

@@ -5,7 +5,7 @@
 //! that mark. A forwarder that passes such a packet on as it is breaks TCP while ping works; so it is recognised by
 //! that very sum, and completed by the next device or by [`finish`].
 
-use ringbuf::{Burst, Offload};
+use ringbuf::{Burst, Frame, Offload, Packet};
 
 const VLAN: [u16; 2] = [0x8100, 0x88a8];
 const IPV4: u16 = 0x0800;
@@ -116,36 +116,51 @@ fn ipv6(header: &[u8]) -> Option<Transport> {
 
 /// Completes the checksum of the packet at the front of `burst`, however many frames it has, and takes the note away.
 ///
-/// Returns whether there was one to complete. A note that points outside the packet is taken away and changes nothing.
+/// Returns whether there was one to complete. A note that points outside the first frame is taken away and changes
+/// nothing.
 pub fn finish(burst: &mut Burst<'_>) -> bool {
-    let Some(first) = burst.peek_mut(0) else { return false };
-    let Some(offload) = first.offload() else { return false };
-    first.set_offload(None);
-    let start = usize::from(offload.checksum_start);
-    let place = start + usize::from(offload.checksum_offset);
-    if offload.checksum_offset == 0 || place + 2 > first.len().into() {
-        return false;
-    }
-    let mut total = 0;
-    let mut odd = false;
-    let mut skip = start;
-    for frame in (0..burst.packet_frames()).filter_map(|i| burst.peek(i)) {
-        let bytes = frame.get(skip..).unwrap_or_default();
-        skip = skip.saturating_sub(frame.len().into());
+    let Some(offload) = burst.peek(0).and_then(|first| first.offload()) else { return false };
+    let frames = (0..burst.packet_frames()).filter_map(|i| burst.peek(i));
+    let checksum = complete(frames.map(|frame| &**frame), offload.checksum_start.into());
+    burst.peek_mut(0).is_some_and(|first| store(first, offload, checksum))
+}
+
+/// The same for a head frame and the pages behind it.
+pub fn finish_packet(packet: &mut Packet<'_>) -> bool {
+    let Some(offload) = packet.head().offload() else { return false };
+    let parts = core::iter::once(&**packet.head()).chain(packet.pages().map(|page| &**page));
+    let checksum = complete(parts, offload.checksum_start.into());
+    store(packet.head_mut(), offload, checksum)
+}
+
+/// The checksum over everything from `start`, the pseudo header's sum already in its field; in the machine's order.
+fn complete<'b>(parts: impl Iterator<Item = &'b [u8]>, start: usize) -> u16 {
+    let (mut total, mut odd, mut skip) = (0, false, start);
+    for part in parts {
+        let bytes = part.get(skip..).unwrap_or_default();
+        skip = skip.saturating_sub(part.len());
         // RFC 1071 §2(B): bytes at an odd offset count swapped.
-        let part = fold(sum(bytes));
-        total += u64::from(if odd { part.swap_bytes() } else { part });
+        let sum = fold(sum(bytes));
+        total += u64::from(if odd { sum.swap_bytes() } else { sum });
         odd ^= bytes.len() % 2 == 1;
     }
-    let checksum = match !fold(total) {
+    match !fold(total) {
         // RFC 768: zero means "none" in UDP; all ones is the same number. In TCP either form is right.
         0 => 0xffff,
         other => other,
-    };
-    if let Some(field) = burst.peek_mut(0).and_then(|first| first.get_mut(place..place + 2)) {
-        field.copy_from_slice(&checksum.to_ne_bytes());
     }
-    true
+}
+
+fn store(head: &mut Frame<'_>, offload: Offload, checksum: u16) -> bool {
+    head.set_offload(None);
+    let place = usize::from(offload.checksum_start) + usize::from(offload.checksum_offset);
+    match head.get_mut(place..place + 2) {
+        Some(field) if offload.checksum_offset != 0 => {
+            field.copy_from_slice(&checksum.to_ne_bytes());
+            true
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ pub fn pair<'p>(pool: &'p Pool, plan: &LoopbackPlan) -> Option<(Loopback<'p>, Lo
     let to_left = Rc::new(Wire { pool, loan: pool.open_loan()? });
     let end = |device: &str, ring_out, ring_in, out_wire: &Rc<Wire<'p>>, in_wire: &Rc<Wire<'p>>| Loopback {
         inbound: Inbound::new(pool, in_wire.loan, ring_in),
-        outbound: Outbound::new(pool, out_wire.loan, ring_out),
+        outbound: Outbound::new(pool, out_wire.loan, ring_out, 0),
         out_wire: Rc::clone(out_wire),
         _in_wire: Rc::clone(in_wire),
         caps: caps(device, pool),
@@ -119,6 +119,7 @@ fn caps(device: &str, pool: &Pool) -> Caps {
         copying: Copying::InMemory,
         mode: "frames change hands".to_owned(),
         packet_bytes: FRAMES * u32::from(pool.frame_size()),
+        buffer_bytes: u32::from(pool.frame_size()).max(4096),
         packet_frames: FRAMES,
         checksum: true,
         segmentation: true,
@@ -147,7 +148,7 @@ impl<'p> Loopback<'p> {
     fn transmit_badly(&mut self, burst: &mut Burst<'p>) -> usize {
         let Some((mut mischief, mut random)) = self.mischief else { return 0 };
         let waiting = burst.len();
-        while let Front::Packet(frames) = front(burst, &self.caps) {
+        while let Front::Packet(frames) = front(burst, &self.caps, 0) {
             mischief.lie = match mischief.lie {
                 Some((lie, 0)) => {
                     self.tell(lie, burst);
@@ -293,6 +294,6 @@ impl<'p> Gather<'p> for Loopback<'p> {
         if self.fault.is_some() {
             return 0;
         }
-        self.outbound.gather(packets, &self.caps, |head| options_of(head))
+        self.outbound.gather(packets, &self.caps, |packet| options_of(packet.head()))
     }
 }

@@ -105,6 +105,8 @@ pub struct Caps {
     pub mode: String,
     /// Bytes of the longest packet it sends, Ethernet header included.
     pub packet_bytes: u32,
+    /// Bytes of the longest single buffer it sends.
+    pub buffer_bytes: u32,
     /// Frames of the longest packet it sends; 1 when it cannot chain.
     pub packet_frames: u32,
     /// Whether it completes checksums on the way out ([`ringbuf::Offload`]).

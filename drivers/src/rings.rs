@@ -4,13 +4,13 @@
 
 use crate::error::Fault;
 use crate::queue::{Caps, Tally};
-use ringbuf::{Batch, Burst, Frame, Loan, Packets, Pool, SharedConsumer, SharedProducer};
+use ringbuf::{Batch, Burst, Frame, Loan, Packet, Packets, Pool, SharedConsumer, SharedProducer};
 
 /// `struct xdp_desc` (`include/uapi/linux/if_xdp.h`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Descriptor {
-    /// Offset of the first byte in the arena.
+    /// Offset of the first byte in the arena; with unaligned chunks, what to add to it in the top sixteen bits.
     pub(crate) offset: u64,
     /// Bytes.
     pub(crate) len: u32,
@@ -22,6 +22,10 @@ const _: () = assert!(size_of::<Descriptor>() == 16);
 
 /// `XDP_PKT_CONTD`: the packet goes on in the next descriptor.
 pub(crate) const CONTINUES: u32 = 1;
+
+/// `XSK_UNALIGNED_BUF_OFFSET_SHIFT`.
+const ADDRESS_BITS: u32 = 48;
+const ADDRESS: u64 = (1 << ADDRESS_BITS) - 1;
 
 /// The receive ring.
 #[derive(Debug)]
@@ -83,11 +87,6 @@ impl<'p> Inbound<'p> {
         }
         outcome.map(|()| received)
     }
-
-    /// Whether the device sleeps.
-    pub(crate) fn needs_wakeup(&self) -> bool {
-        self.ring.needs_wakeup()
-    }
 }
 
 fn room(burst: &Burst<'_>) -> u32 {
@@ -96,7 +95,9 @@ fn room(burst: &Burst<'_>) -> u32 {
 
 #[inline]
 fn arrive<'p>(pool: &'p Pool, loan: Loan, descriptor: Descriptor) -> Result<Frame<'p>, Fault> {
-    let (slot, head) = pool.locate(descriptor.offset)?;
+    // `xp_get_handle` (`include/net/xsk_buff_pool.h`); with aligned chunks the top bits are zero.
+    let offset = (descriptor.offset & ADDRESS).wrapping_add(descriptor.offset >> ADDRESS_BITS);
+    let (slot, head) = pool.locate(offset)?;
     let mut frame = pool.arrive(slot, loan, head, descriptor.len)?;
     if descriptor.options & CONTINUES != 0 {
         frame.set_continues(true);
@@ -158,13 +159,17 @@ pub(crate) struct Outbound<'p> {
     pool: &'p Pool,
     loan: Loan,
     ring: SharedProducer<Descriptor>,
+    /// Bytes that the device reads in front of each buffer.
+    headroom: u16,
     pub(crate) tally: Tally,
     pub(crate) unsendable: u64,
+    /// Buffers put on the ring so far.
+    pub(crate) buffers: u64,
 }
 
 impl<'p> Outbound<'p> {
-    pub(crate) fn new(pool: &'p Pool, loan: Loan, ring: SharedProducer<Descriptor>) -> Self {
-        Self { pool, loan, ring, tally: Tally::default(), unsendable: 0 }
+    pub(crate) fn new(pool: &'p Pool, loan: Loan, ring: SharedProducer<Descriptor>, headroom: u16) -> Self {
+        Self { pool, loan, ring, headroom, tally: Tally::default(), unsendable: 0, buffers: 0 }
     }
 
     /// Takes whole packets from the front of `burst` while the ring has room; returns how many frames.
@@ -181,7 +186,7 @@ impl<'p> Outbound<'p> {
         let waiting = burst.len();
         let mut grant = self.ring.reserve(u32::try_from(waiting).unwrap_or(0));
         loop {
-            let frames = match front(burst, caps) {
+            let frames = match front(burst, caps, self.headroom) {
                 Front::Empty => break,
                 Front::Unsendable => {
                     drop_packet(burst);
@@ -208,7 +213,7 @@ impl<'p> Outbound<'p> {
                 options = 0;
             }
         }
-        grant.commit();
+        self.buffers += u64::from(grant.commit());
         waiting - burst.len()
     }
 
@@ -217,18 +222,21 @@ impl<'p> Outbound<'p> {
         &mut self,
         packets: &mut Packets<'p>,
         caps: &Caps,
-        mut prepare: impl FnMut(&mut Frame<'p>) -> u32,
+        mut prepare: impl FnMut(&mut Packet<'p>) -> u32,
     ) -> usize {
         let mut taken = 0;
         while let Some(front) = packets.front() {
             let buffers = u32::try_from(front.buffers()).unwrap_or(u32::MAX);
             let fits = buffers <= caps.packet_frames && front.bytes() <= caps.packet_bytes as usize;
-            let empty = front.head().is_empty() || front.pages().any(|page| page.is_empty());
+            let unfit = |len: usize| len == 0 || len > caps.buffer_bytes as usize;
+            let empty = unfit(front.head().len().into())
+                || front.head().head() < self.headroom
+                || front.pages().any(|page| unfit(page.len()));
             let mut grant = self.ring.reserve(buffers);
             if fits && !empty && grant.room() < buffers {
                 break;
             }
-            let Some(packet) = packets.pop() else { break };
+            let Some(mut packet) = packets.pop() else { break };
             taken += 1;
             if !fits || empty || !core::ptr::eq(packet.head().pool(), self.pool) {
                 self.unsendable += 1;
@@ -236,8 +244,8 @@ impl<'p> Outbound<'p> {
             }
             self.tally.packets += 1;
             self.tally.bytes += packet.bytes() as u64;
-            let (mut head, pages) = packet.into_parts();
-            let options = prepare(&mut head) | if buffers > 1 { CONTINUES } else { 0 };
+            let options = prepare(&mut packet) | if buffers > 1 { CONTINUES } else { 0 };
+            let (head, pages) = packet.into_parts();
             let (offset, len) = (head.offset(), u32::from(head.len()));
             if self.pool.depart(head, self.loan).is_err() {
                 continue;
@@ -251,7 +259,7 @@ impl<'p> Outbound<'p> {
                 let options = if left > 0 { CONTINUES } else { 0 };
                 let _ = grant.push(Descriptor { offset, len, options });
             }
-            grant.commit();
+            self.buffers += u64::from(grant.commit());
         }
         taken
     }
@@ -292,25 +300,26 @@ pub(crate) enum Front {
 
 /// Looks at the packet at the front of `burst`.
 #[inline]
-pub(crate) fn front(burst: &Burst<'_>, caps: &Caps) -> Front {
+pub(crate) fn front(burst: &Burst<'_>, caps: &Caps, headroom: u16) -> Front {
     match burst.peek(0) {
         None => Front::Empty,
         Some(frame) if !frame.continues() => {
-            if frame.is_empty() || u32::from(frame.len()) > caps.packet_bytes {
+            if frame.is_empty() || u32::from(frame.len()) > caps.packet_bytes || frame.head() < headroom {
                 Front::Unsendable
             } else {
                 Front::Packet(1)
             }
         }
-        Some(_) => front_run(burst, caps),
+        Some(_) => front_run(burst, caps, headroom),
     }
 }
 
 #[cold]
-fn front_run(burst: &Burst<'_>, caps: &Caps) -> Front {
+fn front_run(burst: &Burst<'_>, caps: &Caps, headroom: u16) -> Front {
     let frames = burst.packet_frames();
     let bytes: u32 = (0..frames).filter_map(|i| burst.peek(i)).map(|frame| u32::from(frame.len())).sum();
-    let hole = (0..frames).filter_map(|i| burst.peek(i)).any(|frame| frame.is_empty());
+    let unfit = |frame: &Frame<'_>| frame.is_empty() || frame.head() < headroom;
+    let hole = (0..frames).filter_map(|i| burst.peek(i)).any(unfit);
     match u32::try_from(frames) {
         Ok(count) if count > 0 && count <= caps.packet_frames && bytes <= caps.packet_bytes && !hole => {
             Front::Packet(count)

@@ -194,6 +194,11 @@ impl<'p> Packet<'p> {
         &self.head
     }
 
+    /// The head, to be changed.
+    pub const fn head_mut(&mut self) -> &mut Frame<'p> {
+        &mut self.head
+    }
+
     /// The pages in order.
     pub fn pages(&self) -> impl Iterator<Item = &Page<'p>> {
         self.pages.iter().flatten()

@@ -2,14 +2,43 @@
 
 use super::{Format, Outcome};
 use clap::Args;
+use dataplane::doctor::{Colour, Report};
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
+    /// Interfaces to examine [default: all but the loopback].
+    #[arg(value_name = "INTERFACE")]
+    interfaces: Vec<String>,
     /// How to print the findings.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-pub(crate) fn run(_args: &DoctorArgs) -> Outcome {
-    Err("not yet".into())
+/// Exit code 0 when nothing is an error, 1 otherwise.
+pub(crate) fn run(args: &DoctorArgs) -> Outcome {
+    let report = Report::examine(&args.interfaces);
+    let mut out = io::stdout().lock();
+    let written = match args.format {
+        Format::Json => {
+            let json = serde_json::to_string_pretty(&report)?;
+            writeln!(out, "{json}")
+        }
+        Format::Text => out.write_all(report.to_text(colour(&out)).as_bytes()),
+    };
+    match written {
+        // Whoever reads has read enough (`| head`): no reason to complain.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
+    Ok(if report.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Colours on a terminal, unless the user does not want them (<https://no-color.org>).
+fn colour(out: &impl IsTerminal) -> Colour {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if out.is_terminal() && !unwanted { Colour::Ansi } else { Colour::Never }
 }

@@ -148,7 +148,8 @@ impl Socket {
         let base = base.ok_or_else(|| self.error("mapping a ring", io::Error::last_os_error()))?;
         let mapping = Mapping { base, bytes };
         let word = |offset: u64| mapping.at(inside(offset), size_of::<u32>());
-        let (producer, consumer, flags) = (word(offsets.producer), word(offsets.consumer), word(offsets.flags));
+        let (producer, consumer, flags) =
+            (word(offsets.producer), word(offsets.consumer), word(offsets.flags));
         let slots = mapping.at(inside(offsets.desc), entries as usize * size_of::<T>());
         match (producer, consumer, flags, slots) {
             (Some(producer), Some(consumer), Some(flags), Some(slots)) => Ok(RingParts::new(
@@ -159,7 +160,9 @@ impl Socket {
                 entries,
                 Arc::new(mapping),
             )),
-            _ => Err(self.error("mapping a ring", io::Error::other("the kernel's offsets lie outside of it"))),
+            _ => {
+                Err(self.error("mapping a ring", io::Error::other("the kernel's offsets lie outside of it")))
+            }
         }
     }
 
@@ -281,7 +284,7 @@ impl AsFd for Socket {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "44 is a small positive number")]
+#[expect(clippy::cast_possible_truncation, reason = "44 is a small number")]
 const AF_XDP: u16 = libc::AF_XDP as u16;
 
 fn errno() -> i32 {
@@ -325,3 +328,32 @@ impl Drop for Mapping {
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
+
+/// Asks for frames of every address until the descriptor is closed: the kernel counts such wishes, and forgets ours
+/// when we are gone (`packet(7)`, `PACKET_MR_PROMISC`). The socket itself receives nothing.
+pub(super) fn hold_promiscuous(ifindex: u32) -> io::Result<OwnedFd> {
+    let fd = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let request = libc::packet_mreq {
+        mr_ifindex: i32::try_from(ifindex).map_err(io::Error::other)?,
+        mr_type: PROMISCUOUS,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&request)).unwrap_or(0);
+    // SAFETY: the request is a whole `packet_mreq`, of the length given, and only read.
+    match unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            (&raw const request).cast(),
+            length,
+        )
+    } {
+        0 => Ok(fd),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "1 is a small number")]
+const PROMISCUOUS: libc::c_ushort = libc::PACKET_MR_PROMISC as libc::c_ushort;

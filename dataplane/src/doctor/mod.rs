@@ -1,0 +1,160 @@
+//! What this machine and each of its interfaces can do, and the cure for what they cannot.
+//!
+//! Facts are read first ([`machine`], [`interface`]) and judged after ([`judge`]), so every judgement is tested on recorded
+//! facts. Nothing here needs a privilege: what cannot be read is said to be so, with the reason.
+
+pub mod interface;
+pub mod judge;
+pub mod machine;
+mod text;
+
+use drivers::link::{Link, LinkError};
+use interface::Interface;
+use judge::Asked;
+use machine::Machine;
+use serde::Serialize;
+
+/// How much a problem matters. Ordered: the worst is the greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Works, and could work better.
+    Note,
+    /// Works in some arrangements and fails, or loses frames, in others.
+    Warning,
+    /// AF_XDP cannot work so.
+    Error,
+}
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// How much it matters.
+    pub severity: Severity,
+    /// A stable name for programs: `interface_down`.
+    pub code: &'static str,
+    /// The line of the report that it belongs to: `queues`.
+    pub about: &'static str,
+    /// What is the matter and what follows from it, for people.
+    pub message: String,
+    /// What to type, when there is something to type.
+    pub cure: Option<String>,
+}
+
+/// All findings.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Ringway's version.
+    pub version: &'static str,
+    /// The machine.
+    pub machine: Machine,
+    /// The interfaces, in the order asked for, or by index.
+    pub interfaces: Vec<Interface>,
+    /// What belongs to neither: interfaces that do not exist.
+    pub problems: Vec<Problem>,
+    /// How many problems there are of each severity.
+    pub count: Count,
+}
+
+/// How many problems there are of each severity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Errors.
+    pub errors: usize,
+    /// Warnings.
+    pub warnings: usize,
+    /// Notes.
+    pub notes: usize,
+}
+
+impl Report {
+    /// Examines the machine and the interfaces called `names`, or all of them but the loopback when there are no names.
+    /// Reads the network namespace of the calling thread.
+    #[must_use]
+    pub fn examine(names: &[String]) -> Self {
+        let mut machine = Machine::read(std::path::Path::new("/"));
+        machine.problems = judge::machine(&machine);
+        let (here, mut problems) = match Link::all() {
+            Ok(links) => (links, Vec::new()),
+            Err(error) => (Vec::new(), vec![unreadable(&error)]),
+        };
+        let mut links = Vec::new();
+        if names.is_empty() {
+            links.extend(here.iter().filter(|link| !link.loopback).cloned());
+        }
+        for name in names {
+            match Link::by_name(name) {
+                Ok(link) => links.push(link),
+                Err(error) => problems.push(unreadable(&error)),
+            }
+        }
+        let asked = if names.is_empty() { Asked::AmongAll } else { Asked::ByName };
+        let routes = machine::default_routes(std::path::Path::new("/"));
+        let interfaces = links
+            .iter()
+            .map(|link| {
+                let mut interface = Interface::of(link, &here, machine.kernel.version, &routes);
+                interface.problems = judge::interface(&interface, &machine, asked);
+                interface
+            })
+            .collect();
+        let mut report = Self {
+            version: env!("CARGO_PKG_VERSION"),
+            machine,
+            interfaces,
+            problems,
+            count: Count::default(),
+        };
+        report.count = report.counted();
+        report
+    }
+
+    /// Every problem: the machine's, each interface's, the rest.
+    pub fn all_problems(&self) -> impl Iterator<Item = &Problem> {
+        let of_interfaces = self.interfaces.iter().flat_map(|interface| &interface.problems);
+        self.machine.problems.iter().chain(of_interfaces).chain(&self.problems)
+    }
+
+    /// Whether nothing is an error: the command's exit code.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.count.errors == 0
+    }
+
+    /// The report for people, at most about 100 columns wide but for cures, which are left whole to be copied.
+    #[must_use]
+    pub fn to_text(&self, colour: Colour) -> String {
+        text::render(self, colour)
+    }
+
+    fn counted(&self) -> Count {
+        let of = |severity| self.all_problems().filter(|problem| problem.severity == severity).count();
+        Count { errors: of(Severity::Error), warnings: of(Severity::Warning), notes: of(Severity::Note) }
+    }
+}
+
+/// Whether text may carry terminal colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// Plain text.
+    Never,
+    /// ANSI colours.
+    Ansi,
+}
+
+fn unreadable(error: &LinkError) -> Problem {
+    let code = match error {
+        LinkError::NoSuch { .. } => "interface_missing",
+        LinkError::Refused { .. } => "interface_unreadable",
+    };
+    Problem {
+        severity: Severity::Error,
+        code,
+        about: "interface",
+        message: error.to_string(),
+        cure: Some("ip -brief link".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

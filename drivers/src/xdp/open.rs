@@ -1,0 +1,264 @@
+//! Opening one queue: which modes are tried, in which order, and what a refusal means.
+
+use super::port::XdpPort;
+use super::program::Mode;
+use super::queue::{Bound, Loans, Manner, XdpQueue};
+use super::socket::{METADATA_BYTES, Registration, Socket};
+use super::umem::{Sharing, Umem};
+use crate::error::OpenError;
+use crate::link::ZeroCopy;
+use crate::queue::{Caps, Copying};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A queue is given free some time after its last socket was closed. So long we wait for it.
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What may wait in the socket in copy mode, in bytes: the transmit ring, full of large packets, and more.
+const SEND_BUFFER: i32 = 64 << 20;
+
+/// Frames of one packet at most in copy mode: a head and `MAX_SKB_FRAGS` (`xsk_build_skb`, `net/xdp/xsk.c`).
+const COPY_FRAMES: u32 = 18;
+
+/// What the socket buys with each attempt, best first.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    zero_copy: bool,
+    multi_buffer: bool,
+    metadata: bool,
+}
+
+impl<'p> XdpQueue<'p> {
+    /// Binds one queue of a port, and sends its frames here from now on.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the queue is held by another program, a mode was demanded that the device lacks, rights or memory
+    /// are missing.
+    pub fn open(umem: &Rc<Umem<'p>>, port: &Arc<XdpPort>, queue: u32) -> Result<Self, OpenError> {
+        let mut refusal = None;
+        for attempt in attempts(port) {
+            match bind(umem, port, queue, attempt) {
+                Ok(bound) => return finish(umem, port, queue, attempt, bound),
+                // Only a lack of the feature is cured by asking for less.
+                Err(error)
+                    if matches!(error.source.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) =>
+                {
+                    tracing::debug!("{error}; with {attempt:?}");
+                    refusal.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| {
+            OpenError::refused(
+                &port.plan.interface,
+                format!("opening queue {queue}"),
+                "no mode was left to try",
+            )
+        }))
+    }
+}
+
+fn attempts(port: &XdpPort) -> Vec<Attempt> {
+    let native = port.program.mode() == Mode::Native;
+    let zero_copy: &[bool] = match port.plan.zero_copy {
+        Some(true) => &[true],
+        Some(false) => &[false],
+        None if native && port.link.zero_copy() == ZeroCopy::Yes => &[true, false],
+        None => &[false],
+    };
+    let mut attempts = Vec::new();
+    for zero_copy in zero_copy.iter().copied() {
+        for (multi_buffer, metadata) in [(true, true), (true, false), (false, false)] {
+            attempts.push(Attempt { zero_copy, multi_buffer, metadata });
+        }
+    }
+    attempts
+}
+
+fn bind<'p>(
+    umem: &Rc<Umem<'p>>,
+    port: &Arc<XdpPort>,
+    queue: u32,
+    attempt: Attempt,
+) -> Result<Bound<'p>, OpenError> {
+    let unaligned = port.plan.unaligned || umem.pool().arena().content_bytes() > 0;
+    let registration = Registration { unaligned, metadata: attempt.metadata };
+    let sharing = Sharing { zero_copy: attempt.zero_copy, multi_buffer: attempt.multi_buffer, registration };
+    let mut refusal = None;
+    for sharer in umem.sharers(sharing).iter().map(Some).chain([None]) {
+        match bind_as(umem, port, queue, sharing, sharer) {
+            Ok(bound) => {
+                umem.joined(sharing, &bound.socket);
+                return Ok(bound);
+            }
+            // Bad file: the other socket has lost its interface. Another one, or a registration of our own, will do.
+            Err(error) if sharer.is_some() && error.source.raw_os_error() != Some(libc::EBUSY) => {
+                tracing::debug!("{error}; sharing the arena of another queue");
+            }
+            Err(error) => refusal = Some(error),
+        }
+        if refusal.is_some() {
+            break;
+        }
+    }
+    Err(refusal.unwrap_or_else(|| OpenError::refused(&port.plan.interface, "binding", "nothing was tried")))
+}
+
+/// Makes a socket and its rings, fills the fill ring, and binds: with an arena registered here, or as a sharer.
+fn bind_as<'p>(
+    umem: &Rc<Umem<'p>>,
+    port: &Arc<XdpPort>,
+    queue: u32,
+    sharing: Sharing,
+    sharer: Option<&Rc<Socket>>,
+) -> Result<Bound<'p>, OpenError> {
+    let (plan, pool) = (&port.plan, umem.pool());
+    let loans = || Some(Loans { pool, receive: pool.open_loan()?, transmit: pool.open_loan()? });
+    let loans = loans().ok_or_else(|| {
+        OpenError::refused(
+            &plan.interface,
+            format!("opening queue {queue}"),
+            "a worker holds at most 126 queues",
+        )
+    })?;
+    let socket = Socket::new(&plan.interface, queue)?;
+    if sharer.is_none() {
+        socket.register(pool.arena(), sharing.registration)?;
+    }
+    let mut rings = socket.rings(plan.ring)?;
+    // Before the bind: several drivers look at the fill ring only then, and misbehave when it is empty.
+    let mut grant = rings.fill.reserve(plan.ring);
+    while grant.room() > 0
+        && let Some(slot) = pool.lend(loans.receive)
+    {
+        let _ = grant.push(pool.offset(slot));
+    }
+    grant.commit();
+    socket.raise_limits(plan.ring, SEND_BUFFER);
+    if let Some(micros) = plan.busy_poll {
+        socket.prefer_busy_poll(i32::try_from(micros).unwrap_or(i32::MAX), 64)?;
+    }
+    let flags = match sharer {
+        // The mode is that of the socket whose registration is shared.
+        Some(_) => libc::XDP_SHARED_UMEM,
+        None => mode_flags(sharing),
+    };
+    let share = sharer.map(|sharer| sharer.as_fd().as_raw_fd());
+    bind_patiently(&socket, port.link.index, flags, share)
+        .map_err(|source| refused(port, queue, sharing, source))?;
+    let headroom = if sharing.registration.metadata { METADATA_BYTES } else { 0 };
+    Ok(Bound { socket: Rc::new(socket), rings, loans, headroom })
+}
+
+fn mode_flags(sharing: Sharing) -> u16 {
+    libc::XDP_USE_NEED_WAKEUP
+        | if sharing.zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY }
+        | if sharing.multi_buffer { libc::XDP_USE_SG } else { 0 }
+}
+
+/// Closing a socket gives its queue free only some time later, so a busy queue may be ours in a moment.
+fn bind_patiently(socket: &Socket, ifindex: u32, flags: u16, share: Option<i32>) -> io::Result<()> {
+    let begin = Instant::now();
+    loop {
+        match socket.bind(ifindex, flags, share) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && begin.elapsed() < BUSY_LIMIT => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn refused(port: &XdpPort, queue: u32, sharing: Sharing, source: io::Error) -> OpenError {
+    let name = &port.plan.interface;
+    let errno = source.raw_os_error();
+    let error = OpenError::new(name, format!("binding the AF_XDP socket to queue {queue}"), source);
+    match errno {
+        Some(libc::EBUSY) => error.hint(format!(
+            "another program holds this queue: stop it (ss -apn --xdp shows it), or take other queues: af-xdp:{name},queues=.."
+        )),
+        Some(libc::EOPNOTSUPP) if sharing.zero_copy => error.hint(format!(
+            "the driver ({}) has no zero-copy on this kernel; leave mode=zero-copy out to take what there is",
+            port.link.driver
+        )),
+        Some(libc::EINVAL) => error.hint(format!(
+            "the queue may be gone (ethtool -l {name} shows how many there are), or this kernel may lack a mode; \
+             ringway doctor {name} says which"
+        )),
+        Some(libc::ENETDOWN) => error.hint(format!("the interface went down; bring it up: ip link set {name} up")),
+        Some(libc::ENODEV) => error.hint("the interface was deleted in the meantime"),
+        Some(libc::EPERM | libc::EACCES) => error.hint("run as root, or give the program CAP_NET_RAW"),
+        Some(libc::ENOMEM | libc::ENOBUFS) => error.hint("the kernel has no memory for it: fewer queues, or a smaller ring=.."),
+        Some(libc::ENOSPC) => error.hint(format!("the driver has no spare ring for XDP: use fewer queues, ethtool -L {name} combined N")),
+        _ => error,
+    }
+}
+
+/// Reads the truth back, and lets the program send this queue's frames to the socket.
+fn finish<'p>(
+    umem: &Rc<Umem<'p>>,
+    port: &Arc<XdpPort>,
+    queue: u32,
+    attempt: Attempt,
+    bound: Bound<'p>,
+) -> Result<XdpQueue<'p>, OpenError> {
+    let name = &port.plan.interface;
+    let zero_copy = bound
+        .socket
+        .is_zero_copy()
+        .map_err(|source| OpenError::new(name, format!("reading the mode of queue {queue}"), source))?;
+    // In copy mode the kernel completes a checksum itself if the device can't; with zero-copy only the device can.
+    let metadata = attempt.metadata && (!zero_copy || port.link.xdp.transmit_checksum);
+    let manner = Manner {
+        busy_poll: port.plan.busy_poll.is_some(),
+        metadata,
+        partial_checksums: port.link.partial_checksums(),
+    };
+    let frame_size = u32::from(umem.pool().frame_size());
+    let caps = Caps {
+        driver: "af-xdp",
+        device: name.clone(),
+        queue,
+        copying: if zero_copy { Copying::ZeroCopy } else { Copying::KernelCopies },
+        mode: mode_words(port, attempt, metadata),
+        // A VLAN tag is not counted in the MTU.
+        packet_bytes: port.link.mtu + 14 + 4,
+        buffer_bytes: frame_size - u32::from(bound.headroom),
+        packet_frames: match (attempt.multi_buffer, zero_copy) {
+            (false, _) => 1,
+            (true, false) => COPY_FRAMES,
+            (true, true) => port.link.xdp.zero_copy_segments.clamp(1, COPY_FRAMES),
+        },
+        checksum: metadata,
+        segmentation: false,
+    };
+    port.program.insert(queue, bound.socket.as_fd()).map_err(|error| OpenError {
+        device: name.clone(),
+        step: format!("giving queue {queue} to the program"),
+        source: io::Error::other(error.to_string()),
+        hint: None,
+    })?;
+    Ok(XdpQueue::new(umem, port, bound, caps, manner))
+}
+
+fn mode_words(port: &XdpPort, attempt: Attempt, metadata: bool) -> String {
+    let mut words = vec![port.program.mode().to_string(), "need-wakeup".to_owned()];
+    if attempt.multi_buffer {
+        words.push("multi-buffer".to_owned());
+    }
+    if port.plan.unaligned {
+        words.push("unaligned".to_owned());
+    }
+    if metadata {
+        words.push("tx-checksum".to_owned());
+    }
+    if let Some(micros) = port.plan.busy_poll {
+        words.push(format!("busy-poll {micros} µs"));
+    }
+    words.join(", ")
+}

@@ -1,0 +1,173 @@
+//! A port over AF_XDP: one interface, its program, and what all its queues have in common.
+
+use super::program::{Filter, Mode, PortProgram, Program, Verdicts};
+use super::socket::hold_promiscuous;
+use crate::error::OpenError;
+use crate::link::{Link, ZeroCopy};
+use crate::spec::{NumberList, PortSpec, SpecError};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// What a user may wish for a port.
+#[derive(Clone, Debug)]
+pub struct XdpPlan {
+    /// The interface.
+    pub interface: String,
+    /// Its queues to bind; all when `None`.
+    pub queues: Option<Vec<u32>>,
+    /// Where the program is attached; native, then generic, when `None`.
+    pub attach: Option<Mode>,
+    /// Whether the device should read and write the arena itself; tried when the driver claims it, when `None`.
+    pub zero_copy: Option<bool>,
+    /// Entries of each ring: a power of two.
+    pub ring: u32,
+    /// Whether chunks may lie anywhere in the arena.
+    pub unaligned: bool,
+    /// Microseconds for which a system call of ours may poll the NIC's queue itself.
+    pub busy_poll: Option<u32>,
+    /// Which frames are ours.
+    pub filter: Filter,
+    /// Whether frames for other addresses should come too: a forwarder wants them.
+    pub promiscuous: bool,
+}
+
+impl XdpPlan {
+    /// The defaults for an interface: every queue, every frame, the best mode that there is.
+    #[must_use]
+    pub fn new(interface: impl Into<String>) -> Self {
+        Self {
+            interface: interface.into(),
+            queues: None,
+            attach: None,
+            zero_copy: None,
+            ring: 2048,
+            unaligned: false,
+            busy_poll: None,
+            filter: Filter::whole_port(),
+            promiscuous: true,
+        }
+    }
+
+    /// From `af-xdp:eth0[,queues=0-3][,mode=copy|zero-copy][,attach=native|generic][,ring=N][,chunks=aligned|unaligned]`
+    /// `[,busy-poll=MICROSECONDS]`.
+    ///
+    /// # Errors
+    /// [`SpecError`] naming the option and what it may be.
+    pub fn from_spec(spec: &PortSpec) -> Result<Self, SpecError> {
+        spec.only(&["queues", "mode", "attach", "ring", "chunks", "busy-poll"])?;
+        let word = |key: &str, words: [&str; 2]| -> Result<Option<bool>, SpecError> {
+            let may_be = format!("{} or {}", words[0], words[1]);
+            match spec.option::<String>(key, &may_be)? {
+                None => Ok(None),
+                Some(value) if value == words[0] => Ok(Some(true)),
+                Some(value) if value == words[1] => Ok(Some(false)),
+                Some(value) => Err(SpecError(format!("{spec}: {key}={value} is not {may_be}"))),
+            }
+        };
+        let ring = spec.option("ring", "a power of two from 64 to 32768")?.unwrap_or(2048);
+        if !u32::is_power_of_two(ring) || !(64..=32768).contains(&ring) {
+            return Err(SpecError(format!("{spec}: ring={ring} is not a power of two from 64 to 32768")));
+        }
+        let native = word("attach", ["native", "generic"])?;
+        Ok(Self {
+            queues: spec.option::<NumberList>("queues", "a list of numbers like 0-3")?.map(|list| list.0),
+            attach: native.map(|native| if native { Mode::Native } else { Mode::Generic }),
+            zero_copy: word("mode", ["zero-copy", "copy"])?,
+            ring,
+            unaligned: word("chunks", ["unaligned", "aligned"])?.unwrap_or(false),
+            busy_poll: spec.option("busy-poll", "a number of microseconds")?,
+            ..Self::new(&spec.device)
+        })
+    }
+}
+
+/// An interface with our program on it. Any thread may hold it; its queues are opened on their workers' threads.
+///
+/// When the last holder lets go, the program comes off and promiscuous mode ends; when the process dies, the kernel
+/// sees to both.
+#[derive(Debug)]
+pub struct XdpPort {
+    pub(super) plan: XdpPlan,
+    pub(super) link: Link,
+    pub(super) program: PortProgram,
+    _promiscuous: Option<OwnedFd>,
+}
+
+impl XdpPort {
+    /// Attaches the program. No frame is taken from the kernel before a queue is opened.
+    ///
+    /// # Errors
+    /// [`OpenError`]: no such interface, it is down, a queue that it does not have, or what the kernel refused.
+    pub fn open(plan: XdpPlan) -> Result<Arc<Self>, OpenError> {
+        let name = plan.interface.clone();
+        let link = Link::by_name(&name).map_err(|error| {
+            OpenError::new(&name, "looking at the interface", io::Error::other(error.to_string()))
+        })?;
+        if !link.up {
+            return Err(OpenError::new(
+                &name,
+                "opening the port",
+                io::Error::from_raw_os_error(libc::ENETDOWN),
+            )
+            .hint(format!("the interface is down; bring it up first: ip link set {name} up")));
+        }
+        let queues = link.receive_queues.max(1);
+        if let Some(missing) = plan.queues.iter().flatten().find(|queue| **queue >= queues) {
+            let why = format!("there is no queue {missing}: {name} has {queues}, numbered from 0");
+            return Err(OpenError::refused(&name, "choosing the queues", why).hint(format!(
+                "ethtool -l {name} shows how many it can have, ethtool -L {name} combined N sets them"
+            )));
+        }
+        if plan.zero_copy == Some(true)
+            && let ZeroCopy::No(why) = link.zero_copy()
+        {
+            return Err(OpenError::refused(&name, "asking for zero-copy", why)
+                .hint("leave mode=zero-copy out to take what there is"));
+        }
+        let attach_error = |error: super::AttachError| OpenError {
+            device: name.clone(),
+            step: "taking the port".into(),
+            source: io::Error::other(error.to_string()),
+            hint: None,
+        };
+        let program = Program::load(&plan.filter, queues).map_err(attach_error)?;
+        let program = program.attach_best(link.index, &name, plan.attach).map_err(attach_error)?;
+        if let Some(refusal) = program.native_refusal() {
+            tracing::warn!("{name}: native XDP was refused, frames go the slow way: {refusal}");
+        }
+        let promiscuous = if plan.promiscuous {
+            let held = hold_promiscuous(link.index);
+            Some(held.map_err(|source| OpenError::new(&name, "asking for frames of every address", source))?)
+        } else {
+            None
+        };
+        Ok(Arc::new(Self { plan, link, program, _promiscuous: promiscuous }))
+    }
+
+    /// The interface as it was when the port was opened.
+    #[must_use]
+    pub const fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// The queues to be bound.
+    #[must_use]
+    pub fn queues(&self) -> Vec<u32> {
+        self.plan.queues.clone().unwrap_or_else(|| (0..self.link.receive_queues.max(1)).collect())
+    }
+
+    /// Where the program sits.
+    #[must_use]
+    pub fn attach_mode(&self) -> Mode {
+        self.program.mode()
+    }
+
+    /// What the program has decided so far.
+    ///
+    /// # Errors
+    /// When the kernel does not let the counters be read.
+    pub fn verdicts(&self) -> io::Result<Verdicts> {
+        self.program.verdicts()
+    }
+}
