@@ -212,6 +212,12 @@ fn vectors() -> Vec<(&'static str, Vec<u8>, Verdict, Verdict)> {
             NotOurs,
             NotOurs,
         ),
+        (
+            "a far fragment",
+            ethernet(&[], 0x0800, &ipv4_with(IPV4, TCP, 0x1000, 0, &segment)),
+            NotOurs,
+            NotOurs,
+        ),
         ("several buffers", long, Redirected, Redirected),
         ("an Ethernet header alone", ethernet(&[], 0x0800, &[]), Malformed, Malformed),
         ("IPv4 cut short", ethernet(&[], 0x0800, &v4[..19]), Malformed, Malformed),
@@ -237,6 +243,27 @@ fn vectors() -> Vec<(&'static str, Vec<u8>, Verdict, Verdict)> {
         ("solicitation cut short", ipv6(GROUP, ICMPV6, &solicit[..23]), Malformed, Malformed),
         ("all nodes", ipv6("ff02::1".parse().unwrap(), ICMPV6, &solicit), NotOurs, NotOurs),
     ]
+}
+
+/// Every bit of an address counts.
+#[test]
+fn an_address_that_differs_in_one_bit_is_not_ours() {
+    with_program("an_address_that_differs_in_one_bit_is_not_ours", &flows(Endpoint::own), |program| {
+        for bit in 0..128 {
+            let neighbour = Ipv6Addr::from(IPV6.to_bits() ^ (1 << bit));
+            assert_eq!(program.verdict(&ipv6(neighbour, TCP, &tcp(80))), NotOurs, "{neighbour}");
+            assert_eq!(program.verdict(&ipv6(neighbour, ICMPV6, &[128; 8])), NotOurs, "{neighbour}");
+        }
+        for bit in 24..128 {
+            let group = Ipv6Addr::from(GROUP.to_bits() ^ (1 << bit));
+            let solicit = ipv6(group, ICMPV6, &neighbour(135, IPV6));
+            assert_eq!(program.verdict(&solicit), NotOurs, "{group}");
+        }
+        for bit in 0..32 {
+            let neighbour = Ipv4Addr::from(IPV4.to_bits() ^ (1 << bit));
+            assert_eq!(program.verdict(&ipv4(neighbour, TCP, &tcp(80))), NotOurs, "{neighbour}");
+        }
+    });
 }
 
 /// A full list, with the two endpoints that count at its ends.
