@@ -76,27 +76,17 @@ fn up(plan: &LabPlan, verbose: bool) -> Outcome {
 }
 
 fn drawing(plan: &LabPlan) -> String {
+    const CABLES: &str = "[ left0 ]========[ rw-left   (this shell)   rw-right ]========[ right0 ]";
     let LabPlan { name, queues, mtu, .. } = plan;
-    let (left, right) = (format!("{name}-left"), format!("{name}-right"));
-    let six = |side: Side| if plan.ipv6 && *mtu >= 1280 { format!("{}/64", side.ipv6()) } else { String::new() };
-    let four = |side: Side| format!("{}/24", side.ipv4());
+    let width = CABLES.len() / 2;
+    let line =
+        |of: &dyn Fn(Side) -> String| format!("  {:<width$}{:>width$}\n", of(Side::Left), of(Side::Right));
+    let six = plan.ipv6 && *mtu >= 1280;
     format!(
-        "  host {left:<20}{:^28}{:>13} {right}\n  \
-         [ {:<6} ]===========[ {:<9} ringway {:>9} ]===========[ {:>6} ]\n  \
-         {:<33}{:>34}\n  \
-         {:<33}{:>34}\n  \
-         {queues} queue{} and MTU {mtu} at each end; nothing joins the two ports until you forward\n",
-        "this shell",
-        "host",
-        Side::Left.interface(),
-        Side::Left.port(),
-        Side::Right.port(),
-        Side::Right.interface(),
-        four(Side::Left),
-        four(Side::Right),
-        six(Side::Left),
-        six(Side::Right),
-        if *queues == 1 { "" } else { "s" },
+        "{}  {CABLES}\n{}{}\n  Queues at each end: {queues}. MTU: {mtu}. Nothing joins the two ports until you forward.\n",
+        line(&|side| format!("{name}-{}", side.name())),
+        line(&|side| format!("{}/24", side.ipv4())),
+        if six { line(&|side| format!("{}/64", side.ipv6())) } else { String::new() },
     )
 }
 
@@ -136,7 +126,9 @@ fn status() -> Outcome {
     let whole = 4;
     match found.len() {
         0 => println!("down: nothing of the laboratory stands (`ringway lab up` builds it)"),
-        n if n < whole => println!("broken: only {} stand (`ringway lab down` clears them away)", found.join(", ")),
+        n if n < whole => {
+            println!("broken: only {} stand (`ringway lab down` clears them away)", found.join(", "))
+        }
         _ => println!("up: {}", found.join(", ")),
     }
     Ok(if found.len() == whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })

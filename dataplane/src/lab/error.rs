@@ -85,10 +85,22 @@ impl fmt::Display for Cure<'_> {
 
 /// Symptom (as `ip`, `ethtool` or the kernel words it) and cure.
 const CURES: [(&str, &str); 7] = [
-    ("Unknown device type", "the kernel has no veth: `modprobe veth`, or install the package linux-modules-extra"),
-    ("mount", "namespaces are kept as mounts: a container needs CAP_SYS_ADMIN for that, start it with --privileged"),
-    ("Operation not permitted", "needs CAP_NET_ADMIN and CAP_SYS_ADMIN: run as root, in a container with --privileged"),
-    ("Permission denied", "needs CAP_NET_ADMIN and CAP_SYS_ADMIN: run as root, in a container with --privileged"),
+    (
+        "Unknown device type",
+        "the kernel has no veth: `modprobe veth`, or install the package linux-modules-extra",
+    ),
+    (
+        "mount",
+        "namespaces are kept as mounts: a container needs CAP_SYS_ADMIN for that, start it with --privileged",
+    ),
+    (
+        "Operation not permitted",
+        "needs CAP_NET_ADMIN and CAP_SYS_ADMIN: run as root, in a container with --privileged",
+    ),
+    (
+        "Permission denied",
+        "needs CAP_NET_ADMIN and CAP_SYS_ADMIN: run as root, in a container with --privileged",
+    ),
     ("File exists", "a part of an older laboratory is in the way: `ringway lab down`"),
     ("No such file or directory", "it is not there any more: `ringway lab status` shows what is"),
     ("Numerical result out of range", "the kernel takes fewer queues or a smaller MTU than that"),
@@ -105,7 +117,10 @@ mod tests {
             printed: "Error: Unknown device type.".into(),
         };
         let text = error.to_string();
-        assert!(text.starts_with("`ip link add rw-left type veth` failed: Error: Unknown device type."), "{text}");
+        assert!(
+            text.starts_with("`ip link add rw-left type veth` failed: Error: Unknown device type."),
+            "{text}"
+        );
         assert!(text.contains("modprobe veth"), "{text}");
     }
 

@@ -21,8 +21,8 @@ pub use error::LabError;
 pub use namespace::{Entered, Namespace};
 pub use plan::{LabPlan, Middle, Side};
 
-use rustix::process::{Pid, test_kill_process};
 use run::{Hands, check_rights, ip_knows};
+use rustix::process::{Pid, test_kill_process};
 
 /// A laboratory that stands. Dropping it removes all that it made; [`keep`](Self::keep) leaves it.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Lab {
     /// # Errors
     /// [`LabError`] when `ip` is missing or may not be asked.
     pub fn find(plan: &LabPlan) -> Result<Vec<String>, LabError> {
-        Ok(remains_of(plan)?.0.iter().map(|thing| thing.name().to_owned()).collect())
+        Ok(standing(plan)?.iter().map(|thing| thing.name().to_owned()).collect())
     }
 
     /// Removes what stands of a laboratory of this plan's name, also when half of it is gone. Returns what it removed.
@@ -112,11 +112,11 @@ impl Lab {
     pub fn take_down(plan: &LabPlan) -> Result<Vec<String>, LabError> {
         plan.check()?;
         check_rights()?;
-        let mut remains = remains_of(plan)?;
-        if remains.0.is_empty() {
+        let things = standing(plan)?;
+        if things.is_empty() {
             return Err(LabError::Absent { name: plan.name.clone() });
         }
-        remains.remove()
+        Remains(things).remove()
     }
 }
 
@@ -201,30 +201,27 @@ impl Drop for Remains {
     }
 }
 
-/// What stands of the laboratory that `plan` names.
-fn remains_of(plan: &LabPlan) -> Result<Remains, LabError> {
+/// What stands of the laboratory that `plan` names. A plain list, not [`Remains`]: to look must not remove.
+fn standing(plan: &LabPlan) -> Result<Vec<Thing>, LabError> {
     let mut things = vec![Thing::Namespace(plan.middle_namespace())];
     things.extend(Side::BOTH.map(|side| Thing::Namespace(plan.host_namespace(side))));
     let middle = match plan.middle {
         Middle::Caller => Some(Namespace::current()?),
         Middle::Own => Namespace::named(&plan.middle_namespace()).ok(),
     };
-    let cable = |middle: &Namespace, side: Side| Thing::Cable { middle: middle.clone(), port: side.port().to_owned() };
+    let cable = |middle: &Namespace, side: Side| Thing::Cable {
+        middle: middle.clone(),
+        port: side.port().to_owned(),
+    };
     things.extend(middle.iter().flat_map(|middle| Side::BOTH.map(|side| cable(middle, side))));
 
-    let mut remains = Remains::default();
+    let mut found = Vec::new();
     for thing in things {
-        match thing.stands() {
-            Ok(true) => remains.0.push(thing),
-            Ok(false) => {}
-            Err(error) => {
-                // To look must not remove.
-                remains.0.clear();
-                return Err(error);
-            }
+        if thing.stands()? {
+            found.push(thing);
         }
     }
-    Ok(remains)
+    Ok(found)
 }
 
 fn new_namespace(name: &str, hands: &mut Hands<'_>, remains: &mut Remains) -> Result<Namespace, LabError> {
@@ -249,7 +246,10 @@ fn build_host(
         format!("address {mac} mtu {0} numtxqueues {1} numrxqueues {1}", plan.mtu, plan.queues)
     };
     let (here, there) = (end(side.port_mac()), end(side.host_mac()));
-    hands.ip_in(middle, &format!("link add {port} {here} type veth peer name {interface} {there} netns {name}"))?;
+    hands.ip_in(
+        middle,
+        &format!("link add {port} {here} type veth peer name {interface} {there} netns {name}"),
+    )?;
     remains.0.push(Thing::Cable { middle: middle.clone(), port: port.to_owned() });
 
     // Silence at the port: no address, no neighbour or multicast chatter of the kernel's own.

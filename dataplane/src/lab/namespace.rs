@@ -102,7 +102,11 @@ impl Namespace {
 
     fn move_here(&self) -> Result<(), LabError> {
         move_into_link_name_space(self.link.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|errno| {
-            LabError::Namespace { namespace: self.shown().to_owned(), step: "entering it", source: errno.into() }
+            LabError::Namespace {
+                namespace: self.shown().to_owned(),
+                step: "entering it",
+                source: errno.into(),
+            }
         })
     }
 

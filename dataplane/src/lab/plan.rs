@@ -144,13 +144,22 @@ impl LabPlan {
     pub(super) fn check(&self) -> Result<(), LabError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(plain) {
-            return Err(LabError::Plan(format!("its name {:?} must be 1 to 64 letters, digits and dashes", self.name)));
+            return Err(LabError::Plan(format!(
+                "its name {:?} must be 1 to 64 letters, digits and dashes",
+                self.name
+            )));
         }
         if !(1..=64).contains(&self.queues) {
-            return Err(LabError::Plan(format!("{} queues were asked for, it can have 1 to 64", self.queues)));
+            return Err(LabError::Plan(format!(
+                "{} queues were asked for, it can have 1 to 64",
+                self.queues
+            )));
         }
         if !(68..=65535).contains(&self.mtu) {
-            return Err(LabError::Plan(format!("an MTU of {} was asked for, it can be 68 to 65535", self.mtu)));
+            return Err(LabError::Plan(format!(
+                "an MTU of {} was asked for, it can be 68 to 65535",
+                self.mtu
+            )));
         }
         Ok(())
     }
@@ -181,7 +190,15 @@ mod tests {
 
     #[test]
     fn names_of_others_are_never_taken_for_ours() {
-        for name in ["ringway-left", "rwt-12-left", "rwt-x-0-left", "rwt-12-0-top", "rwt-12-0-left-x", "vpn-12-0-left", ""] {
+        for name in [
+            "ringway-left",
+            "rwt-12-left",
+            "rwt-x-0-left",
+            "rwt-12-0-top",
+            "rwt-12-0-left-x",
+            "vpn-12-0-left",
+            "",
+        ] {
             assert_eq!(pid_of_private(name), None, "{name}");
         }
     }

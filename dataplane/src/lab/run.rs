@@ -46,7 +46,9 @@ impl<'w> Hands<'w> {
         (self.watch)(&format!("{inside}sysctl -w {key}={value}"));
         let path = format!("/proc/sys/{}", key.replace('.', "/"));
         if let Err(error) = namespace.run(|| std::fs::write(&path, value))? {
-            tracing::warn!("{path} keeps its default ({error}): a few IPv6 frames of the kernel's own may pass");
+            tracing::warn!(
+                "{path} keeps its default ({error}): a few IPv6 frames of the kernel's own may pass"
+            );
         }
         Ok(())
     }
@@ -68,10 +70,11 @@ pub(super) fn ip_knows(namespace: &Namespace, args: &str) -> Result<bool, LabErr
 
 /// Runs `program` with words of `args` and waits for it. Output goes into the error.
 fn run(program: &str, args: &str) -> Result<(), LabError> {
-    let output = Command::new(program).args(args.split_whitespace()).output().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => missing(program),
-        _ => LabError::Command { command: format!("{program} {args}"), printed: error.to_string() },
-    })?;
+    let output =
+        Command::new(program).args(args.split_whitespace()).output().map_err(|error| match error.kind() {
+            ErrorKind::NotFound => missing(program),
+            _ => LabError::Command { command: format!("{program} {args}"), printed: error.to_string() },
+        })?;
     if output.status.success() {
         return Ok(());
     }
