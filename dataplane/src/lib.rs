@@ -8,6 +8,10 @@
 //! | [`app`] | what a worker does with frames, and where it puts them |
 //! | [`forward`] | the forwarding modes: `wire`, `mac-swap` |
 //! | [`stats`] | named reasons, the counters page, the books |
+//! | [`ports`] | opening what the user named; the only `match` over drivers |
+//! | [`session`] | workers on their threads, from the first queue to the books |
+//! | [`report`] | what a session prints, as text and JSON |
+//! | [`lab`] | two hosts as network namespaces, and the cables between them |
 //! | [`doctor`] | what this machine and its interfaces can do |
 //! | [`run`] | a worker on its thread: clock, idling, stopping |
 #![forbid(unsafe_code)]
@@ -15,7 +19,11 @@
 pub mod app;
 pub mod doctor;
 pub mod forward;
+pub mod lab;
+pub mod ports;
+pub mod report;
 pub mod run;
+pub mod session;
 pub mod stats;
 pub mod worker;
 

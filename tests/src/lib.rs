@@ -1,1 +1,21 @@
-//! stub
+//! The laboratory's bench: what a test over real interfaces needs.
+//!
+//! * [`needs!`] skips a test where a right or a tool is missing, and says so;
+//! * [`TestLab`] is a laboratory of the test's own, gone when the test ends, also by a panic;
+//! * [`Ringway`] is the program under test as a process inside it;
+//! * [`traffic`] and [`counters`] are the real peers: the kernel's own TCP, UDP and ping, and what its interfaces counted;
+//! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod needs;
+mod process;
+pub mod source;
+mod testlab;
+pub mod traffic;
+
+pub use process::{Ended, Ringway};
+pub use testlab::TestLab;
+
+/// Anything that may go wrong in a helper: a test only prints it.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

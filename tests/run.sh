@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Everything that `make test` runs, in order, each tier under its name; the first that fails stops the rest.
+# Usage: tests/run.sh [NAME ...]      without names: all. `tests/run.sh --list` prints the names.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+export CARGO_TERM_PROGRESS_WHEN=never
+skips=$PWD/target/skips.txt
+deny_version=0.20.2 # measured: 2 min 40 s to build on two busy cores
+
+# name | what it shows | command. A new tier is a new line.
+tiers=(
+    "format | the code is formatted | cargo fmt --all -- --check"
+    "lint | no warning of clippy's | cargo clippy --workspace --all-targets -- -D warnings"
+    "build | the program that the tests start | cargo build --workspace --bins"
+    "test | units, stories over real interfaces, doc tests | cargo test --workspace --no-fail-fast"
+    "loom | every interleaving of two threads on a ring | loom"
+    "valgrind | unsafe files under memcheck | bash tests/valgrind.sh"
+    "doc | the reference, without a warning | env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --quiet"
+    "deny | licences, duplicates and sources of dependencies | deny"
+)
+
+# Only with --cfg loom are the ring's atomics loom's: a build of its own, in a folder of its own.
+loom() {
+    if [ ! -f ringbuf/tests/loom.rs ]; then
+        echo "tier loom: ringbuf/tests/loom.rs is missing" >&2
+        return 1
+    fi
+    RUSTFLAGS="--cfg loom" cargo test -p ringway-ringbuf --release --test loom --target-dir target/loom
+}
+
+# cargo-deny is built once, below target/, and nothing of it lands in the user's home.
+deny() {
+    local tool=target/tools/bin/cargo-deny
+    if command -v cargo-deny >/dev/null; then
+        tool=cargo-deny
+    elif [ ! -x $tool ]; then
+        echo "building cargo-deny $deny_version into target/tools, about three minutes, once"
+        if ! cargo install cargo-deny --version $deny_version --locked --quiet --root target/tools; then
+            echo "SKIPPED: deny: needs cargo-deny $deny_version, which could not be installed" | tee -a "$skips" >&2
+            return 0
+        fi
+    fi
+    $tool --all-features check --allow duplicate licenses bans sources
+}
+
+trim() { sed 's/^ *//; s/ *$//' <<<"$1"; }
+
+if [ "${1-}" = --list ]; then
+    for tier in "${tiers[@]}"; do echo "${tier%|*}"; done
+    exit 0
+fi
+for wanted in "$@"; do
+    if ! printf '%s\n' "${tiers[@]}" | grep -q "^$wanted |"; then
+        echo "run.sh: no tier '$wanted'; tests/run.sh --list prints them" >&2
+        exit 2
+    fi
+done
+
+mkdir -p target
+: >"$skips"
+export RINGWAY_SKIPS=$skips
+started=$SECONDS
+passed=()
+for tier in "${tiers[@]}"; do
+    IFS='|' read -r name what command <<<"$tier"
+    name=$(trim "$name")
+    if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then
+        continue
+    fi
+    printf '\n=== %s: %s\n' "$name" "$(trim "$what")"
+    begun=$SECONDS
+    # shellcheck disable=SC2086 # a command with its words
+    if ! $command; then
+        printf '\n=== %s FAILED after %d s. Again, alone: tests/run.sh %s\n' "$name" $((SECONDS - begun)) "$name" >&2
+        exit 1
+    fi
+    passed+=("$name $((SECONDS - begun)) s")
+done
+
+printf '\n=== passed in %d s: ' $((SECONDS - started))
+(IFS=,; echo "${passed[*]}" | sed 's/,/, /g')
+count=$(sort -u "$skips" | grep -c . || true)
+echo "=== skipped: $count"
+sort -u "$skips"
