@@ -24,7 +24,7 @@ doc: ## build the book and the reference into target/book and target/doc
 	@bash tests/setup.sh build doc
 	@command -v mdbook >/dev/null || test -x target/tools/bin/mdbook || { \
 	    echo "setup: building mdbook into target/tools, some minutes, once"; \
-	    cargo install mdbook --version 0.5.2 --locked --quiet --root target/tools; }
+	    cargo install mdbook --version 0.5.4 --locked --no-default-features --features search --quiet --root target/tools; }
 	PATH="$$PATH:$(CURDIR)/target/tools/bin" mdbook build docs
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps
 

@@ -3,7 +3,7 @@
 # Usage: tests/setup.sh build|run|test|bench|doc ...      (several are joined)
 set -euo pipefail
 
-# A command or header that shows that a package is there, and the Debian package that brings it. One a line.
+# A command, header or plugin that shows that a package is there, and the Debian package that brings it. One a line.
 needs_of() {
     case $1 in
     build)
@@ -32,6 +32,9 @@ needs_of() {
         ;;
     bench)
         echo 'command:dpdk-testpmd dpdk'
+        # drivers are plugins that dpdk only recommends
+        echo 'library:librte_net_af_xdp.so librte-meta-net'
+        echo 'library:librte_mempool_ring.so librte-meta-mempool'
         # Ubuntu has perf in another package
         if grep -qs '^ID=ubuntu' /etc/os-release; then
             echo 'command:perf linux-tools-generic'
@@ -55,6 +58,7 @@ is_there() {
     case $1 in
     command:*) command -v "${1#command:}" >/dev/null 2>&1 ;;
     header:*) [ -e "/usr/include/${1#header:}" ] ;;
+    library:*) compgen -G "/usr/lib/*/${1#library:}*" >/dev/null || compgen -G "/usr/lib/*/dpdk/*/${1#library:}*" >/dev/null ;;
     esac
 }
 

@@ -43,7 +43,7 @@ const CAPABILITIES: [(&str, u32); 7] = [
 /// Which of these capabilities and commands are missing, in words.
 ///
 /// # Panics
-/// On a capability that [`CAPABILITIES`] does not list: a mistake in the test, not in the machine.
+/// On a capability that the list in this module has not: a mistake in the test, not in the machine.
 #[must_use]
 pub fn missing(capabilities: &[&str], tools: &[&str]) -> Vec<String> {
     let effective = effective_capabilities(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());

@@ -4,7 +4,7 @@ use crate::Outcome;
 use dataplane::lab::Namespace;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -68,7 +68,7 @@ impl Ringway {
     /// Where `cargo build` put the program: beside the folder of the running test, or `RINGWAY_BIN` when that is set.
     ///
     /// # Errors
-    /// When it is not built yet.
+    /// When it is not built yet, or older than its source: `cargo test` builds the tests, but not the program.
     pub fn program() -> Outcome<PathBuf> {
         if let Some(path) = std::env::var_os("RINGWAY_BIN") {
             return Ok(path.into());
@@ -76,10 +76,17 @@ impl Ringway {
         // target/PROFILE/deps/TEST-HASH, so the program is target/PROFILE/ringway.
         let test = std::env::current_exe()?;
         let mut folders = test.ancestors().skip(1).take(3).map(|folder| folder.join("ringway"));
-        let found = folders.find(|path| path.is_file());
-        found.ok_or_else(|| {
-            format!("no `ringway` above {}: `cargo build -p ringway` first", test.display()).into()
-        })
+        let Some(program) = folders.find(|path| path.is_file()) else {
+            return Err(
+                format!("no `ringway` above {}: `cargo build -p ringway` first", test.display()).into()
+            );
+        };
+        match changed_since(&program)? {
+            Some(source) => {
+                Err(format!("`ringway` is older than {source}: `cargo build -p ringway` first").into())
+            }
+            None => Ok(program),
+        }
     }
 
     /// Starts `ringway ARGS` inside `namespace`.
@@ -213,6 +220,18 @@ impl Drop for Ringway {
         }
         self.join_readers();
     }
+}
+
+/// The first source file that is newer than `program`, from the list that cargo writes beside it (`ringway.d`, in the
+/// form of a Makefile: `program: file file ..`, spaces in names escaped).
+fn changed_since(program: &Path) -> Outcome<Option<String>> {
+    let list = std::fs::read_to_string(program.with_extension("d"))?;
+    let built = program.metadata()?.modified()?;
+    let names = list.split_once(": ").map_or("", |(_, names)| names).replace("\\ ", "\0");
+    let newer = |name: &String| {
+        Path::new(name).metadata().and_then(|file| file.modified()).is_ok_and(|at| at > built)
+    };
+    Ok(names.split_whitespace().map(|name| name.replace('\0', " ")).find(newer))
 }
 
 fn collect(
