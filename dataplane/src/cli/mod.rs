@@ -1,6 +1,7 @@
 //! What the user typed, as types; one module a command.
 
 mod doctor;
+mod forward;
 mod lab;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -19,6 +20,8 @@ pub(crate) struct Ringway {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Forward packets between ports.
+    Forward(forward::ForwardArgs),
     /// Say what this machine and each interface can do, and the cure for what they can't.
     Doctor(doctor::DoctorArgs),
     /// The two-host veth laboratory: up, down, exec.
@@ -28,6 +31,7 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn run(self) -> Outcome {
         match self {
+            Self::Forward(args) => forward::run(&args),
             Self::Doctor(args) => doctor::run(&args),
             Self::Lab(args) => lab::run(&args),
         }

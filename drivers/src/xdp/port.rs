@@ -157,6 +157,18 @@ impl XdpPort {
         self.plan.queues.clone().unwrap_or_else(|| (0..self.link.receive_queues.max(1)).collect())
     }
 
+    /// Whether all queues were asked for, rather than some.
+    #[must_use]
+    pub const fn takes_all_queues(&self) -> bool {
+        self.plan.queues.is_none()
+    }
+
+    /// Entries of each ring.
+    #[must_use]
+    pub const fn ring(&self) -> u32 {
+        self.plan.ring
+    }
+
     /// Where the program sits.
     #[must_use]
     pub fn attach_mode(&self) -> Mode {

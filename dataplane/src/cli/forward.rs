@@ -1,0 +1,199 @@
+//! `ringway forward`.
+
+use super::{Format, Outcome};
+use clap::{Args, ValueEnum};
+use dataplane::forward::{MacSwap, Wire};
+use dataplane::ports::Port;
+use dataplane::report::{self, Rates};
+use dataplane::session::{SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
+use dataplane::{App, Ended, Idle, PortId, Snapshot};
+use drivers::PortSpec;
+use drivers::spec::NumberList;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+/// A port is driver:device[,key=value..]: af-xdp:eth0 | af-xdp:eth0,queues=0-3,mode=copy | packet:eth0 |
+/// pcap:in.pcap,out=out.pcap. A bare eth0 takes the best driver that works there.
+#[derive(Debug, Args)]
+pub(crate) struct ForwardArgs {
+    /// A port; give it twice or more.
+    #[arg(long = "port", value_name = "P", required = true)]
+    ports: Vec<PortSpec>,
+    /// What to do with a frame.
+    #[arg(long, value_enum, default_value_t)]
+    mode: Mode,
+    /// One worker on each of these CPUs, as in 0-3,7; without it one worker anywhere.
+    #[arg(long, value_name = "LIST")]
+    cpu: Option<NumberList>,
+    /// Stop after so many seconds.
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    duration: Option<Duration>,
+    /// What a worker does when no frame comes.
+    #[arg(long, value_enum, default_value_t)]
+    idle: IdleWord,
+    /// Frames of each worker's arena.
+    #[arg(long, value_name = "N")]
+    frames: Option<u32>,
+    /// How to print what happens: a table, or one JSON object a line.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Mode {
+    /// Ports 0 and 1 are a cable, 2 and 3 another.
+    #[default]
+    Wire,
+    /// Each frame goes back where it came from, addresses exchanged.
+    MacSwap,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum IdleWord {
+    /// Poll on, for a core of one's own.
+    Spin,
+    /// Poll on, but let others run.
+    Yield,
+    /// Poll for a while, then sleep until a frame comes.
+    #[default]
+    Adaptive,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+pub(crate) fn run(args: &ForwardArgs) -> Outcome {
+    match args.mode {
+        Mode::Wire if !args.ports.len().is_multiple_of(2) => {
+            Err("--mode wire joins ports in pairs: name two, four, .. of them".into())
+        }
+        Mode::Wire => forward(args, "wire", Wire),
+        Mode::MacSwap => forward(args, "mac-swap", MacSwap),
+    }
+}
+
+fn forward<A>(args: &ForwardArgs, mode: &str, app: A) -> Outcome
+where
+    A: for<'p> App<'p> + Copy + Sync,
+{
+    check_ports(&args.ports)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let ports: Vec<Port> =
+        (0..).zip(&args.ports).map(|(id, spec)| Port::open(PortId(id), spec)).collect::<Result<_, _>>()?;
+    let plan = SessionPlan {
+        cpus: args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect(),
+        frames: args.frames,
+        idle: match args.idle {
+            IdleWord::Spin => Idle::Spin,
+            IdleWord::Yield => Idle::Yield,
+            IdleWord::Adaptive => Idle::Adaptive,
+        },
+        duration: args.duration,
+    };
+    let begin = Instant::now();
+    let mut watcher = Watcher { args, mode, ports: &ports, before: Snapshot::default(), at: Duration::ZERO };
+    let watcher = std::cell::RefCell::new(&mut watcher);
+    let ends = session(
+        &ports,
+        &plan,
+        &stop,
+        |_| app,
+        |workers| watcher.borrow_mut().ready(workers),
+        |workers, at| watcher.borrow_mut().second(workers, at),
+    )?;
+    finish(args, begin.elapsed(), &ports, &ends)
+}
+
+fn check_ports(specs: &[PortSpec]) -> Result<(), String> {
+    if specs.len() > 64 {
+        return Err("at most 64 ports".to_owned());
+    }
+    for (i, spec) in specs.iter().enumerate() {
+        if spec.driver.as_deref() != Some("pcap")
+            && specs[..i].iter().any(|other| other.device == spec.device)
+        {
+            return Err(format!("{} is named twice; a port belongs to one place", spec.device));
+        }
+    }
+    Ok(())
+}
+
+/// Prints while the workers run.
+struct Watcher<'a> {
+    args: &'a ForwardArgs,
+    mode: &'a str,
+    ports: &'a [Port],
+    before: Snapshot,
+    at: Duration,
+}
+
+impl Watcher<'_> {
+    fn ready(&mut self, workers: &[WorkerFacts]) -> bool {
+        let now = total(workers);
+        match self.args.format {
+            Format::Json => say(&report::ready_json(self.mode, self.ports, workers, &now).to_string()),
+            Format::Text => say(&report::ready_text(self.mode, self.ports, workers, &now)),
+        }
+    }
+
+    fn second(&mut self, workers: &[WorkerFacts], at: Duration) -> bool {
+        let now = total(workers);
+        let rates = Rates::between(&self.before, &now, at - self.at);
+        let heard = match self.args.format {
+            Format::Json => say(&report::interval_json(at, rates, &now).to_string()),
+            Format::Text => say(&report::interval_text(at, rates, &self.before, &now)),
+        };
+        (self.before, self.at) = (now, at);
+        for (port, queues) in self.ports.iter().filter_map(|port| Some((port, port.queues_changed()?))) {
+            tracing::warn!(
+                "{} has {queues} queues now: frames on new ones go to the kernel; start again to take them all",
+                port.spec()
+            );
+        }
+        heard
+    }
+}
+
+/// Prints a line; says whether anybody still reads.
+fn say(line: &str) -> bool {
+    writeln!(std::io::stdout(), "{line}").is_ok()
+}
+
+fn finish(args: &ForwardArgs, time: Duration, ports: &[Port], ends: &[WorkerEnd]) -> Outcome {
+    let mut last = Snapshot::default();
+    for end in ends {
+        last.add(end.last.clone());
+    }
+    let fault = blamed(ends).map(|(port, why)| format!("{}: {why}", ports[usize::from(port.0)].spec()));
+    let ended = match ends.iter().map(|end| &end.ended).find(|ended| **ended != Ended::Stopped) {
+        _ if fault.is_some() => "fault",
+        Some(Ended::TimeUp) => "time-up",
+        Some(Ended::Exhausted) => "exhausted",
+        _ => "stopped",
+    };
+    match args.format {
+        Format::Json => {
+            say(&report::end_json(ended, fault.as_deref(), time, ports, ends, &last).to_string());
+        }
+        Format::Text => {
+            say(&report::end_text(time, ports, &last));
+        }
+    }
+    if !report::in_order(last.books(), ends) {
+        return Err(
+            "the books do not balance: this is a defect of ringway; please report the lines above".into()
+        );
+    }
+    match fault {
+        Some(fault) => Err(format!("stopped by a fault: {fault}").into()),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}

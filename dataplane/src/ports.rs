@@ -1,0 +1,133 @@
+//! Opening what the user named. Here, and only here, a driver is chosen.
+
+use crate::app::PortId;
+use drivers::link::{self, Link};
+use drivers::xdp::{Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
+use drivers::{OpenError, PortSpec, QueuePair};
+use ringbuf::Pool;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A queue pair of whatever driver: one indirect call a burst.
+pub type AnyQueue<'p> = Box<dyn QueuePair<'p> + 'p>;
+
+/// A port that has been opened, as far as that can be done before a worker opens its queues.
+#[derive(Debug)]
+pub struct Port {
+    id: PortId,
+    spec: PortSpec,
+    device: Device,
+    /// Why this driver, when the user named none.
+    choice: Option<String>,
+}
+
+#[derive(Debug)]
+enum Device {
+    Xdp(Arc<XdpPort>),
+}
+
+impl Port {
+    /// Opens a port: looks at the device, and takes what all its queues share.
+    ///
+    /// # Errors
+    /// [`OpenError`], with the cure in words.
+    pub fn open(id: PortId, spec: &PortSpec) -> Result<Self, OpenError> {
+        let wrong = |error: drivers::SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
+        let (device, choice) = match spec.driver.as_deref() {
+            Some("af-xdp") => (Device::Xdp(XdpPort::open(XdpPlan::from_spec(spec).map_err(wrong)?)?), None),
+            Some(other) => {
+                let why = format!("unknown driver \"{other}\"");
+                return Err(OpenError::refused(&spec.device, "reading the port", why));
+            }
+            None => {
+                let port = XdpPort::open(XdpPlan::from_spec(spec).map_err(wrong)?)?;
+                (Device::Xdp(port), Some("af-xdp: the fastest driver that works there".to_owned()))
+            }
+        };
+        Ok(Self { id, spec: spec.clone(), device, choice })
+    }
+
+    /// Its place on the command line.
+    #[must_use]
+    pub const fn id(&self) -> PortId {
+        self.id
+    }
+
+    /// What the user typed.
+    #[must_use]
+    pub const fn spec(&self) -> &PortSpec {
+        &self.spec
+    }
+
+    /// Why this driver, when the user named none.
+    #[must_use]
+    pub fn choice(&self) -> Option<&str> {
+        self.choice.as_deref()
+    }
+
+    /// Its queues, to be shared out among workers.
+    #[must_use]
+    pub fn queues(&self) -> Vec<u32> {
+        match &self.device {
+            Device::Xdp(port) => port.queues(),
+        }
+    }
+
+    /// Frames that one of its queues may hold: what is offered for receiving, and what waits to be sent.
+    #[must_use]
+    pub fn frames_per_queue(&self) -> u32 {
+        match &self.device {
+            Device::Xdp(port) => 2 * port.ring(),
+        }
+    }
+
+    /// Bytes of the longest frame on its wire, for the size of a slot.
+    #[must_use]
+    pub fn frame_bytes(&self) -> u32 {
+        match &self.device {
+            Device::Xdp(port) => port.link().mtu + 18,
+        }
+    }
+
+    /// Opens one queue, on the thread that will own it.
+    ///
+    /// # Errors
+    /// [`OpenError`], with the cure in words.
+    pub fn open_queue<'p>(&self, umem: &Rc<Umem<'p>>, queue: u32) -> Result<AnyQueue<'p>, OpenError> {
+        match &self.device {
+            Device::Xdp(port) => Ok(Box::new(XdpQueue::open(umem, port, queue)?)),
+        }
+    }
+
+    /// What the XDP program decided, where there is one.
+    #[must_use]
+    pub fn verdicts(&self) -> Option<Verdicts> {
+        match &self.device {
+            Device::Xdp(port) => port.verdicts().ok(),
+        }
+    }
+
+    /// How many queues the interface has by now, when that is no longer what was opened.
+    #[must_use]
+    pub fn queues_changed(&self) -> Option<u32> {
+        let opened = match &self.device {
+            Device::Xdp(port) if port.takes_all_queues() => port.link(),
+            Device::Xdp(_) => return None,
+        };
+        link::queue_count(&opened.name).ok().filter(|count| *count != opened.receive_queues)
+    }
+
+    /// The interface, where there is one.
+    #[must_use]
+    pub fn link(&self) -> Option<&Link> {
+        match &self.device {
+            Device::Xdp(port) => Some(port.link()),
+        }
+    }
+}
+
+/// What a worker's queues share: its arena as each driver knows it.
+#[must_use]
+pub fn umem<'p>(pool: &'p Pool) -> Rc<Umem<'p>> {
+    Umem::new(pool)
+}

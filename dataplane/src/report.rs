@@ -1,0 +1,245 @@
+//! What a session prints: tables for people, and JSON with stable names for programs.
+
+use crate::app::PortId;
+use crate::ports::Port;
+use crate::session::{WorkerEnd, WorkerFacts};
+use crate::stats::{Books, Snapshot};
+use drivers::QueueCounters;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// What passed in a while.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Rates {
+    /// Packets received, millions a second.
+    pub received_mpps: f64,
+    /// Packets transmitted, millions a second.
+    pub transmitted_mpps: f64,
+    /// Bits transmitted, thousand millions a second, Ethernet headers included.
+    pub transmitted_gbps: f64,
+}
+
+impl Rates {
+    /// From two snapshots and the time between them.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "rates are rounded to three digits anyway")]
+    pub fn between(before: &Snapshot, after: &Snapshot, time: Duration) -> Self {
+        let seconds = time.as_secs_f64().max(1e-9);
+        let grown = |number: fn(&QueueCounters) -> u64| {
+            let sum = |snapshot: &Snapshot| {
+                snapshot.queues.iter().map(|queue| number(&queue.counters)).sum::<u64>()
+            };
+            (sum(after).saturating_sub(sum(before))) as f64 / seconds
+        };
+        Self {
+            received_mpps: grown(|counters| counters.received.packets) / 1e6,
+            transmitted_mpps: grown(|counters| counters.transmitted.packets) / 1e6,
+            transmitted_gbps: grown(|counters| counters.transmitted.bytes) * 8.0 / 1e9,
+        }
+    }
+}
+
+/// `{"event":"ready", ..}`: what was opened, before the first frame.
+#[must_use]
+pub fn ready_json(mode: &str, ports: &[Port], workers: &[WorkerFacts], now: &Snapshot) -> Value {
+    json!({
+        "event": "ready",
+        "mode": mode,
+        "ports": ports.iter().map(|port| port_json(port, now, false)).collect::<Vec<_>>(),
+        "workers": workers.iter().map(|worker| json!({
+            "worker": worker.worker,
+            "cpu": worker.cpu,
+            "frames": worker.frames,
+            "frame_size": worker.frame_size,
+            "memory": worker.backing.to_string(),
+            "umem_registrations": worker.registrations,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// `{"event":"interval", ..}`: one second.
+#[must_use]
+pub fn interval_json(at: Duration, rates: Rates, now: &Snapshot) -> Value {
+    json!({ "event": "interval", "seconds": at.as_secs_f64(), "rates": rates, "discarded": discarded(now), "books": now.books() })
+}
+
+/// `{"event":"end", ..}`: the whole session.
+#[must_use]
+pub fn end_json(
+    ended: &str,
+    fault: Option<&str>,
+    time: Duration,
+    ports: &[Port],
+    ends: &[WorkerEnd],
+    last: &Snapshot,
+) -> Value {
+    let books = last.books();
+    let average = Rates::between(&Snapshot::default(), last, time);
+    json!({
+        "event": "end",
+        "ended": ended,
+        "fault": fault,
+        "seconds": time.as_secs_f64(),
+        "rates": average,
+        "ports": ports.iter().map(|port| port_json(port, last, true)).collect::<Vec<_>>(),
+        "discarded": discarded(last),
+        "books": books,
+        "balance": books.balance(),
+        "frames": {
+            "total": ends.iter().map(|end| end.census.total()).sum::<u32>(),
+            "home": ends.iter().map(|end| end.census.free).sum::<u32>(),
+        },
+        "turns": last.turns,
+    })
+}
+
+fn discarded(snapshot: &Snapshot) -> Map<String, Value> {
+    snapshot.discarded().map(|(reason, count)| (reason.name().to_owned(), json!(count))).collect()
+}
+
+fn port_json(port: &Port, snapshot: &Snapshot, counters: bool) -> Value {
+    let queues = snapshot.queues.iter().filter(|queue| queue.port == port.id());
+    let queue_json = |queue: &crate::stats::QueueSnapshot| {
+        let mut object = json!({ "queue": queue.caps.queue, "copying": queue.caps.copying.name(), "mode": queue.caps.mode });
+        if counters && let Some(object) = object.as_object_mut() {
+            let numbers = QueueCounters::NAMES.iter().zip(queue.counters.to_array());
+            object.extend(numbers.map(|(name, number)| ((*name).to_owned(), json!(number))));
+        }
+        object
+    };
+    let driver = queues.clone().next().map_or("", |queue| queue.caps.driver);
+    let mut object = json!({
+        "port": port.id().0,
+        "spec": port.spec().to_string(),
+        "driver": driver,
+        "device": port.spec().device,
+        "choice": port.choice(),
+        "queues": queues.map(queue_json).collect::<Vec<_>>(),
+    });
+    if counters
+        && let Some(verdicts) = port.verdicts()
+        && let Some(object) = object.as_object_mut()
+    {
+        let words = json!({
+            "redirected": verdicts.redirected, "no_socket": verdicts.no_socket,
+            "not_ours": verdicts.not_ours, "malformed": verdicts.malformed,
+        });
+        object.insert("xdp".to_owned(), words);
+    }
+    object
+}
+
+/// The same as text: what was opened.
+#[must_use]
+pub fn ready_text(mode: &str, ports: &[Port], workers: &[WorkerFacts], now: &Snapshot) -> String {
+    let mut text = String::new();
+    let plural = if workers.len() == 1 { "worker" } else { "workers" };
+    let _ = writeln!(text, "ringway forward: {mode}, {} {plural}", workers.len());
+    for port in ports {
+        for (i, queue) in now.queues.iter().filter(|queue| queue.port == port.id()).enumerate() {
+            let name = if i == 0 { format!("port {}  {}", port.id().0, port.spec()) } else { String::new() };
+            let caps = &queue.caps;
+            let _ = writeln!(
+                text,
+                "  {name:<34} queue {:<3} {:<9} {}",
+                caps.queue,
+                caps.copying.name(),
+                caps.mode
+            );
+        }
+        if let Some(choice) = port.choice() {
+            let _ = writeln!(text, "          {choice}");
+        }
+    }
+    for worker in workers {
+        let cpu = worker.cpu.map_or_else(|| "any CPU".to_owned(), |cpu| format!("CPU {cpu}"));
+        let _ = writeln!(
+            text,
+            "  worker {}: {cpu}, {} frames of {} bytes in {}",
+            worker.worker, worker.frames, worker.frame_size, worker.backing
+        );
+    }
+    text
+}
+
+/// One line a second.
+#[must_use]
+pub fn interval_text(at: Duration, rates: Rates, before: &Snapshot, now: &Snapshot) -> String {
+    let missed =
+        |snapshot: &Snapshot| snapshot.queues.iter().map(|queue| queue.counters.receive_missed).sum::<u64>();
+    let lost = |snapshot: &Snapshot| snapshot.books().discarded + snapshot.books().unsendable;
+    format!(
+        "{:>5.0} s   in {:>7.3} Mpps   out {:>7.3} Mpps  {:>7.3} Gb/s   discarded {:>7}   missed {:>7}",
+        at.as_secs_f64(),
+        rates.received_mpps,
+        rates.transmitted_mpps,
+        rates.transmitted_gbps,
+        lost(now).saturating_sub(lost(before)),
+        missed(now).saturating_sub(missed(before)),
+    )
+}
+
+/// The whole session: a line a port, the reasons, the books.
+#[must_use]
+pub fn end_text(time: Duration, ports: &[Port], last: &Snapshot) -> String {
+    let mut text = String::new();
+    let average = Rates::between(&Snapshot::default(), last, time);
+    let _ = writeln!(
+        text,
+        "\n{:.1} s, {:.3} Mpps, {:.3} Gb/s on average",
+        time.as_secs_f64(),
+        average.transmitted_mpps,
+        average.transmitted_gbps
+    );
+    let _ = writeln!(
+        text,
+        "  {:<34} {:>12} {:>12} {:>10} {:>10} {:>10}",
+        "port", "received", "transmitted", "missed", "dropped", "unsendable"
+    );
+    for port in ports {
+        let sum = port_sum(last, port.id());
+        let _ = writeln!(
+            text,
+            "  {:<34} {:>12} {:>12} {:>10} {:>10} {:>10}",
+            port.spec().to_string(),
+            sum.received.packets,
+            sum.transmitted.packets,
+            sum.receive_missed,
+            sum.transmit_dropped,
+            sum.unsendable
+        );
+        if let Some(verdicts) = port.verdicts().filter(|verdicts| verdicts.no_socket > 0) {
+            let _ = writeln!(
+                text,
+                "    {} frames came in by queues without a socket and went to the kernel",
+                verdicts.no_socket
+            );
+        }
+    }
+    for (reason, count) in last.discarded() {
+        let _ = writeln!(text, "  discarded {count:>12}  {}: {}", reason.name(), reason.advice());
+    }
+    let _ = writeln!(text, "  books: {}", last.books());
+    text
+}
+
+/// All queues of a port added up.
+#[must_use]
+pub fn port_sum(snapshot: &Snapshot, port: PortId) -> QueueCounters {
+    let queues = snapshot.queues.iter().filter(|queue| queue.port == port);
+    let sum = queues.fold([0; QueueCounters::FIELDS], |mut sum, queue| {
+        for (sum, number) in sum.iter_mut().zip(queue.counters.to_array()) {
+            *sum += number;
+        }
+        sum
+    });
+    QueueCounters::from_array(sum)
+}
+
+/// The books of a session and whether every frame came home: what the exit code says.
+#[must_use]
+pub fn in_order(books: Books, ends: &[WorkerEnd]) -> bool {
+    books.balance() && ends.iter().all(|end| end.census.free == end.census.total())
+}

@@ -1,0 +1,344 @@
+//! Workers on their threads, from the first queue to the books.
+//!
+//! ```text
+//!   ports ─► share out queues ─► one thread a worker: pin, map an arena, open queues ─► all ready ─► run
+//!                                                                                         │
+//!   books ◄── close queues ◄── sent frames home ◄── stop: signal, time, fault, end ◄───────┘
+//! ```
+
+use crate::app::{App, PortId};
+use crate::ports::{AnyQueue, Port, umem};
+use crate::run::{Ended, Idle, run};
+use crate::stats::{Board, Snapshot};
+use crate::worker::{Member, Worker};
+use drivers::OpenError;
+use ringbuf::{Arena, ArenaError, ArenaPlan, Backing, Census, Pool};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+/// How the workers are to run.
+#[derive(Clone, Debug, Default)]
+pub struct SessionPlan {
+    /// The CPU of each worker; empty for one worker wherever the kernel puts it.
+    pub cpus: Vec<usize>,
+    /// Frames of each worker's arena; as many as its queues may hold, when `None`.
+    pub frames: Option<u32>,
+    /// What a worker does when there is nothing to do.
+    pub idle: Idle,
+    /// When to stop by itself.
+    pub duration: Option<Duration>,
+}
+
+/// Why there was no session.
+#[derive(Debug)]
+pub enum SessionError {
+    /// No such CPU, or we may not run there.
+    Cpu {
+        /// The one that was asked for.
+        cpu: usize,
+        /// Those that there are.
+        available: Vec<usize>,
+    },
+    /// A port has fewer queues than there are workers.
+    TooFewQueues {
+        /// Which port.
+        port: String,
+        /// Its queues.
+        queues: usize,
+        /// The workers.
+        workers: usize,
+    },
+    /// The arena could not be mapped.
+    Arena(ArenaError),
+    /// A queue could not be opened.
+    Queue(OpenError),
+    /// A worker's thread could not be started, or died.
+    Thread(String),
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu { cpu, available } => {
+                write!(f, "there is no CPU {cpu} to run on; this process may use {available:?}")
+            }
+            Self::TooFewQueues { port, queues, workers } => write!(
+                f,
+                "{port} has {queues} queue(s) for {workers} workers, and a worker needs one at each port\n  \
+                 name fewer CPUs, or give the interface more queues: ethtool -L DEVICE combined {workers}"
+            ),
+            Self::Arena(error) => error.fmt(f),
+            Self::Queue(error) => error.fmt(f),
+            Self::Thread(what) => write!(f, "a worker's thread: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for SessionError {}
+
+/// What is known of a worker once its queues are open.
+#[derive(Clone, Debug)]
+pub struct WorkerFacts {
+    /// Its number.
+    pub worker: usize,
+    /// Its CPU, when it is pinned.
+    pub cpu: Option<usize>,
+    /// Frames of its arena.
+    pub frames: u32,
+    /// Bytes of each.
+    pub frame_size: u32,
+    /// What the arena's memory is.
+    pub backing: Backing,
+    /// How often the arena is registered with the kernel for AF_XDP.
+    pub registrations: usize,
+    /// Its counters.
+    pub board: Arc<Board>,
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug)]
+pub struct WorkerEnd {
+    /// Its number.
+    pub worker: usize,
+    /// Why.
+    pub ended: Ended,
+    /// Its last numbers.
+    pub last: Snapshot,
+    /// Where its slots were after its queues had closed: all free, or frames were lost.
+    pub census: Census,
+}
+
+enum News {
+    Ready(WorkerFacts),
+    Failed(SessionError),
+    Ended(WorkerEnd),
+}
+
+/// Runs one worker a CPU over the ports until the first of them ends, then the others.
+///
+/// `ready` hears of all workers once every queue is open; `second` is called about once a second until the end.
+/// Both return whether to go on.
+///
+/// # Errors
+/// [`SessionError`] when a queue could not be opened; nothing runs then.
+pub fn session<A>(
+    ports: &[Port],
+    plan: &SessionPlan,
+    stop: &Arc<AtomicBool>,
+    app: impl Fn(usize) -> A + Sync,
+    mut ready: impl FnMut(&[WorkerFacts]) -> bool,
+    mut second: impl FnMut(&[WorkerFacts], Duration) -> bool,
+) -> Result<Vec<WorkerEnd>, SessionError>
+where
+    A: for<'p> App<'p>,
+{
+    let shares = share_out(ports, plan.cpus.len().max(1))?;
+    check_cpus(&plan.cpus)?;
+    let start = Barrier::new(shares.len() + 1);
+    let halt = AtomicBool::new(false);
+    let (news, inbox) = channel();
+    std::thread::scope(|scope| {
+        for (worker, share) in shares.iter().enumerate() {
+            let desk =
+                Desk { worker, ports, share, plan, stop, halt: &halt, start: &start, news: news.clone() };
+            let app = &app;
+            let name = format!("ringway-{worker}");
+            let started =
+                std::thread::Builder::new().name(name).spawn_scoped(scope, move || desk.work(app(worker)));
+            if let Err(error) = started {
+                let _ = news.send(News::Failed(SessionError::Thread(error.to_string())));
+            }
+        }
+        drop(news);
+        let facts = gather_facts(&inbox, shares.len());
+        let go = match &facts {
+            Ok(facts) => ready(facts),
+            Err(_) => false,
+        };
+        if !go {
+            halt.store(true, Ordering::Relaxed);
+        }
+        // Workers that failed wait here too, so that each is released exactly once.
+        start.wait();
+        let facts = facts?;
+        watch(&inbox, &facts, stop, &mut second)
+    })
+}
+
+/// Which queues of which ports each worker owns: queue by queue in turn.
+fn share_out(ports: &[Port], workers: usize) -> Result<Vec<Vec<(usize, u32)>>, SessionError> {
+    let mut shares = vec![Vec::new(); workers];
+    for (index, port) in ports.iter().enumerate() {
+        let queues = port.queues();
+        if queues.len() < workers {
+            let port = port.spec().to_string();
+            return Err(SessionError::TooFewQueues { port, queues: queues.len(), workers });
+        }
+        for (rank, queue) in queues.into_iter().enumerate() {
+            shares[rank % workers].push((index, queue));
+        }
+    }
+    Ok(shares)
+}
+
+fn check_cpus(cpus: &[usize]) -> Result<(), SessionError> {
+    let available: Vec<usize> =
+        core_affinity::get_core_ids().into_iter().flatten().map(|core| core.id).collect();
+    match cpus.iter().find(|cpu| !available.contains(cpu)) {
+        Some(cpu) => Err(SessionError::Cpu { cpu: *cpu, available }),
+        None => Ok(()),
+    }
+}
+
+/// Waits until each worker is ready or has failed; the first failure is the answer.
+fn gather_facts(inbox: &Receiver<News>, workers: usize) -> Result<Vec<WorkerFacts>, SessionError> {
+    let mut facts = Vec::new();
+    let mut failure = None;
+    for _ in 0..workers {
+        match inbox.recv() {
+            Ok(News::Ready(fact)) => facts.push(fact),
+            Ok(News::Failed(error)) => {
+                failure.get_or_insert(error);
+            }
+            Ok(News::Ended(_)) | Err(_) => {
+                failure.get_or_insert_with(|| SessionError::Thread("ended before it began".to_owned()));
+            }
+        }
+    }
+    facts.sort_by_key(|fact| fact.worker);
+    failure.map_or(Ok(facts), Err)
+}
+
+/// Once a second until all workers have ended; the first to end stops the others.
+fn watch(
+    inbox: &Receiver<News>,
+    facts: &[WorkerFacts],
+    stop: &AtomicBool,
+    second: &mut impl FnMut(&[WorkerFacts], Duration) -> bool,
+) -> Result<Vec<WorkerEnd>, SessionError> {
+    let begin = Instant::now();
+    let mut next = Duration::from_secs(1);
+    let mut ends = Vec::new();
+    while ends.len() < facts.len() {
+        match inbox.recv_timeout(next.saturating_sub(begin.elapsed())) {
+            Ok(News::Ended(end)) => {
+                stop.store(true, Ordering::Relaxed);
+                ends.push(end);
+            }
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                if !second(facts, begin.elapsed()) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                next += Duration::from_secs(1);
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(SessionError::Thread("died; its queues are closed".to_owned()));
+            }
+        }
+    }
+    ends.sort_by_key(|end| end.worker);
+    Ok(ends)
+}
+
+/// What one worker's thread is given.
+struct Desk<'s> {
+    worker: usize,
+    ports: &'s [Port],
+    share: &'s [(usize, u32)],
+    plan: &'s SessionPlan,
+    stop: &'s AtomicBool,
+    halt: &'s AtomicBool,
+    start: &'s Barrier,
+    news: Sender<News>,
+}
+
+impl Desk<'_> {
+    fn work<A: for<'p> App<'p>>(self, app: A) {
+        let cpu = self.plan.cpus.get(self.worker).copied();
+        if let Some(cpu) = cpu
+            && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
+        {
+            return self.fail(SessionError::Cpu { cpu, available: Vec::new() });
+        }
+        match Arena::new(&self.arena_plan()) {
+            Ok(arena) => self.work_with(&Pool::new(arena), cpu, app),
+            Err(error) => self.fail(SessionError::Arena(error)),
+        }
+    }
+
+    fn work_with<A: for<'p> App<'p>>(self, pool: &Pool, cpu: Option<usize>, app: A) {
+        let umem = umem(pool);
+        let open = |(index, queue): &(usize, u32)| {
+            let port = &self.ports[*index];
+            Ok(Member { port: port.id(), queue: port.open_queue(&umem, *queue)? })
+        };
+        let members: Result<Vec<Member<AnyQueue<'_>>>, OpenError> = self.share.iter().map(open).collect();
+        let mut worker = match members {
+            Ok(members) => Worker::new(pool, members, app),
+            Err(error) => return self.fail(SessionError::Queue(error)),
+        };
+        let arena = pool.arena();
+        let facts = WorkerFacts {
+            worker: self.worker,
+            cpu,
+            frames: arena.frames(),
+            frame_size: arena.frame_size(),
+            backing: arena.backing(),
+            registrations: umem.registrations(),
+            board: Arc::clone(worker.board()),
+        };
+        drop(umem);
+        let _ = self.news.send(News::Ready(facts));
+        self.start.wait();
+        if self.halt.load(Ordering::Relaxed) {
+            return;
+        }
+        let ended = run(&mut worker, self.plan.idle, self.plan.duration, self.stop);
+        let last = worker.board().snapshot();
+        drop(worker);
+        pool.collect();
+        let end = WorkerEnd { worker: self.worker, ended, last, census: pool.census() };
+        let _ = self.news.send(News::Ended(end));
+    }
+
+    fn fail(self, error: SessionError) {
+        let _ = self.news.send(News::Failed(error));
+        self.start.wait();
+    }
+
+    /// As many frames as its queues may hold, and some bursts to work with.
+    fn arena_plan(&self) -> ArenaPlan {
+        let ports = self.share.iter().map(|(index, _)| &self.ports[*index]);
+        let held: u32 = ports.clone().map(Port::frames_per_queue).sum();
+        // 256 bytes of each slot are headroom. Larger slots mean fewer pieces for long frames.
+        let long = ports.map(Port::frame_bytes).max().unwrap_or(0) > 2048 - 256;
+        ArenaPlan {
+            frames: self.plan.frames.unwrap_or(held + 256),
+            frame_size: if long { 4096 } else { 2048 },
+            ..ArenaPlan::default()
+        }
+    }
+}
+
+/// The ports of a set of snapshots added up, worker by worker.
+#[must_use]
+pub fn total(facts: &[WorkerFacts]) -> Snapshot {
+    let mut sum = Snapshot::default();
+    for fact in facts {
+        sum.add(fact.board.snapshot());
+    }
+    sum
+}
+
+/// The port that a worker's end blames, if it blames one.
+#[must_use]
+pub fn blamed(ends: &[WorkerEnd]) -> Option<(PortId, String)> {
+    ends.iter().find_map(|end| match &end.ended {
+        Ended::Faulted(port, fault) => Some((*port, fault.to_string())),
+        _ => None,
+    })
+}
