@@ -124,6 +124,16 @@ fn undone_header(offload: &Offload, bytes: usize, limit: usize) -> Result<[u8; V
     Ok(header)
 }
 
+/// The same, asking the kernel to copy the whole packet out of the ring at once.
+///
+/// Otherwise it lends the ring's page to the packet, and a virtual device (veth, bridge, any tap) then has to copy it to a
+/// page of its own (`skb_orphan_frags`, `net/core/skbuff.c`).
+#[inline]
+pub(super) fn contiguous(mut header: [u8; VNET], bytes: usize) -> [u8; VNET] {
+    header[2..4].copy_from_slice(&u16::try_from(bytes).unwrap_or_default().to_ne_bytes());
+    header
+}
+
 /// Whether the kernel is asked to cut the packet.
 pub(super) const fn is_segmented(header: [u8; VNET]) -> bool {
     header[1] != 0
