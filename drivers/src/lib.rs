@@ -20,6 +20,7 @@ pub mod loopback;
 pub mod queue;
 mod random;
 mod rings;
+mod runs;
 pub mod spec;
 pub mod xdp;
 

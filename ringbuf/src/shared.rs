@@ -196,6 +196,12 @@ impl<T: Copy> SharedConsumer<T> {
         Batch { ring: self, filled, read: 0 }
     }
 
+    /// How many slots there are.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.cursor.capacity()
+    }
+
     /// Whether the other side sleeps and wants to be told of room.
     #[inline]
     #[must_use]
