@@ -17,11 +17,13 @@ pub mod checksum;
 pub mod error;
 pub mod link;
 pub mod loopback;
+pub mod pcap;
 pub mod queue;
 mod random;
 mod rings;
 mod runs;
 pub mod spec;
+pub mod wrap;
 pub mod xdp;
 
 pub use error::{Fault, OpenError};
