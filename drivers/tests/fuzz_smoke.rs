@@ -1,5 +1,6 @@
 //! The fuzz targets of `tests/fuzz`, from seeds: the same few thousand inputs in every run.
 
+#[expect(unreachable_pub, reason = "the fuzz targets reach them, in a package of their own")]
 #[path = "../../tests/fuzz/src/bodies.rs"]
 mod bodies;
 

@@ -24,7 +24,7 @@ use std::fmt;
 ///
 /// It can't be cloned:
 ///
-/// ```compile_fail,E0599
+/// ```compile_fail,E0277
 /// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
 /// let frame: ringbuf::Frame<'_> = pool.alloc().unwrap();
 /// let moved = ringbuf::Frame::clone(&frame);

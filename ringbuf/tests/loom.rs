@@ -1,5 +1,9 @@
 //! Every interleaving of a writer and a reader on one ring, as the memory model allows it.
 //!
+//! That it sees bugs was tried out: with either release store, or all acquire loads, of `shared.rs` made relaxed,
+//! both tests fail ("Causality violation: Concurrent read and write accesses"). It needs no bound on interruptions:
+//! all of them take a tenth of a second.
+//!
 //! ```text
 //! RUSTFLAGS='--cfg loom' cargo test -p ringway-ringbuf --release --test loom --target-dir target/loom
 //! ```
@@ -7,17 +11,10 @@
 
 use ringbuf::ring_pair;
 
-/// Three interruptions of a thread reach every pair of accesses here; without a bound it takes hours.
-fn check(body: impl Fn() + Sync + Send + 'static) {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
-    model.check(body);
-}
-
 /// A ring of two slots that wraps at 2^32: entries come out once, in order, written before they are read.
 #[test]
 fn entries_are_written_before_they_are_read() {
-    check(|| {
+    loom::model(|| {
         let (mut writer, mut reader) = ring_pair::<u32>(u32::MAX, 2);
         let sender = loom::thread::spawn(move || {
             let mut next = 1;
@@ -52,7 +49,7 @@ fn entries_are_written_before_they_are_read() {
 /// One slot, used again: the writer overwrites only what has been read.
 #[test]
 fn slots_are_read_before_they_are_written_again() {
-    check(|| {
+    loom::model(|| {
         let (mut writer, mut reader) = ring_pair::<u32>(u32::MAX, 1);
         let sender = loom::thread::spawn(move || {
             let mut sent = 0;

@@ -1,4 +1,11 @@
 //! Pool, ledger, frames, parcels, pages and bursts against models.
+//!
+//! Under valgrind, with fewer cases and rounds (about a second each), and likewise `rings` and the tests of `drivers`:
+//!
+//! ```text
+//! cargo test -p ringway-ringbuf --test memory --no-run    # names the executable
+//! PROPTEST_CASES=8 valgrind --error-exitcode=1 EXECUTABLE
+//! ```
 #![cfg(not(loom))]
 
 use proptest::prelude::*;

@@ -52,7 +52,7 @@ pub fn shared_ring_peer(bytes: &[u8]) {
         words: [start.into(), start.into(), 0.into()],
         slots: std::array::from_fn(|_| FENCE.into()),
     });
-    if side % 2 == 0 {
+    if side.is_multiple_of(2) {
         // SAFETY: the parts lie in `memory`, which the keeper holds; this is its only end; any u64 is a u64.
         let mut ring = unsafe { SharedProducer::new(memory.parts()) };
         let mut tail = start;
@@ -105,8 +105,8 @@ pub fn ledger_device(bytes: &[u8]) {
         let mut parcels: Vec<Parcel> = Vec::new();
         let mut arrived = Burst::new();
         while let Some(what) = numbers.byte() {
-            let number = numbers.word().unwrap_or(u32::from(what));
-            let slot = Slot(if number % 3 == 0 { number } else { number % FRAMES });
+            let number = numbers.word().unwrap_or_else(|| u32::from(what));
+            let slot = Slot(if number.is_multiple_of(3) { number } else { number % FRAMES });
             let loan = if what & 0x80 == 0 { loan } else { other };
             match what % 12 {
                 0 => drop(pool.lend(loan)),
@@ -144,7 +144,7 @@ pub fn ledger_device(bytes: &[u8]) {
                 _ => {
                     let mut burst = Burst::new();
                     for mut frame in frames.drain(frames.len().saturating_sub(7)..) {
-                        frame.set_continues(number % 5 == 0 && burst.len() % 2 == 0);
+                        frame.set_continues(number.is_multiple_of(5) && burst.len().is_multiple_of(2));
                         let _ = frame.extend(&number.to_le_bytes());
                         assert!(burst.push(frame).is_ok());
                     }
