@@ -12,12 +12,48 @@ use std::fmt;
 ///   slot:  | headroom … | bytes: head .. head + len | … tailroom |
 /// ```
 ///
-/// It can't be cloned, sent to another thread, or outlive its pool:
+/// It goes where its thread goes, as long as its pool is there:
 ///
-/// ```compile_fail
+/// ```
+/// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
+/// let frame = pool.alloc().unwrap();
+/// let moved = frame;
+/// drop(moved);
+/// drop(pool);
+/// ```
+///
+/// It can't be cloned:
+///
+/// ```compile_fail,E0277
+/// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
+/// let frame: ringbuf::Frame<'_> = pool.alloc().unwrap();
+/// let moved = ringbuf::Frame::clone(&frame);
+/// ```
+///
+/// nor sent to another thread:
+///
+/// ```compile_fail,E0277
 /// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
 /// let frame = pool.alloc().unwrap();
 /// std::thread::scope(|scope| scope.spawn(move || drop(frame)));
+/// ```
+///
+/// nor used once it has been given away:
+///
+/// ```compile_fail,E0382
+/// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
+/// let frame = pool.alloc().unwrap();
+/// let parcel = pool.park(frame);
+/// drop(frame);
+/// ```
+///
+/// nor outlive its pool, and with it the arena:
+///
+/// ```compile_fail,E0505
+/// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
+/// let frame = pool.alloc().unwrap();
+/// drop(pool);
+/// drop(frame);
 /// ```
 ///
 /// Invariant **bounds**: `slot` is the pool's and ours by the ledger, and `head + len <= frame_size`.
