@@ -93,7 +93,8 @@ fn files_are_short_enough_to_read() {
         .into_iter()
         .map(|(path, text)| (path, text.lines().count()))
         .filter(|(path, lines)| {
-            let example = path.starts_with("examples/") && !path.ends_with("lib.rs");
+            // examples/NN-name.rs; their tests are as long as any.
+            let example = path.starts_with("examples/") && path.matches('/').count() == 1;
             *lines > if example { 80 } else { 700 }
         })
         .map(|(path, lines)| format!("{path}: {lines} lines"))
