@@ -64,6 +64,9 @@ impl<'p> Inbound<'p> {
     ) -> Result<usize, Fault> {
         let capacity = self.ring.capacity();
         let mut batch = self.ring.peek(room(burst));
+        if batch.remaining() == 0 {
+            return self.ring.lie().map_or(Ok(0), |lie| Err(lie.into()));
+        }
         let mut received = 0;
         let mut outcome = Ok(());
         if !self.endless {
@@ -130,10 +133,9 @@ fn receive_plain<'p>(
     note: &mut impl FnMut(&mut Frame<'p>, u32),
 ) -> usize {
     let gate = pool.gate(loan);
-    let (first, second) = batch.entries();
-    let (mut received, mut bytes) = (0, 0);
-    for part in [first, second] {
-        let taken = burst.fill_from(part, |entry| {
+    let mut bytes = 0;
+    let mut take = |burst: &mut Burst<'p>, part: &[Descriptor]| {
+        burst.fill_from(part, |entry| {
             // Options, and what the ledger refuses, are left in the batch for the careful half.
             if entry.options != 0 {
                 return None;
@@ -142,11 +144,12 @@ fn receive_plain<'p>(
             bytes += u64::from(entry.len);
             note(&mut frame, 0);
             Some(frame)
-        });
-        received += taken;
-        if taken < part.len() {
-            break;
-        }
+        })
+    };
+    let (first, second) = batch.entries();
+    let mut received = take(burst, first);
+    if received == first.len() && !second.is_empty() {
+        received += take(burst, second);
     }
     batch.advance(u32::try_from(received).unwrap_or(0));
     tally.packets += received as u64;
@@ -345,11 +348,9 @@ fn transmit_plain<'p>(
     limits: Limits,
 ) {
     let gate = pool.gate(loan);
-    let (first, second) = grant.slots();
-    let (mut sent, mut bytes) = (0, 0);
-    for part in [first, second] {
-        let room = part.len();
-        let put = burst.turn_into(part, |frame| {
+    let mut bytes = 0;
+    let mut put = |burst: &mut Burst<'p>, part: &mut [Descriptor]| {
+        burst.turn_into(part, |frame| {
             let len = u32::from(frame.len());
             // Zero wraps to the largest number: one comparison finds both ends.
             if len.wrapping_sub(1) >= limits.bytes || frame.head() < limits.headroom {
@@ -358,11 +359,13 @@ fn transmit_plain<'p>(
             let offset = gate.depart(frame)?;
             bytes += u64::from(len);
             Ok(Descriptor { offset, len, options: 0 })
-        });
-        sent += put;
-        if put < room {
-            break;
-        }
+        })
+    };
+    let (first, second) = grant.slots();
+    let room = first.len();
+    let mut sent = put(burst, first);
+    if sent == room && !second.is_empty() {
+        sent += put(burst, second);
     }
     grant.advance(u32::try_from(sent).unwrap_or(0));
     tally.packets += sent as u64;

@@ -347,12 +347,11 @@ impl<'p> Gate<'p> {
     /// The frame itself, when it belongs to another pool or is not plain.
     #[inline]
     pub fn depart(&self, frame: Frame<'p>) -> Result<u64, Frame<'p>> {
-        // A plain frame's tag is its slot; and each frame's slot has an entry.
-        let holder = self.holders.get(frame.tag() as usize);
-        let Some(holder) = holder.filter(|_| core::ptr::eq(frame.pool(), self.pool) && frame.is_plain())
-        else {
+        if !core::ptr::eq(frame.pool(), self.pool) {
             return Err(frame);
-        };
+        }
+        // A plain frame's tag is its slot. With a flag on top it is larger than any slot, and has no entry.
+        let Some(holder) = self.holders.get(frame.tag() as usize) else { return Err(frame) };
         debug_assert_eq!(holder.get(), THREAD, "a frame is its thread's");
         holder.set(self.loan);
         let head = u64::from(frame.head());
