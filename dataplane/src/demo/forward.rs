@@ -103,8 +103,7 @@ fn tcp(lab: &Lab, time: Duration, stop: &AtomicBool) -> Outcome<Sockets> {
     let transfer = tcp_for(lab, Side::Left, time, 0x52_57, stop)?;
     Ok(Sockets {
         unit: "bytes",
-        // The stream is whole or the transfer has failed: what was sent is what arrived.
-        sent: transfer.bytes,
+        sent: transfer.sent_bytes,
         arrived: transfer.bytes,
         time: transfer.took,
         hash_ok: transfer.intact() && transfer.bytes > 0,

@@ -84,6 +84,8 @@ fn mixed(state: u64, word: u64) -> u64 {
 /// What a TCP transfer came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
+    /// Bytes that were sent.
+    pub sent_bytes: u64,
     /// Bytes that arrived.
     pub bytes: u64,
     /// Hash of what was sent.
@@ -135,19 +137,20 @@ fn transfer(lab: &Lab, from: Side, amount: Amount, seed: u64, end: End<'_>) -> O
     let begin = Instant::now();
     std::thread::scope(|scope| {
         let receiver = scope.spawn(move || receive_all(&listener, end));
-        let sent = lab.host(from).run(|| -> Outcome<u64> {
+        let sent = lab.host(from).run(|| -> Outcome<(u64, u64)> {
             let stream =
                 TcpStream::connect_timeout(&address, end.left()).map_err(|e| format!("connecting: {e}"))?;
             send_all(stream, amount, seed, end)
         });
         let received = receiver.join().map_err(|_| "the receiver panicked")?;
-        let sent = sent?.map_err(|error| format!("tcp from {}: {error}", from.name()))?;
+        let (sent_bytes, sent) = sent?.map_err(|error| format!("tcp from {}: {error}", from.name()))?;
         let (arrived, received) = received.map_err(|error| format!("tcp to {}: {error}", to.name()))?;
-        Ok(Transfer { bytes: arrived, sent, received, took: begin.elapsed() })
+        Ok(Transfer { sent_bytes, bytes: arrived, sent, received, took: begin.elapsed() })
     })
 }
 
-fn send_all(mut stream: TcpStream, amount: Amount, seed: u64, end: End<'_>) -> Outcome<u64> {
+/// Returns how many bytes, and their hash.
+fn send_all(mut stream: TcpStream, amount: Amount, seed: u64, end: End<'_>) -> Outcome<(u64, u64)> {
     let (mut content, mut hash, mut buffer) = (Content::new(seed), Hash::default(), vec![0; 64 * 1024]);
     let mut rest = amount.bytes;
     stream.set_write_timeout(Some(LOOK_EVERY))?;
@@ -171,7 +174,7 @@ fn send_all(mut stream: TcpStream, amount: Amount, seed: u64, end: End<'_>) -> O
     stream.set_read_timeout(Some(LOOK_EVERY))?;
     loop {
         match stream.read(&mut [0; 1]) {
-            Ok(_) => return Ok(hash.value()),
+            Ok(_) => return Ok((amount.bytes - rest, hash.value())),
             Err(error) if waits(&error) => {
                 end.check().map_err(|why| format!("all bytes were sent, but not acknowledged: {why}"))?;
             }
@@ -182,6 +185,7 @@ fn send_all(mut stream: TcpStream, amount: Amount, seed: u64, end: End<'_>) -> O
     }
 }
 
+/// Returns how many bytes, and their hash.
 fn receive_all(listener: &TcpListener, end: End<'_>) -> Outcome<(u64, u64)> {
     listener.set_nonblocking(true)?;
     let mut stream = loop {
