@@ -4,7 +4,7 @@
 
 use super::{Lab, Outcome, Side};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -109,8 +109,23 @@ impl Transfer {
 /// # Errors
 /// When no connection comes about, it breaks, or the deadline passes; the sentence says how far it came.
 pub fn tcp(lab: &Lab, from: Side, bytes: u64, seed: u64, deadline: Duration) -> Outcome<Transfer> {
+    tcp_to(lab, from, from.other().ipv4().into(), bytes, seed, deadline)
+}
+
+/// As [`tcp`], to an address of the other host's, IPv4 or IPv6.
+///
+/// # Errors
+/// As [`tcp`].
+pub fn tcp_to(
+    lab: &Lab,
+    from: Side,
+    address: IpAddr,
+    bytes: u64,
+    seed: u64,
+    deadline: Duration,
+) -> Outcome<Transfer> {
     let end = End { at: Instant::now() + deadline, stop: None };
-    transfer(lab, from, Amount { bytes, until: None }, seed, end)
+    transfer(lab, from, address, Amount { bytes, until: None }, seed, end)
 }
 
 /// Sends seeded content over one TCP connection for `time`, then ends it and waits until all has arrived.
@@ -120,7 +135,8 @@ pub fn tcp(lab: &Lab, from: Side, bytes: u64, seed: u64, deadline: Duration) -> 
 pub fn tcp_for(lab: &Lab, from: Side, time: Duration, seed: u64, stop: &AtomicBool) -> Outcome<Transfer> {
     let now = Instant::now();
     let end = End { at: now + time + Duration::from_secs(5), stop: Some(stop) };
-    transfer(lab, from, Amount { bytes: u64::MAX, until: Some(now + time) }, seed, end)
+    let amount = Amount { bytes: u64::MAX, until: Some(now + time) };
+    transfer(lab, from, from.other().ipv4().into(), amount, seed, end)
 }
 
 /// How much to send: so many bytes, or as many as there is time for.
@@ -130,9 +146,16 @@ struct Amount {
     until: Option<Instant>,
 }
 
-fn transfer(lab: &Lab, from: Side, amount: Amount, seed: u64, end: End<'_>) -> Outcome<Transfer> {
+fn transfer(
+    lab: &Lab,
+    from: Side,
+    address: IpAddr,
+    amount: Amount,
+    seed: u64,
+    end: End<'_>,
+) -> Outcome<Transfer> {
     let to = from.other();
-    let listener = lab.host(to).run(|| TcpListener::bind((to.ipv4(), 0)))??;
+    let listener = lab.host(to).run(|| TcpListener::bind((address, 0)))??;
     let address = listener.local_addr()?;
     let begin = Instant::now();
     std::thread::scope(|scope| {
