@@ -7,13 +7,12 @@
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
 
-pub mod counters;
 pub mod needs;
 mod process;
 pub mod source;
 mod testlab;
-pub mod traffic;
 
+pub use dataplane::lab::{counters, traffic};
 pub use process::{Ended, Ringway};
 pub use testlab::TestLab;
 
