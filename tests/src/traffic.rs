@@ -5,7 +5,7 @@
 use crate::Outcome;
 use dataplane::lab::{Lab, Side};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -84,9 +84,24 @@ impl Transfer {
 /// # Errors
 /// When no connection comes about, it breaks, or the deadline passes; the sentence says how far it came.
 pub fn tcp(lab: &Lab, from: Side, bytes: u64, seed: u64, deadline: Duration) -> Outcome<Transfer> {
+    tcp_to(lab, from, from.other().ipv4().into(), bytes, seed, deadline)
+}
+
+/// As [`tcp`], to an address of the other host's, IPv4 or IPv6.
+///
+/// # Errors
+/// As [`tcp`].
+pub fn tcp_to(
+    lab: &Lab,
+    from: Side,
+    address: IpAddr,
+    bytes: u64,
+    seed: u64,
+    deadline: Duration,
+) -> Outcome<Transfer> {
     let to = from.other();
     let end = Instant::now() + deadline;
-    let listener = lab.host(to).run(|| TcpListener::bind((to.ipv4(), 0)))??;
+    let listener = lab.host(to).run(|| TcpListener::bind((address, 0)))??;
     let address = listener.local_addr()?;
     let begin = Instant::now();
     std::thread::scope(|scope| {
