@@ -31,7 +31,7 @@ needs_of() {
         echo 'command:curl curl'
         ;;
     bench)
-        echo 'command:dpdk-testpmd dpdk'
+        echo 'command:dpdk-testpmd dpdk-dev'
         # drivers are plugins that dpdk only recommends
         echo 'library:librte_net_af_xdp.so librte-meta-net'
         echo 'library:librte_mempool_ring.so librte-meta-mempool'

@@ -17,6 +17,7 @@ pub mod checksum;
 pub mod error;
 pub mod link;
 pub mod loopback;
+pub mod packet;
 pub mod queue;
 mod random;
 mod rings;

@@ -129,6 +129,12 @@ impl<'p> XdpQueue<'p> {
         &self.port
     }
 
+    /// Buffers that the kernel has sent and given back.
+    #[must_use]
+    pub const fn completed(&self) -> u64 {
+        self.completed
+    }
+
     fn latch(&self, fault: impl Into<Fault>) {
         // The first fault is the cause of the others.
         let _ = self.fault.set(fault.into());

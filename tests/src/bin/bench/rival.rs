@@ -1,0 +1,207 @@
+//! The forwarders under measurement, and where their work is done.
+
+use super::Outcome;
+use dataplane::lab::Lab;
+use serde::Serialize;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The name of DPDK's forwarder in the table.
+pub(crate) const TESTPMD: &str = "testpmd io, net_af_xdp";
+
+/// Who does the kernel's part of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Arrangement {
+    /// As a veth comes: receiving is done on the sender's CPU.
+    A,
+    /// Threaded NAPI on the forwarder's own CPU.
+    B,
+}
+
+impl Arrangement {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+}
+
+/// A forwarder and how it is started.
+pub(crate) struct Forwarder {
+    name: &'static str,
+    program: Program,
+}
+
+enum Program {
+    Ringway(&'static [&'static str], &'static str),
+    Testpmd,
+}
+
+impl Forwarder {
+    /// Those to be compared in an arrangement, testpmd first.
+    pub(crate) fn all(arrangement: Arrangement) -> Vec<Self> {
+        let mut all = vec![Self { name: TESTPMD, program: Program::Testpmd }];
+        match arrangement {
+            Arrangement::A => {
+                all.push(Self { name: "ringway, spin", program: Program::Ringway(&["--idle", "spin"], "") });
+                all.push(Self { name: "ringway, adaptive", program: Program::Ringway(&[], "") });
+            }
+            Arrangement::B => {
+                all.push(Self { name: "ringway, adaptive", program: Program::Ringway(&[], "") });
+                all.push(Self {
+                    name: "ringway, busy-poll",
+                    program: Program::Ringway(&[], ",busy-poll=20"),
+                });
+            }
+        }
+        all
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.name
+    }
+
+    /// Starts it in the middle of the laboratory, on CPU 0, and waits until it forwards.
+    pub(crate) fn start(&self, lab: &Lab) -> Outcome<Running> {
+        let mut command = lab.middle().command("taskset");
+        command.args(["-c", "0"]);
+        let ready = match &self.program {
+            Program::Ringway(arguments, options) => {
+                let ringway = std::env::current_exe()?.with_file_name("ringway");
+                command.arg(ringway).arg("forward");
+                for port in ["rw-left", "rw-right"] {
+                    command.arg("--port").arg(format!("af-xdp:{port}{options}"));
+                }
+                command.args(["--format", "json"]).args(*arguments);
+                "\"event\":\"ready\""
+            }
+            Program::Testpmd => {
+                // It speaks to a pipe in large pieces otherwise, and its readiness would not be heard.
+                command.args(["stdbuf", "-oL", "dpdk-testpmd"]);
+                command.args(["--no-huge", "--no-shconf", "-m", "512", "--no-pci", "--lcores", "0@0,1@0"]);
+                command.args(["--vdev", "net_af_xdp0,iface=rw-left", "--vdev", "net_af_xdp1,iface=rw-right"]);
+                command.args([
+                    "--",
+                    "--forward-mode=io",
+                    "--nb-cores=1",
+                    "--auto-start",
+                    "--total-num-mbufs=16384",
+                ]);
+                "packets/burst="
+            }
+        };
+        Running::start(command, ready)
+    }
+}
+
+/// A forwarder at work.
+pub(crate) struct Running {
+    child: Child,
+}
+
+impl Running {
+    fn start(mut command: Command, ready: &str) -> Outcome<Self> {
+        let stderr = tempfile()?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr.1);
+        let mut child = command.spawn()?;
+        let stdout = child.stdout.take().ok_or("no standard output")?;
+        let mut reader = BufReader::new(stdout);
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if reader.read_line(&mut line)? == 0 {
+                let status = child.wait()?;
+                return Err(format!("ended before it was ready: {status}; see {}", stderr.0).into());
+            }
+            if line.contains(ready) {
+                break;
+            }
+        }
+        // Somebody must go on reading, or it stops when the pipe is full.
+        std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+        Ok(Self { child })
+    }
+
+    /// CPU seconds of the process so far, user and system.
+    pub(crate) fn cpu(&self) -> Outcome<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks =
+            |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+        Ok((ticks(11) + ticks(12)) / 100.0)
+    }
+
+    /// Ends it as its user would.
+    pub(crate) fn stop(mut self) -> Outcome<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+        let begin = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if begin.elapsed() > Duration::from_secs(5) {
+                self.child.kill()?;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn tempfile() -> Outcome<(String, std::fs::File)> {
+    let path = std::env::temp_dir().join(format!("ringway-bench-{}.log", std::process::id()));
+    Ok((path.display().to_string(), std::fs::OpenOptions::new().create(true).append(true).open(&path)?))
+}
+
+/// Moves the work of receiving at the forwarder's ports into kernel threads, and those to CPU 0.
+pub(crate) fn share_cpu_0(lab: &Lab) -> Outcome<()> {
+    for port in ["rw-left", "rw-right"] {
+        let script = format!("echo 1 > /sys/class/net/{port}/threaded");
+        let status = lab.middle().command("sh").args(["-c", &script]).status()?;
+        if !status.success() {
+            return Err(format!("threaded NAPI could not be switched on at {port}").into());
+        }
+    }
+    let mut found = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
+        if name.starts_with("napi/rw-left") || name.starts_with("napi/rw-right") {
+            let pid = path.file_name().unwrap_or_default().to_owned();
+            let status =
+                Command::new("taskset").args(["-pc", "0"]).arg(pid).stdout(Stdio::null()).status()?;
+            found += usize::from(status.success());
+        }
+    }
+    if found < 2 { Err("the NAPI threads were not found".into()) } else { Ok(()) }
+}
+
+/// Busy time and all time of one CPU, in the kernel's ticks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CpuTime {
+    pub(crate) busy: f64,
+    pub(crate) all: f64,
+}
+
+/// Of CPU 0 and CPU 1.
+pub(crate) fn cpu_times() -> Outcome<Vec<CpuTime>> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let cpus = stat.lines().filter(|line| line.starts_with("cpu0 ") || line.starts_with("cpu1 "));
+    Ok(cpus
+        .map(|line| {
+            let ticks: Vec<f64> =
+                line.split_whitespace().skip(1).filter_map(|tick| tick.parse().ok()).collect();
+            let idle = ticks.get(3).unwrap_or(&0.0) + ticks.get(4).unwrap_or(&0.0);
+            let all: f64 = ticks.iter().take(8).sum();
+            CpuTime { busy: all - idle, all }
+        })
+        .collect())
+}
