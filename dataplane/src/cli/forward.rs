@@ -99,7 +99,9 @@ where
         duration: args.duration,
     };
     let begin = Instant::now();
-    let mut watcher = Watcher { args, mode, ports: &ports, before: Snapshot::default(), at: Duration::ZERO };
+    let queues = vec![None; ports.len()];
+    let mut watcher =
+        Watcher { args, mode, ports: &ports, before: Snapshot::default(), at: Duration::ZERO, queues };
     let watcher = std::cell::RefCell::new(&mut watcher);
     let ends = session(
         &ports,
@@ -133,6 +135,8 @@ struct Watcher<'a> {
     ports: &'a [Port],
     before: Snapshot,
     at: Duration,
+    /// How many queues each port has by now, where that has changed: said once a change.
+    queues: Vec<Option<u32>>,
 }
 
 impl Watcher<'_> {
@@ -152,11 +156,15 @@ impl Watcher<'_> {
             Format::Text => say(&report::interval_text(at, rates, &self.before, &now)),
         };
         (self.before, self.at) = (now, at);
-        for (port, queues) in self.ports.iter().filter_map(|port| Some((port, port.queues_changed()?))) {
-            tracing::warn!(
-                "{} has {queues} queues now: frames on new ones go to the kernel; start again to take them all",
-                port.spec()
-            );
+        for (port, known) in self.ports.iter().zip(&mut self.queues) {
+            let changed = port.queues_changed();
+            if let Some(queues) = changed.filter(|_| changed != *known) {
+                tracing::warn!(
+                    "{} has {queues} queues now: frames on new ones go to the kernel; start again to take them all",
+                    port.spec()
+                );
+            }
+            *known = changed;
         }
         heard
     }
