@@ -18,10 +18,13 @@ pub mod error;
 pub mod link;
 pub mod loopback;
 pub mod packet;
+pub mod pcap;
 pub mod queue;
 mod random;
 mod rings;
+mod runs;
 pub mod spec;
+pub mod wrap;
 pub mod xdp;
 
 pub use error::{Fault, OpenError};

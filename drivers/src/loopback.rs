@@ -45,7 +45,7 @@ pub enum Lie {
     Outside,
     /// A slot that nobody lent to it.
     NotLent,
-    /// The descriptor before, a second time.
+    /// The descriptor before, a second time, as soon as there is one.
     Twice,
     /// More bytes than a slot holds.
     TooLong,
@@ -79,7 +79,7 @@ pub struct Loopback<'p> {
     lost: u64,
     mischief: Option<(Mischief, Random)>,
     /// The descriptor sent last, for [`Lie::Twice`].
-    last: Descriptor,
+    last: Option<Descriptor>,
 }
 
 /// Builds a pair over one pool; `None` when the pool has no loans left.
@@ -93,15 +93,15 @@ pub fn pair<'p>(pool: &'p Pool, plan: &LoopbackPlan) -> Option<(Loopback<'p>, Lo
     let to_right = Rc::new(Wire { pool, loan: pool.open_loan()? });
     let to_left = Rc::new(Wire { pool, loan: pool.open_loan()? });
     let end = |device: &str, ring_out, ring_in, out_wire: &Rc<Wire<'p>>, in_wire: &Rc<Wire<'p>>| Loopback {
-        inbound: Inbound::new(pool, in_wire.loan, ring_in),
+        inbound: Inbound::new(pool, in_wire.loan, ring_in).with_pages(),
         outbound: Outbound::new(pool, out_wire.loan, ring_out, 0),
         out_wire: Rc::clone(out_wire),
         _in_wire: Rc::clone(in_wire),
-        caps: caps(device, pool),
+        caps: caps(device, pool, plan.ring),
         fault: None,
         lost: 0,
         mischief: None,
-        last: Descriptor::default(),
+        last: None,
     };
     Some((
         end("left", left_out, left_in, &to_right, &to_left),
@@ -109,18 +109,18 @@ pub fn pair<'p>(pool: &'p Pool, plan: &LoopbackPlan) -> Option<(Loopback<'p>, Lo
     ))
 }
 
-fn caps(device: &str, pool: &Pool) -> Caps {
-    const FRAMES: u32 = 18;
-    const _: () = assert!(FRAMES as usize == 1 + PACKET_PAGES);
+fn caps(device: &str, pool: &Pool, ring: u32) -> Caps {
+    // Short rings carry short packets: one longer than its ring could never leave.
+    let frames = ring.min(u32::try_from(1 + PACKET_PAGES).unwrap_or(1));
     Caps {
         driver: "loopback",
         device: device.to_owned(),
         queue: 0,
         copying: Copying::InMemory,
         mode: "frames change hands".to_owned(),
-        packet_bytes: FRAMES * u32::from(pool.frame_size()),
+        packet_bytes: frames * u32::from(pool.frame_size()),
         buffer_bytes: u32::from(pool.frame_size()).max(4096),
-        packet_frames: FRAMES,
+        packet_frames: frames,
         checksum: true,
         segmentation: true,
     }
@@ -148,28 +148,42 @@ impl<'p> Loopback<'p> {
     fn transmit_badly(&mut self, burst: &mut Burst<'p>) -> usize {
         let Some((mut mischief, mut random)) = self.mischief else { return 0 };
         let waiting = burst.len();
-        while let Front::Packet(frames) = front(burst, &self.caps, 0) {
-            mischief.lie = match mischief.lie {
-                Some((lie, 0)) => {
-                    self.tell(lie, burst);
-                    None
+        loop {
+            let frames = match front(burst, &self.caps, 0) {
+                Front::Empty => break,
+                // Taken, dropped and counted where that is always done.
+                Front::Unsendable => {
+                    self.send_front(burst);
+                    continue;
                 }
-                later => later.map(|(lie, places)| (lie, places - 1)),
+                Front::Packet(frames) => frames,
             };
+            match mischief.lie {
+                Some((lie, 0)) if self.can_tell(lie, frames) => {
+                    if !self.tell(lie, burst) {
+                        break;
+                    }
+                    mischief.lie = None;
+                    continue;
+                }
+                later => mischief.lie = later.map(|(lie, places)| (lie, places.saturating_sub(1))),
+            }
             let mut next = Burst::new();
             if frames == 1 && random.below(mischief.reorder) && self.swaps(burst) {
                 burst.pop().map(|overtaken| next.push(overtaken));
             }
-            if random.below(mischief.lose) {
+            let gone = if random.below(mischief.lose) {
                 self.lose(burst);
-            } else if self.send_front(burst) == 0 {
-                // No room: what was to be overtaken goes back in front.
-                next.append(burst);
-                core::mem::swap(&mut next, burst);
-                break;
-            }
+                true
+            } else {
+                self.send_front(burst) > 0
+            };
+            // What was overtaken goes back in front.
             next.append(burst);
             core::mem::swap(&mut next, burst);
+            if !gone {
+                break;
+            }
         }
         self.mischief = Some((mischief, random));
         waiting - burst.len()
@@ -183,12 +197,12 @@ impl<'p> Loopback<'p> {
     /// Sends the packet at the front alone; returns its frames, or 0 when the ring is full.
     fn send_front(&mut self, burst: &mut Burst<'p>) -> usize {
         let mut alone = Burst::new();
-        let mut left = burst.packet_frames();
-        while left > 0
-            && let Some(frame) = burst.pop()
-        {
-            left -= 1;
+        while let Some(frame) = burst.pop() {
+            let continues = frame.continues();
             drop(alone.push(frame));
+            if !continues {
+                break;
+            }
         }
         let sent = self.send(&mut alone);
         alone.append(burst);
@@ -196,12 +210,17 @@ impl<'p> Loopback<'p> {
         sent
     }
 
-    #[inline]
     fn send(&mut self, burst: &mut Burst<'p>) -> usize {
-        if let Some(frame) = burst.peek(0) {
-            self.last = Descriptor { offset: frame.offset(), len: u32::from(frame.len()), options: 0 };
+        let first = burst.peek(0).map(|frame| (frame.offset(), u32::from(frame.len())));
+        let unsendable = self.outbound.unsendable;
+        let sent = self.outbound.transmit(burst, &self.caps, |burst| burst.peek(0).map_or(0, options_of));
+        if let Some((offset, len)) = first
+            && sent > 0
+            && self.outbound.unsendable == unsendable
+        {
+            self.last = Some(Descriptor { offset, len, options: 0 });
         }
-        self.outbound.transmit(burst, &self.caps, |burst| burst.peek(0).map_or(0, options_of))
+        sent
     }
 
     /// A lost packet was sent; only the wire knows better.
@@ -214,26 +233,40 @@ impl<'p> Loopback<'p> {
         drop_packet(burst);
     }
 
-    fn tell(&mut self, lie: Lie, burst: &mut Burst<'p>) {
+    /// A lie about the length is told of a packet in one frame, and twice is said only what was said once.
+    fn can_tell(&self, lie: Lie, frames: u32) -> bool {
+        match lie {
+            Lie::Outside | Lie::NotLent => true,
+            Lie::Twice => self.last.is_some(),
+            Lie::TooLong => frames == 1,
+        }
+    }
+
+    /// Puts a false descriptor on the ring; `false` when there is no room for it.
+    fn tell(&mut self, lie: Lie, burst: &mut Burst<'p>) -> bool {
         let Wire { pool, loan } = *self.out_wire;
+        if self.outbound.room() == 0 {
+            return false;
+        }
         let descriptor = match lie {
             Lie::Outside => Descriptor { offset: pool.arena().bytes() as u64, len: 64, options: 0 },
             // The frame is home again before the other end hears of it.
             Lie::NotLent => {
                 Descriptor { offset: pool.alloc().map_or(0, |frame| frame.offset()), len: 64, options: 0 }
             }
-            Lie::Twice => self.last,
+            Lie::Twice => self.last.unwrap_or_default(),
             Lie::TooLong => {
-                let Some(frame) = burst.pop() else { return };
-                let offset = frame.offset();
-                self.outbound.tally.add(frame.len(), frame.continues());
+                let Some(frame) = burst.pop() else { return true };
+                let (offset, len) = (frame.offset(), frame.len());
                 if pool.depart(frame, loan).is_err() {
-                    return;
+                    self.outbound.unsendable += 1;
+                    return true;
                 }
+                self.outbound.tally.add(len, false);
                 Descriptor { offset, len: u32::from(pool.frame_size()) + 1, options: 0 }
             }
         };
-        self.outbound.push_raw(descriptor);
+        self.outbound.push_raw(descriptor)
     }
 }
 

@@ -4,7 +4,8 @@
 
 use crate::error::Fault;
 use crate::queue::{Caps, Tally};
-use ringbuf::{Batch, Burst, Frame, Loan, Packet, Packets, Pool, SharedConsumer, SharedProducer};
+use crate::runs::{Runs, Taken};
+use ringbuf::{Batch, Burst, Frame, Grant, Loan, Packet, Packets, Pool, SharedConsumer, SharedProducer};
 
 /// `struct xdp_desc` (`include/uapi/linux/if_xdp.h`).
 #[repr(C)]
@@ -35,11 +36,20 @@ pub(crate) struct Inbound<'p> {
     ring: SharedConsumer<Descriptor>,
     pub(crate) tally: Tally,
     pub(crate) malformed: u64,
+    /// The front of a packet without end was dropped: so is what still comes of it.
+    endless: bool,
+    /// The other end sends pages of content as they are; they are copied into frames here, as a device's DMA would.
+    pages: bool,
 }
 
 impl<'p> Inbound<'p> {
     pub(crate) fn new(pool: &'p Pool, loan: Loan, ring: SharedConsumer<Descriptor>) -> Self {
-        Self { pool, loan, ring, tally: Tally::default(), malformed: 0 }
+        Self { pool, loan, ring, tally: Tally::default(), malformed: 0, endless: false, pages: false }
+    }
+
+    /// The end of a wire in memory, which carries pages too.
+    pub(crate) fn with_pages(self) -> Self {
+        Self { pages: true, ..self }
     }
 
     /// Appends whole packets while `burst` has room; `note` sees the first frame of each and its options.
@@ -52,11 +62,19 @@ impl<'p> Inbound<'p> {
         burst: &mut Burst<'p>,
         mut note: impl FnMut(&mut Frame<'p>, u32),
     ) -> Result<usize, Fault> {
+        let capacity = self.ring.capacity();
         let mut batch = self.ring.peek(room(burst));
+        if batch.remaining() == 0 {
+            return self.ring.lie().map_or(Ok(0), |lie| Err(lie.into()));
+        }
         let mut received = 0;
         let mut outcome = Ok(());
+        if !self.endless {
+            received = receive_plain(self.pool, self.loan, &mut batch, burst, &mut self.tally, &mut note);
+        }
+        // What is left, if anything, is a packet in several frames, or a lie.
         while let Some(first) = batch.peek(0) {
-            if first.options & CONTINUES == 0 {
+            if first.options & CONTINUES == 0 && !self.endless {
                 batch.advance(1);
                 match arrive(self.pool, self.loan, first) {
                     Ok(mut frame) => {
@@ -71,14 +89,27 @@ impl<'p> Inbound<'p> {
                 }
                 continue;
             }
-            match take_run(self.pool, self.loan, &mut batch, burst, &mut self.tally, &mut note) {
-                Ok(0) => break,
-                Ok(frames) => received += frames,
-                Err(RunError::TooLong) => self.malformed += 1,
-                Err(RunError::Fault(fault)) => {
-                    outcome = Err(fault);
-                    break;
+            let mut runs = Runs { pool: self.pool, loan: self.loan, capacity, pages: self.pages };
+            let taken = if self.endless {
+                runs.skip(&mut batch).map(|ended| self.endless = !ended)
+            } else {
+                match runs.take(&mut batch, burst, &mut self.tally, &mut note) {
+                    Ok(Taken::Frames(frames)) => {
+                        received += frames;
+                        Ok(())
+                    }
+                    Ok(Taken::Later) => break,
+                    Ok(Taken::Dropped { ended }) => {
+                        self.malformed += 1;
+                        self.endless = !ended;
+                        Ok(())
+                    }
+                    Err(fault) => Err(fault),
                 }
+            };
+            if let Err(fault) = taken {
+                outcome = Err(fault);
+                break;
             }
         }
         batch.commit();
@@ -89,68 +120,63 @@ impl<'p> Inbound<'p> {
     }
 }
 
-fn room(burst: &Burst<'_>) -> u32 {
-    u32::try_from(burst.room()).unwrap_or(0)
-}
-
+/// Takes packets of one frame off the front of the batch until something else comes; returns how many.
+///
+/// The hot half of receiving: entries and burst are slices here, so that nothing is computed twice.
 #[inline]
-fn arrive<'p>(pool: &'p Pool, loan: Loan, descriptor: Descriptor) -> Result<Frame<'p>, Fault> {
-    // `xp_get_handle` (`include/net/xsk_buff_pool.h`); with aligned chunks the top bits are zero.
-    let offset = (descriptor.offset & ADDRESS).wrapping_add(descriptor.offset >> ADDRESS_BITS);
-    let (slot, head) = pool.locate(offset)?;
-    let mut frame = pool.arrive(slot, loan, head, descriptor.len)?;
-    if descriptor.options & CONTINUES != 0 {
-        frame.set_continues(true);
-    }
-    Ok(frame)
-}
-
-enum RunError {
-    TooLong,
-    Fault(Fault),
-}
-
-/// Takes the packet in several descriptors at the front of `batch`: 0 when its end is not there yet.
-#[cold]
-fn take_run<'p>(
+fn receive_plain<'p>(
     pool: &'p Pool,
     loan: Loan,
     batch: &mut Batch<'_, Descriptor>,
     burst: &mut Burst<'p>,
     tally: &mut Tally,
     note: &mut impl FnMut(&mut Frame<'p>, u32),
-) -> Result<usize, RunError> {
-    let mut frames = 1;
-    loop {
-        match batch.peek(frames) {
-            Some(descriptor) if descriptor.options & CONTINUES != 0 => frames += 1,
-            Some(_) => break,
-            // The rest may still come, or wait for an emptier burst; but no packet fills a whole burst.
-            None if !burst.is_empty() || (frames as usize) < ringbuf::BURST => return Ok(0),
-            None => {
-                drop_run(pool, loan, batch, frames).map_err(RunError::Fault)?;
-                return Err(RunError::TooLong);
+) -> usize {
+    let gate = pool.gate(loan);
+    let mut bytes = 0;
+    let mut take = |burst: &mut Burst<'p>, part: &[Descriptor]| {
+        burst.fill_from(part, |entry| {
+            // Options, and what the ledger refuses, are left in the batch for the careful half.
+            if entry.options != 0 {
+                return None;
             }
-        }
+            let mut frame = gate.arrive(entry.offset, entry.len).ok()?;
+            bytes += u64::from(entry.len);
+            note(&mut frame, 0);
+            Some(frame)
+        })
+    };
+    let (first, second) = batch.entries();
+    let mut received = take(burst, first);
+    if received == first.len() && !second.is_empty() {
+        received += take(burst, second);
     }
-    for i in 0..=frames {
-        let Some(descriptor) = batch.next() else { break };
-        let mut frame = arrive(pool, loan, descriptor).map_err(RunError::Fault)?;
-        if i == 0 {
-            note(&mut frame, descriptor.options);
-        }
-        tally.add(frame.len(), frame.continues());
-        // There is room: the batch was cut to it.
-        drop(burst.push(frame));
-    }
-    Ok(frames as usize + 1)
+    batch.advance(u32::try_from(received).unwrap_or(0));
+    tally.packets += received as u64;
+    tally.bytes += bytes;
+    received
 }
 
-fn drop_run(pool: &Pool, loan: Loan, batch: &mut Batch<'_, Descriptor>, frames: u32) -> Result<(), Fault> {
-    for descriptor in batch.take(frames as usize) {
-        drop(arrive(pool, loan, descriptor)?);
+/// The offset that a descriptor means (`xp_get_handle`, `include/net/xsk_buff_pool.h`): with unaligned chunks the top
+/// sixteen bits are to be added to the rest.
+#[inline]
+const fn address(offset: u64) -> u64 {
+    if offset <= ADDRESS { offset } else { (offset & ADDRESS) + (offset >> ADDRESS_BITS) }
+}
+
+/// How many more frames fit.
+pub(crate) fn room(burst: &Burst<'_>) -> u32 {
+    u32::try_from(burst.room()).unwrap_or(0)
+}
+
+/// Takes in the frame that a descriptor names.
+#[inline]
+pub(crate) fn arrive<'p>(pool: &'p Pool, loan: Loan, descriptor: Descriptor) -> Result<Frame<'p>, Fault> {
+    let mut frame = pool.arrive_at(address(descriptor.offset), loan, descriptor.len)?;
+    if descriptor.options & CONTINUES != 0 {
+        frame.set_continues(true);
     }
-    Ok(())
+    Ok(frame)
 }
 
 /// The transmit ring.
@@ -185,7 +211,10 @@ impl<'p> Outbound<'p> {
     ) -> usize {
         let waiting = burst.len();
         let mut grant = self.ring.reserve(u32::try_from(waiting).unwrap_or(0));
-        loop {
+        let limits = Limits { headroom: self.headroom, bytes: caps.packet_bytes };
+        transmit_plain(self.pool, self.loan, &mut grant, burst, &mut self.tally, limits);
+        // What is left, if anything, is out of room or out of the ordinary.
+        while !burst.is_empty() {
             let frames = match front(burst, caps, self.headroom) {
                 Front::Empty => break,
                 Front::Unsendable => {
@@ -194,6 +223,12 @@ impl<'p> Outbound<'p> {
                     continue;
                 }
                 Front::Packet(frames) if frames > grant.room() => break,
+                // Looked at as a whole: a packet must not lose a piece on the way.
+                Front::Packet(frames) if frames > 1 && !all_of(self.pool, burst, frames) => {
+                    drop_packet(burst);
+                    self.unsendable += 1;
+                    continue;
+                }
                 Front::Packet(frames) => frames,
             };
             let mut options = prepare(burst);
@@ -232,13 +267,16 @@ impl<'p> Outbound<'p> {
             let empty = unfit(front.head().len().into())
                 || front.head().head() < self.headroom
                 || front.pages().any(|page| unfit(page.len()));
+            let ours = core::ptr::eq(front.head().pool(), self.pool)
+                && front.pages().all(|page| core::ptr::eq(page.pool(), self.pool));
+            let sendable = fits && !empty && ours;
             let mut grant = self.ring.reserve(buffers);
-            if fits && !empty && grant.room() < buffers {
+            if sendable && grant.room() < buffers {
                 break;
             }
             let Some(mut packet) = packets.pop() else { break };
             taken += 1;
-            if !fits || empty || !core::ptr::eq(packet.head().pool(), self.pool) {
+            if !sendable {
                 self.unsendable += 1;
                 continue;
             }
@@ -269,6 +307,11 @@ impl<'p> Outbound<'p> {
         self.ring.unread()
     }
 
+    /// Descriptors that the ring has room for.
+    pub(crate) fn room(&mut self) -> u32 {
+        self.ring.capacity() - self.ring.unread()
+    }
+
     /// Puts a descriptor on the ring as it is: how the in-memory wire lies.
     pub(crate) fn push_raw(&mut self, descriptor: Descriptor) -> bool {
         let mut grant = self.ring.reserve(1);
@@ -286,6 +329,53 @@ impl<'p> Outbound<'p> {
     pub(crate) fn lie(&self) -> Option<Fault> {
         self.ring.lie().map(Fault::from)
     }
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    headroom: u16,
+    bytes: u32,
+}
+
+/// Puts packets of one frame on the ring until something else comes: the hot half of transmitting.
+#[inline]
+fn transmit_plain<'p>(
+    pool: &'p Pool,
+    loan: Loan,
+    grant: &mut Grant<'_, Descriptor>,
+    burst: &mut Burst<'p>,
+    tally: &mut Tally,
+    limits: Limits,
+) {
+    let gate = pool.gate(loan);
+    let mut bytes = 0;
+    let mut put = |burst: &mut Burst<'p>, part: &mut [Descriptor]| {
+        burst.turn_into(part, |frame| {
+            let len = u32::from(frame.len());
+            // Zero wraps to the largest number: one comparison finds both ends.
+            if len.wrapping_sub(1) >= limits.bytes || frame.head() < limits.headroom {
+                return Err(frame);
+            }
+            let offset = gate.depart(frame)?;
+            bytes += u64::from(len);
+            Ok(Descriptor { offset, len, options: 0 })
+        })
+    };
+    let (first, second) = grant.slots();
+    let room = first.len();
+    let mut sent = put(burst, first);
+    if sent == room && !second.is_empty() {
+        sent += put(burst, second);
+    }
+    grant.advance(u32::try_from(sent).unwrap_or(0));
+    tally.packets += sent as u64;
+    tally.bytes += bytes;
+}
+
+/// Whether the frames at the front of `burst` are all of `pool`.
+#[cold]
+fn all_of(pool: &Pool, burst: &Burst<'_>, frames: u32) -> bool {
+    (0..frames as usize).filter_map(|i| burst.peek(i)).all(|frame| core::ptr::eq(frame.pool(), pool))
 }
 
 /// What stands at the front of a burst.
@@ -339,4 +429,77 @@ pub(crate) fn drop_packet(burst: &mut Burst<'_>) -> usize {
         }
     }
     dropped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringbuf::{Arena, ArenaPlan, Stray, ring_pair};
+
+    fn pool() -> Pool {
+        let plan = ArenaPlan { frames: 256, frame_size: 2048, content_bytes: 0, huge_pages: false };
+        Pool::new(Arena::new(&plan).expect("small"))
+    }
+
+    /// Lends slots and puts descriptors of 60 bytes for them on the ring, as many as there are `options`.
+    fn deliver(
+        pool: &Pool,
+        loan: Loan,
+        ring: &mut SharedProducer<Descriptor>,
+        options: impl IntoIterator<Item = u32>,
+    ) {
+        for options in options {
+            let slot = pool.lend(loan).expect("free");
+            let mut grant = ring.reserve(1);
+            grant.push(Descriptor { offset: pool.offset(slot), len: 60, options }).expect("room");
+            grant.commit();
+        }
+    }
+
+    /// A packet that never ends is dropped up to its end and counted once, whether it is longer than a burst or than
+    /// the ring; what comes behind it arrives.
+    #[test]
+    fn packets_without_end_are_dropped_whole() {
+        for (ring, pieces) in [(256, 70), (128, 64), (16, 40)] {
+            let pool = pool();
+            let loan = pool.open_loan().expect("a loan");
+            let (mut device, ours) = ring_pair(u32::MAX - 9, ring);
+            let mut inbound = Inbound::new(&pool, loan, ours);
+            let mut burst = Burst::new();
+            for _ in 0..pieces {
+                if device.unread() == ring {
+                    assert_eq!(inbound.receive(&mut burst, |_, _| ()), Ok(0));
+                }
+                deliver(&pool, loan, &mut device, [CONTINUES]);
+            }
+            for options in [0, 0, CONTINUES, 0] {
+                if device.unread() == ring {
+                    assert_eq!(inbound.receive(&mut burst, |_, _| ()), Ok(0));
+                }
+                deliver(&pool, loan, &mut device, [options]);
+            }
+            while inbound.receive(&mut burst, |_, _| ()).expect("no lie") > 0 || device.unread() > 0 {}
+            let continues: Vec<bool> = burst.drain().map(|frame| frame.continues()).collect();
+            assert_eq!((continues, inbound.malformed), (vec![false, true, false], 1), "ring of {ring}");
+            assert_eq!((inbound.tally.packets, pool.census().free), (2, 256));
+        }
+    }
+
+    /// When a lie stands in the middle of a packet, none of its frames reaches the burst.
+    #[test]
+    fn a_fault_leaves_no_half_packet() {
+        let pool = pool();
+        let loan = pool.open_loan().expect("a loan");
+        let (mut device, ours) = ring_pair(0, 64);
+        let mut inbound = Inbound::new(&pool, loan, ours);
+        deliver(&pool, loan, &mut device, [0, CONTINUES]);
+        let mut grant = device.reserve(1);
+        grant.push(Descriptor { offset: 1 << 40, len: 60, options: 0 }).expect("room");
+        grant.commit();
+        let mut burst = Burst::new();
+        let stray = Stray::Unknown { offset: 1 << 40 };
+        assert_eq!(inbound.receive(&mut burst, |_, _| ()), Err(Fault::Stray(stray)));
+        assert_eq!((burst.len(), inbound.tally), (1, Tally { packets: 1, bytes: 60 }));
+        assert_eq!(pool.census().device, 0);
+    }
 }

@@ -1,50 +1,90 @@
 //! Up to sixty-four frames handled together.
 
-use crate::cursor::Cursor;
 use crate::frame::Frame;
 use core::mem::MaybeUninit;
 use std::fmt;
 
 /// Frames in a full burst.
-pub const BURST: usize = CAPACITY as usize;
-const CAPACITY: u32 = 64;
+pub const BURST: usize = 64;
 
 /// A queue of at most [`BURST`] frames, in the order in which they came.
 ///
 /// A packet in several frames lies in it as a run: all but its last say [`continues`](Frame::continues).
 ///
-/// Invariant **filled**: exactly the slots between the cursor's head and tail hold a frame.
+/// ```text
+///        head          tail
+///   . . . # # # # # # # . . .      # a frame; they lie side by side, so a burst is a slice
+/// ```
+///
+/// Invariant **filled**: `head <= tail <= BURST`, and exactly the places from head to tail hold a frame.
 pub struct Burst<'p> {
     frames: [MaybeUninit<Frame<'p>>; BURST],
-    cursor: Cursor,
+    head: usize,
+    tail: usize,
 }
 
 impl<'p> Burst<'p> {
     /// An empty one.
     #[must_use]
     pub const fn new() -> Self {
-        Self { frames: [const { MaybeUninit::uninit() }; BURST], cursor: Cursor::at(0, CAPACITY) }
+        Self { frames: [const { MaybeUninit::uninit() }; BURST], head: 0, tail: 0 }
     }
 
     /// How many frames it holds.
     #[inline]
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.cursor.filled() as usize
+        self.tail - self.head
     }
 
     /// Whether it holds none.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.cursor.filled() == 0
+        self.tail == self.head
     }
 
     /// How many more fit.
     #[inline]
     #[must_use]
     pub const fn room(&self) -> usize {
-        self.cursor.vacant() as usize
+        BURST - self.len()
+    }
+
+    /// The frames, front first.
+    #[inline]
+    #[must_use]
+    pub fn as_slice(&self) -> &[Frame<'p>] {
+        // SAFETY: *filled*: the places from head to tail lie in the array.
+        let first = unsafe { self.frames.as_ptr().add(self.head) };
+        // SAFETY: *filled*: they hold frames; a `MaybeUninit` is laid out as its content.
+        unsafe { core::slice::from_raw_parts(first.cast(), self.len()) }
+    }
+
+    /// The frames, front first, to be changed in place.
+    #[inline]
+    #[must_use]
+    pub fn as_mut_slice(&mut self) -> &mut [Frame<'p>] {
+        let len = self.len();
+        // SAFETY: as in `as_slice`.
+        let first = unsafe { self.frames.as_mut_ptr().add(self.head) };
+        // SAFETY: as in `as_slice`, and `&mut self` makes the reference unique.
+        unsafe { core::slice::from_raw_parts_mut(first.cast(), len) }
+    }
+
+    /// Moves the frames to the start of the array, so that all room is behind them.
+    #[inline]
+    fn close_up(&mut self) {
+        if self.head > 0 {
+            let len = self.len();
+            let base = self.frames.as_mut_ptr();
+            // SAFETY: *filled*: the place lies in the array.
+            let first = unsafe { base.add(self.head) };
+            // SAFETY: *filled*: `len` frames begin there, and `copy` allows the ranges to overlap. What stays behind
+            // the new tail counts as empty, so each frame has one owner.
+            unsafe { core::ptr::copy(first, base, len) };
+            (self.head, self.tail) = (0, len);
+        }
     }
 
     /// Appends a frame.
@@ -53,56 +93,97 @@ impl<'p> Burst<'p> {
     /// The frame itself, when the burst is full.
     #[inline]
     pub fn push(&mut self, frame: Frame<'p>) -> Result<(), Frame<'p>> {
-        if self.cursor.vacant() == 0 {
-            return Err(frame);
+        if self.tail == BURST {
+            self.close_up();
         }
-        let slot = self.cursor.slot(self.cursor.tail());
-        self.frames[slot % BURST].write(frame);
-        self.cursor.fill(1);
-        Ok(())
+        match self.frames.get_mut(self.tail) {
+            Some(place) => {
+                place.write(frame);
+                self.tail += 1;
+                Ok(())
+            }
+            None => Err(frame),
+        }
+    }
+
+    /// Appends what `turn` makes of each of `items`, until it makes nothing of one, or either side is used up; returns
+    /// how many.
+    #[inline]
+    pub fn fill_from<T>(&mut self, items: &[T], mut turn: impl FnMut(&T) -> Option<Frame<'p>>) -> usize {
+        self.close_up();
+        let mut filled = 0;
+        let Some(places) = self.frames.get_mut(self.tail..) else { return 0 };
+        for (place, item) in places.iter_mut().zip(items) {
+            let Some(frame) = turn(item) else { break };
+            place.write(frame);
+            filled += 1;
+        }
+        // Should `turn` panic, the frames so far are forgotten, not dropped twice.
+        self.tail += filled;
+        filled
     }
 
     /// Takes the frame at the front.
     #[inline]
     pub fn pop(&mut self) -> Option<Frame<'p>> {
-        if self.cursor.filled() == 0 {
+        if self.is_empty() {
             return None;
         }
-        let slot = self.cursor.slot(self.cursor.head());
-        self.cursor.drain(1);
-        // SAFETY: *filled*: the head's slot held a frame, and since the line above it counts as empty, so the frame
+        let place = self.head;
+        self.head += 1;
+        // SAFETY: *filled*: the head's place held a frame, and since the line above it counts as empty, so the frame
         // has one owner.
-        Some(unsafe { self.frames[slot % BURST].assume_init_read() })
+        Some(unsafe { self.frames[place].assume_init_read() })
+    }
+
+    /// Turns frames from the front into what `places` holds, until `turn` gives one back, which stays in front, or
+    /// either side is used up; returns how many.
+    #[inline]
+    pub fn turn_into<T>(
+        &mut self,
+        places: &mut [T],
+        mut turn: impl FnMut(Frame<'p>) -> Result<T, Frame<'p>>,
+    ) -> usize {
+        /// Puts the head where it belongs, also should `turn` panic: a frame that was handed over is not ours any more.
+        struct Head<'b> {
+            home: &'b mut usize,
+            taken: usize,
+        }
+        impl Drop for Head<'_> {
+            fn drop(&mut self) {
+                *self.home += self.taken;
+            }
+        }
+        let filled = self.head..self.tail;
+        let mut head = Head { home: &mut self.head, taken: 0 };
+        let Some(frames) = self.frames.get_mut(filled) else { return 0 };
+        for (frame, place) in frames.iter_mut().zip(places) {
+            head.taken += 1;
+            // SAFETY: *filled*: the place holds a frame, and since the line above it counts as empty.
+            match turn(unsafe { frame.assume_init_read() }) {
+                Ok(value) => *place = value,
+                Err(given_back) => {
+                    frame.write(given_back);
+                    head.taken -= 1;
+                    break;
+                }
+            }
+        }
+        head.taken
     }
 
     /// The frame `ahead` places behind the front.
     #[inline]
     #[must_use]
     pub fn peek(&self, ahead: usize) -> Option<&Frame<'p>> {
-        if ahead >= self.len() {
-            return None;
-        }
-        let slot = self.position(ahead);
-        // SAFETY: *filled*: the position is below the tail.
-        Some(unsafe { self.frames[slot].assume_init_ref() })
+        self.as_slice().get(ahead)
     }
 
     /// The same, to be changed in place.
     #[inline]
     #[must_use]
     pub fn peek_mut(&mut self, ahead: usize) -> Option<&mut Frame<'p>> {
-        if ahead >= self.len() {
-            return None;
-        }
-        let slot = self.position(ahead);
-        // SAFETY: *filled*: the position is below the tail, and `&mut self` makes the reference unique.
-        Some(unsafe { self.frames[slot].assume_init_mut() })
-    }
-
-    /// The slot of the frame `ahead` places behind the front; only for `ahead < len`.
-    #[inline]
-    const fn position(&self, ahead: usize) -> usize {
-        (self.cursor.slot(self.cursor.head()) + ahead) % BURST
+        self.as_mut_slice().get_mut(ahead)
     }
 
     /// Frames of the packet at the front: 0 when there is none, or when its last frame is not here.
@@ -122,16 +203,20 @@ impl<'p> Burst<'p> {
     /// Moves frames from the front of `from` to the back of this one until either end is reached; returns how many.
     #[inline]
     pub fn append(&mut self, from: &mut Self) -> usize {
-        let count = self.cursor.vacant().min(from.cursor.filled());
-        for _ in 0..count {
-            let source = from.cursor.slot(from.cursor.head()) % BURST;
-            let target = self.cursor.slot(self.cursor.tail()) % BURST;
-            from.cursor.drain(1);
-            // A move in two halves: the source slot counts as empty before the target counts as filled.
-            self.frames[target] = core::mem::replace(&mut from.frames[source], MaybeUninit::uninit());
-            self.cursor.fill(1);
+        let count = self.room().min(from.len());
+        if self.tail + count > BURST {
+            self.close_up();
         }
-        count as usize
+        // SAFETY: *filled* of `from`: that many frames begin at its head.
+        let source = unsafe { from.frames.as_ptr().add(from.head) };
+        // SAFETY: there is room for that many behind the tail.
+        let target = unsafe { self.frames.as_mut_ptr().add(self.tail) };
+        // SAFETY: both ranges lie in their arrays, which `&mut` keeps apart. They count as empty there and as filled
+        // here from the next line on, and nothing in between can panic.
+        unsafe { core::ptr::copy_nonoverlapping(source, target, count) };
+        from.head += count;
+        self.tail += count;
+        count
     }
 
     /// Takes the frames one after the other.

@@ -12,12 +12,48 @@ use std::fmt;
 ///   slot:  | headroom … | bytes: head .. head + len | … tailroom |
 /// ```
 ///
-/// It can't be cloned, sent to another thread, or outlive its pool:
+/// It goes where its thread goes, as long as its pool is there:
 ///
-/// ```compile_fail
+/// ```
+/// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
+/// let frame = pool.alloc().unwrap();
+/// let moved = frame;
+/// drop(moved);
+/// drop(pool);
+/// ```
+///
+/// It can't be cloned:
+///
+/// ```compile_fail,E0277
+/// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
+/// let frame: ringbuf::Frame<'_> = pool.alloc().unwrap();
+/// let moved = ringbuf::Frame::clone(&frame);
+/// ```
+///
+/// nor sent to another thread:
+///
+/// ```compile_fail,E0277
 /// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
 /// let frame = pool.alloc().unwrap();
 /// std::thread::scope(|scope| scope.spawn(move || drop(frame)));
+/// ```
+///
+/// nor used once it has been given away:
+///
+/// ```compile_fail,E0382
+/// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
+/// let frame = pool.alloc().unwrap();
+/// let parcel = pool.park(frame);
+/// drop(frame);
+/// ```
+///
+/// nor outlive its pool, and with it the arena:
+///
+/// ```compile_fail,E0505
+/// # let pool = ringbuf::Pool::new(ringbuf::Arena::new(&Default::default()).unwrap());
+/// let frame = pool.alloc().unwrap();
+/// drop(pool);
+/// drop(frame);
 /// ```
 ///
 /// Invariant **bounds**: `slot` is the pool's and ours by the ledger, and `head + len <= frame_size`.
@@ -25,8 +61,29 @@ pub struct Frame<'p> {
     pool: &'p Pool,
     /// The slot in the low 24 bits, [`CONTINUES`] and [`OFFLOAD`] on top.
     tag: u32,
-    head: u16,
-    len: u16,
+    span: Span,
+}
+
+/// Where the bytes lie in the slot. Half a word each, so that a burst is handled by the word.
+#[derive(Clone, Copy)]
+struct Span(u32);
+
+impl Span {
+    #[inline]
+    const fn new(head: u16, len: u16) -> Self {
+        Self(((len as u32) << 16) | head as u32)
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+    const fn head(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline]
+    const fn len(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
 }
 
 // Sixty-four frames are 1 KiB: a burst stays in sixteen cache lines.
@@ -84,7 +141,22 @@ impl<'p> Frame<'p> {
     /// A frame over a slot that the ledger gives to this thread.
     #[inline]
     pub(crate) const fn at(pool: &'p Pool, slot: Slot, head: u16, len: u16) -> Self {
-        Self { pool, tag: slot.0, head, len }
+        Self { pool, tag: slot.0, span: Span::new(head, len) }
+    }
+
+    /// The same from numbers that have been checked together: both are at most 2^15.
+    #[inline]
+    pub(crate) const fn at_checked(pool: &'p Pool, slot: Slot, head: u32, len: u32) -> Self {
+        debug_assert!(head <= 1 << 15 && len <= 1 << 15);
+        Self { pool, tag: slot.0, span: Span((len << 16) | head) }
+    }
+
+    /// Whether it is shorter than `bytes`, which is at most 2^15, in the top bit of the answer: for a loop that asks
+    /// this of a whole burst at once.
+    #[inline]
+    #[must_use]
+    pub const fn shorter_than(&self, bytes: u16) -> u32 {
+        self.span.0.wrapping_sub((bytes as u32) << 16)
     }
 
     /// The pool it goes back to.
@@ -101,11 +173,17 @@ impl<'p> Frame<'p> {
         Slot(self.tag & SLOT)
     }
 
+    /// The slot with the flags on top: the slot itself for a plain frame.
+    #[inline]
+    pub(crate) const fn tag(&self) -> u32 {
+        self.tag
+    }
+
     /// Offset of its first byte in the arena: how a device finds it.
     #[inline]
     #[must_use]
     pub const fn offset(&self) -> u64 {
-        self.pool.offset(self.slot()) + self.head as u64
+        self.pool.offset(self.slot()) + self.head() as u64
     }
 
     /// Length in bytes.
@@ -113,14 +191,14 @@ impl<'p> Frame<'p> {
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "the slice it derefs to has is_empty")]
     pub const fn len(&self) -> u16 {
-        self.len
+        self.span.len()
     }
 
     /// Bytes free in front.
     #[inline]
     #[must_use]
     pub const fn head(&self) -> u16 {
-        self.head
+        self.span.head()
     }
 
     /// Bytes free behind.
@@ -128,7 +206,7 @@ impl<'p> Frame<'p> {
     #[must_use]
     pub const fn tailroom(&self) -> u16 {
         // *bounds* keeps the sum below the frame size.
-        self.pool.frame_size() - self.head - self.len
+        self.pool.frame_size() - self.head() - self.len()
     }
 
     /// Whether the packet goes on in the next frame of the burst.
@@ -136,6 +214,13 @@ impl<'p> Frame<'p> {
     #[must_use]
     pub const fn continues(&self) -> bool {
         self.tag & CONTINUES != 0
+    }
+
+    /// Whether it is a packet by itself with nothing left undone: the common case.
+    #[inline]
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        self.tag <= SLOT
     }
 
     /// Says whether the packet goes on in the next frame of the burst.
@@ -175,7 +260,7 @@ impl<'p> Frame<'p> {
     /// [`NoRoom`] when they do not fit; the frame is as before.
     #[inline]
     pub fn extend(&mut self, bytes: &[u8]) -> Result<(), NoRoom> {
-        let start = usize::from(self.len);
+        let start = usize::from(self.len());
         let added = u16::try_from(bytes.len()).map_err(|_| NoRoom)?;
         self.grow(added)?;
         self[start..].copy_from_slice(bytes);
@@ -191,7 +276,7 @@ impl<'p> Frame<'p> {
         if count > self.tailroom() {
             return Err(NoRoom);
         }
-        self.len += count;
+        self.span = Span::new(self.head(), self.len() + count);
         Ok(())
     }
 
@@ -201,36 +286,33 @@ impl<'p> Frame<'p> {
     /// [`NoRoom`] when the headroom is smaller.
     #[inline]
     pub const fn grow_front(&mut self, count: u16) -> Result<(), NoRoom> {
-        if count > self.head {
+        if count > self.head() {
             return Err(NoRoom);
         }
-        self.head -= count;
-        self.len += count;
+        self.span = Span::new(self.head() - count, self.len() + count);
         Ok(())
     }
 
     /// Cuts it to at most `len` bytes.
     #[inline]
     pub const fn truncate(&mut self, len: u16) {
-        if len < self.len {
-            self.len = len;
+        if len < self.len() {
+            self.span = Span::new(self.head(), len);
         }
     }
 
     /// Cuts `count` bytes off the front, or all when there are fewer.
     #[inline]
     pub const fn trim_front(&mut self, count: u16) {
-        let count = if count < self.len { count } else { self.len };
-        self.head += count;
-        self.len -= count;
+        let count = if count < self.len() { count } else { self.len() };
+        self.span = Span::new(self.head() + count, self.len() - count);
     }
 
     /// Empties it and sets its headroom, as far as the slot reaches.
     #[inline]
     pub const fn restart(&mut self, headroom: u16) {
         let limit = self.pool.frame_size();
-        self.head = if headroom < limit { headroom } else { limit };
-        self.len = 0;
+        self.span = Span::new(if headroom < limit { headroom } else { limit }, 0);
     }
 
     /// Room for `count` bytes that a device reads before the packet (AF_XDP's transmit metadata), as a slice that is
@@ -240,7 +322,7 @@ impl<'p> Frame<'p> {
     /// [`NoRoom`] when the headroom is smaller.
     #[inline]
     pub fn headroom_mut(&mut self, count: u16) -> Result<&mut [u8], NoRoom> {
-        let start = self.head.checked_sub(count).ok_or(NoRoom)?;
+        let start = self.head().checked_sub(count).ok_or(NoRoom)?;
         Ok(self.slice_mut(start, count))
     }
 
@@ -267,16 +349,16 @@ impl Deref for Frame<'_> {
     #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: *bounds*: the offset lies in the slot.
-        let start = unsafe { self.pool.slot_start(self.slot()).add(usize::from(self.head)) };
+        let start = unsafe { self.pool.slot_start(self.slot()).add(usize::from(self.head())) };
         // SAFETY: as in `slice_mut`, for reading.
-        unsafe { core::slice::from_raw_parts(start.as_ptr(), usize::from(self.len)) }
+        unsafe { core::slice::from_raw_parts(start.as_ptr(), usize::from(self.len())) }
     }
 }
 
 impl DerefMut for Frame<'_> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.slice_mut(self.head, self.len)
+        self.slice_mut(self.head(), self.len())
     }
 }
 
@@ -291,8 +373,8 @@ impl fmt::Debug for Frame<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame")
             .field("slot", &self.slot().0)
-            .field("head", &self.head)
-            .field("len", &self.len)
+            .field("head", &self.head())
+            .field("len", &self.len())
             .field("continues", &self.continues())
             .field("offload", &self.offload())
             .finish()

@@ -87,6 +87,21 @@ impl Ledger {
         Ok(())
     }
 
+    /// The entries, by slot.
+    #[inline]
+    pub(crate) fn holders(&self) -> &[Cell<u8>] {
+        &self.holders
+    }
+
+    /// Hands a slot of this thread on: the frame that is given up for it proves that it is.
+    #[inline]
+    pub(crate) fn hand_on(&self, slot: Slot, to: u8) {
+        if let Some(holder) = self.holders.get(slot.0 as usize) {
+            debug_assert_eq!(holder.get(), THREAD, "a frame is its thread's");
+            holder.set(to);
+        }
+    }
+
     /// How many slots `holder` has.
     pub(crate) fn count(&self, holder: u8) -> u32 {
         self.slots_of(holder).fold(0, |count, _| count + 1)

@@ -43,5 +43,5 @@ pub use frame::{Frame, NoRoom, Offload, Segmentation};
 pub use ledger::{Ledger, Loan, Slot, Stray};
 pub use page::{PACKET_PAGES, Packet, Packets, Page};
 pub use parcel::Parcel;
-pub use pool::{Census, HEADROOM, Pool};
+pub use pool::{Census, Gate, HEADROOM, Pool};
 pub use shared::{Batch, Grant, RingParts, SharedConsumer, SharedProducer, ring_pair};

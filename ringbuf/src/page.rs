@@ -117,7 +117,14 @@ impl Pool {
     }
 }
 
-impl Page<'_> {
+impl<'p> Page<'p> {
+    /// The pool whose content it is.
+    #[inline]
+    #[must_use]
+    pub const fn pool(&self) -> &'p Pool {
+        self.pool
+    }
+
     /// Offset of its first byte in the arena: how a device finds it.
     #[inline]
     #[must_use]

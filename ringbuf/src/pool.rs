@@ -44,6 +44,8 @@ pub struct Pool {
     home: Arc<Home>,
     base: NonNull<u8>,
     shift: u32,
+    /// The bits of an offset within its slot.
+    mask: u64,
     /// At most 2^15: an arena has no larger frames.
     frame_size: u16,
     free: Box<[Cell<u32>]>,
@@ -71,6 +73,7 @@ impl Pool {
         Self {
             base: arena.base(),
             shift: arena.shift(),
+            mask: u64::from(arena.frame_size()) - 1,
             frame_size: arena_frame_size(&arena),
             // The lowest slots on top: a short run touches little memory.
             free: (0..frames).rev().map(Cell::new).collect(),
@@ -138,6 +141,23 @@ impl Pool {
         Ok(Frame::at(self, slot, low16(head), low16(len)))
     }
 
+    /// Takes in a slot that a device has filled, by the offset of its first byte.
+    ///
+    /// # Errors
+    /// As [`arrive`](Self::arrive).
+    #[inline]
+    pub fn arrive_at(&self, offset: u64, loan: Loan, len: u32) -> Result<Frame<'_>, Stray> {
+        self.gate(loan).arrive(offset, len)
+    }
+
+    /// Where a burst of frames passes between this thread and one ring of a device.
+    #[inline]
+    #[must_use]
+    pub fn gate(&self, loan: Loan) -> Gate<'_> {
+        let Self { shift, mask, frame_size, .. } = *self;
+        Gate { pool: self, holders: self.ledger.holders(), shift, mask, frame_size, loan: loan.0 }
+    }
+
     /// Lends a frame to a device for sending; the device says when it is done, see [`reclaim`](Self::reclaim).
     ///
     /// # Errors
@@ -148,8 +168,7 @@ impl Pool {
             return Err(frame);
         }
         let slot = frame.into_slot();
-        let handed = self.ledger.hand_over(slot, THREAD, loan.0);
-        debug_assert!(handed.is_ok(), "a frame is its thread's: {handed:?}");
+        self.ledger.hand_on(slot, loan.0);
         Ok(slot)
     }
 
@@ -216,7 +235,7 @@ impl Pool {
         if slot >= self.free.len() as u64 {
             return Err(Stray::Unknown { offset });
         }
-        Ok((Slot(low32(slot)), low32(offset & ((1 << self.shift) - 1))))
+        Ok((Slot(low32(slot)), low32(offset & self.mask)))
     }
 
     /// Wraps a frame for the journey to another worker. Its slot comes home when the parcel is dropped there, and
@@ -230,8 +249,7 @@ impl Pool {
         }
         let (head, len, continues, offload) = (frame.head(), frame.len(), frame.continues(), frame.offload());
         let slot = frame.into_slot();
-        let handed = self.ledger.hand_over(slot, THREAD, ELSEWHERE);
-        debug_assert!(handed.is_ok(), "a frame is its thread's: {handed:?}");
+        self.ledger.hand_on(slot, ELSEWHERE);
         Ok(Parcel::new(Arc::clone(&self.home), slot, head, len, continues, offload))
     }
 
@@ -271,8 +289,7 @@ impl Pool {
     /// A frame's last act.
     #[inline]
     pub(crate) fn put_back(&self, slot: Slot) {
-        let handed = self.ledger.hand_over(slot, THREAD, FREE);
-        debug_assert!(handed.is_ok(), "a frame is its thread's: {handed:?}");
+        self.ledger.hand_on(slot, FREE);
         self.push(slot);
     }
 
@@ -286,6 +303,59 @@ impl Pool {
 
     pub(crate) fn offload_of(&self, slot: Slot) -> &Cell<Offload> {
         &self.offloads[slot.0 as usize]
+    }
+}
+
+/// The pool's numbers and the ledger at hand, for a loop over a burst: a copy, since the compiler cannot know that the
+/// loop's own writes leave the pool's fields alone, and would load each anew for each frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate<'p> {
+    pool: &'p Pool,
+    holders: &'p [Cell<u8>],
+    shift: u32,
+    mask: u64,
+    frame_size: u16,
+    loan: u8,
+}
+
+impl<'p> Gate<'p> {
+    /// As [`Pool::arrive_at`].
+    ///
+    /// # Errors
+    /// As [`Pool::arrive`].
+    #[inline]
+    pub fn arrive(&self, offset: u64, len: u32) -> Result<Frame<'p>, Stray> {
+        let slot = offset >> self.shift;
+        // Where a usize is shorter than the offset, what does not fit is no slot either.
+        let holder = usize::try_from(slot).ok().and_then(|slot| self.holders.get(slot));
+        let Some(holder) = holder else { return Err(Stray::Unknown { offset }) };
+        // There are at most 2^24 slots, of at most 2^15 bytes.
+        let (slot, head) = (Slot(low32(slot)), low32(offset & self.mask));
+        if u64::from(head) + u64::from(len) > u64::from(self.frame_size) {
+            return Err(Stray::OutOfBounds { slot, head, len });
+        }
+        if holder.get() != self.loan {
+            return Err(Stray::NotOnLoan(slot));
+        }
+        holder.set(THREAD);
+        Ok(Frame::at_checked(self.pool, slot, head, len))
+    }
+
+    /// As [`Pool::depart`], for a frame that [is plain](Frame::is_plain); returns the offset of its first byte.
+    ///
+    /// # Errors
+    /// The frame itself, when it belongs to another pool or is not plain.
+    #[inline]
+    pub fn depart(&self, frame: Frame<'p>) -> Result<u64, Frame<'p>> {
+        if !core::ptr::eq(frame.pool(), self.pool) {
+            return Err(frame);
+        }
+        // A plain frame's tag is its slot. With a flag on top it is larger than any slot, and has no entry.
+        let Some(holder) = self.holders.get(frame.tag() as usize) else { return Err(frame) };
+        debug_assert_eq!(holder.get(), THREAD, "a frame is its thread's");
+        holder.set(self.loan);
+        let head = u64::from(frame.head());
+        Ok((u64::from(frame.into_slot().0) << self.shift) + head)
     }
 }
 

@@ -196,6 +196,12 @@ impl<T: Copy> SharedConsumer<T> {
         Batch { ring: self, filled, read: 0 }
     }
 
+    /// How many slots there are.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.cursor.capacity()
+    }
+
     /// Whether the other side sleeps and wants to be told of room.
     #[inline]
     #[must_use]
@@ -246,6 +252,32 @@ impl<T: Copy> Grant<'_, T> {
         Ok(())
     }
 
+    /// The slots still to be written, in order: those up to the end of the ring's memory, then those from its start.
+    /// What was written counts from [`advance`](Self::advance) on.
+    #[cfg(not(loom))]
+    #[inline]
+    pub fn slots(&mut self) -> (&mut [T], &mut [T]) {
+        let cursor = &self.ring.cursor;
+        let (start, count) =
+            (cursor.slot(cursor.tail().wrapping_add(self.used)), (self.room - self.used) as usize);
+        let to_end = count.min(cursor.capacity() as usize - start);
+        let base = self.ring.parts.slots.cast::<T>();
+        // SAFETY: *map*: the slot is below the capacity.
+        let first = unsafe { base.add(start) };
+        // SAFETY: `start + to_end` is at most the capacity. The slots are vacant and reserved by this grant, so the
+        // reader leaves them alone and `&mut self` makes the slice the only way to them; by *plain* they hold a `T`.
+        let first = unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), to_end) };
+        // SAFETY: the same for those from the ring's start; `count` is at most the capacity, so the two do not meet.
+        let second = unsafe { core::slice::from_raw_parts_mut(base.as_ptr(), count - to_end) };
+        (first, second)
+    }
+
+    /// Counts the next `count` slots as written, or all when there are fewer.
+    #[inline]
+    pub fn advance(&mut self, count: u32) {
+        self.used += count.min(self.room - self.used);
+    }
+
     /// Makes the written slots visible to the other side; returns how many.
     #[inline]
     pub fn commit(self) -> u32 {
@@ -285,6 +317,26 @@ impl<T: Copy> Batch<'_, T> {
         // SAFETY: the slot is filled (`read + ahead < filled`), and the writer leaves filled slots alone until
         // `commit` moves the head; by *plain* whatever it holds is a `T`.
         Some(unsafe { slot.read() })
+    }
+
+    /// The entries not looked at yet, in order: those up to the end of the ring's memory, then those from its start.
+    #[cfg(not(loom))]
+    #[inline]
+    #[must_use]
+    pub fn entries(&self) -> (&[T], &[T]) {
+        let cursor = &self.ring.cursor;
+        let (start, count) =
+            (cursor.slot(cursor.head().wrapping_add(self.read)), (self.filled - self.read) as usize);
+        let to_end = count.min(cursor.capacity() as usize - start);
+        let base = self.ring.parts.slots.cast::<T>();
+        // SAFETY: *map*: the slot is below the capacity.
+        let first = unsafe { base.add(start) };
+        // SAFETY: `start + to_end` is at most the capacity. The slots are filled, so the writer leaves them alone until
+        // `commit`, which takes the batch; by *plain* whatever they hold is a `T`.
+        let first = unsafe { core::slice::from_raw_parts(first.as_ptr(), to_end) };
+        // SAFETY: the same for those from the ring's start; `count` is at most the capacity.
+        let second = unsafe { core::slice::from_raw_parts(base.as_ptr(), count - to_end) };
+        (first, second)
     }
 
     /// Moves on by `count` entries that [`peek`](Self::peek) showed, or by all when there are fewer.

@@ -278,7 +278,7 @@ impl<'p> QueuePair<'p> for PacketQueue<'p> {
     fn transmit(&mut self, burst: &mut Burst<'p>) -> usize {
         let waiting = burst.len();
         while self.fault.is_none() {
-            match front(burst, &self.caps) {
+            match front(burst, &self.caps, 0) {
                 Front::Empty => break,
                 Front::Unsendable => {
                     self.counters.unsendable += 1;
@@ -347,6 +347,8 @@ fn caps(plan: &PacketPlan) -> Caps {
         copying: Copying::DriverCopies,
         mode,
         packet_bytes: PACKET_BYTES,
+        // A frame is at most 32 KiB long.
+        buffer_bytes: 1 << 15,
         packet_frames: u32::try_from(BURST).expect("64"),
         checksum: true,
         segmentation: true,
