@@ -22,7 +22,7 @@ const HEADER: usize = 22;
 const PIECE: usize = 4096 - HEADROOM as usize;
 
 /// Without a frame for so long, those that are missing are lost.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What is sent.
 #[derive(Clone, Copy, Debug)]
