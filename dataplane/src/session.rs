@@ -19,6 +19,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
+/// Frames beyond those that rings hold: some bursts to work with.
+const SPARE_FRAMES: u32 = 256;
+
 /// How the workers are to run.
 #[derive(Clone, Debug, Default)]
 pub struct SessionPlan {
@@ -51,6 +54,13 @@ pub enum SessionError {
         /// The workers.
         workers: usize,
     },
+    /// So few frames that one queue could keep them all, and the others starve.
+    TooFewFrames {
+        /// As many as were asked for.
+        frames: u32,
+        /// As many as there must be.
+        least: u32,
+    },
     /// The arena could not be mapped.
     Arena(ArenaError),
     /// A queue could not be opened.
@@ -69,6 +79,11 @@ impl fmt::Display for SessionError {
                 f,
                 "{port} has {queues} queue(s) for {workers} workers, and a worker needs one at each port\n  \
                  name fewer CPUs, or give the interface more queues: ethtool -L DEVICE combined {workers}"
+            ),
+            Self::TooFewFrames { frames, least } => write!(
+                f,
+                "{frames} frames are too few: empty ones wait at every queue, so that a worker needs at least {least}\n  \
+                 give more --frames, or the ports smaller rings: ring=.."
             ),
             Self::Arena(error) => error.fmt(f),
             Self::Queue(error) => error.fmt(f),
@@ -137,6 +152,7 @@ where
 {
     let shares = share_out(ports, plan.cpus.len().max(1))?;
     check_cpus(&plan.cpus)?;
+    check_frames(ports, &shares, plan.frames)?;
     let start = Barrier::new(shares.len() + 1);
     let halt = AtomicBool::new(false);
     let (news, inbox) = channel();
@@ -190,6 +206,22 @@ fn check_cpus(cpus: &[usize]) -> Result<(), SessionError> {
     match cpus.iter().find(|cpu| !available.contains(cpu)) {
         Some(cpu) => Err(SessionError::Cpu { cpu: *cpu, available }),
         None => Ok(()),
+    }
+}
+
+/// A queue without traffic keeps its whole ring of empty frames: what is left must do for the others.
+fn check_frames(
+    ports: &[Port],
+    shares: &[Vec<(usize, u32)>],
+    frames: Option<u32>,
+) -> Result<(), SessionError> {
+    let waiting = |share: &Vec<(usize, u32)>| -> u32 {
+        share.iter().map(|(index, _)| ports[*index].frames_per_queue() / 2).sum()
+    };
+    let least = shares.iter().map(waiting).max().unwrap_or(0) + SPARE_FRAMES / 2;
+    match frames {
+        Some(frames) if frames < least => Err(SessionError::TooFewFrames { frames, least }),
+        _ => Ok(()),
     }
 }
 
@@ -317,7 +349,7 @@ impl Desk<'_> {
         // 256 bytes of each slot are headroom. Larger slots mean fewer pieces for long frames.
         let long = ports.map(Port::frame_bytes).max().unwrap_or(0) > 2048 - 256;
         ArenaPlan {
-            frames: self.plan.frames.unwrap_or(held + 256),
+            frames: self.plan.frames.unwrap_or(held + SPARE_FRAMES),
             frame_size: if long { 4096 } else { 2048 },
             ..ArenaPlan::default()
         }

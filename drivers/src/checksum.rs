@@ -12,6 +12,12 @@ const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const IPV4_IN_IP: u8 = 4;
+const IPV6_IN_IP: u8 = 41;
+const GRE: u8 = 47;
+
+/// Tunnels within tunnels that are looked into.
+const TUNNELS: u32 = 2;
 
 /// The sum of 16-bit words, not yet folded, of bytes at an even offset. An odd last byte counts as if a zero followed.
 #[must_use]
@@ -37,44 +43,94 @@ pub const fn fold(mut total: u64) -> u16 {
 }
 
 /// What is undone in an Ethernet packet, recognised from its first frame; `None` when nothing is, or when it is no
-/// TCP or UDP over IPv4 or IPv6.
+/// TCP or UDP over IPv4 or IPv6, alone or in a tunnel.
 ///
 /// One packet in 65536 that is complete looks undone: completing it again gives the same checksum. The exception is
 /// a damaged one, whose damage is then sealed; so ask only where a peer may leave checksums undone.
 ///
-/// Not recognised: IP fragments and tunnels (a peer completes those itself, unless told otherwise), and SCTP.
+/// Not recognised: IP fragments (a peer completes those itself), SCTP, and UDP tunnels at ports of one's own choice.
 #[inline]
 #[must_use]
 pub fn undone(packet: &[u8]) -> Option<Offload> {
-    let mut at = 14;
-    let mut kind = u16::from_be_bytes(*packet.get(12..14)?.first_chunk()?);
-    while VLAN.contains(&kind) && at <= 18 {
-        kind = u16::from_be_bytes(*packet.get(at + 2..at + 4)?.first_chunk()?);
-        at += 4;
-    }
-    let (protocol, addresses, start) = match kind {
-        IPV4 => ipv4(packet.get(at..)?)?,
-        IPV6 => ipv6(packet.get(at..)?)?,
-        _ => return None,
-    };
-    let checksum_offset = match protocol {
-        TCP => 16,
-        UDP => 6,
-        _ => return None,
-    };
-    let length = addresses.1;
-    let start = at + start;
-    let field = packet.get(start + checksum_offset..start + checksum_offset + 2)?;
-    let field = u16::from_ne_bytes([field[0], field[1]]);
-    let pseudo = addresses.0 + u64::from(u16::from_ne_bytes([0, protocol])) + u64::from(length.to_be());
-    if field != fold(pseudo) {
-        return None;
-    }
+    let (start, checksum_offset) = ethernet(packet, 0, TUNNELS)?;
     Some(Offload {
         checksum_start: u16::try_from(start).ok()?,
         checksum_offset: u16::try_from(checksum_offset).ok()?,
         ..Offload::default()
     })
+}
+
+/// Where an undone checksum's data starts, and where in that data the checksum is.
+type Place = (usize, usize);
+
+#[inline]
+fn ethernet(packet: &[u8], start: usize, tunnels: u32) -> Option<Place> {
+    let mut at = start + 14;
+    let mut kind = be16(packet, start + 12)?;
+    while VLAN.contains(&kind) && at <= start + 18 {
+        kind = be16(packet, at + 2)?;
+        at += 4;
+    }
+    network(packet, kind, at, tunnels)
+}
+
+#[inline]
+fn network(packet: &[u8], kind: u16, at: usize, tunnels: u32) -> Option<Place> {
+    let (protocol, (addresses, length), header) = match kind {
+        IPV4 => ipv4(packet.get(at..)?)?,
+        IPV6 => ipv6(packet.get(at..)?)?,
+        _ => return None,
+    };
+    let start = at + header;
+    let checksum_offset = match protocol {
+        TCP => 16,
+        UDP => 6,
+        _ => return inside(packet, protocol, start, tunnels),
+    };
+    let field = packet.get(start + checksum_offset..start + checksum_offset + 2)?;
+    let field = u16::from_ne_bytes([field[0], field[1]]);
+    let pseudo = addresses + u64::from(u16::from_ne_bytes([0, protocol])) + u64::from(length.to_be());
+    if field == fold(pseudo) {
+        return Some((start, checksum_offset));
+    }
+    if protocol == UDP { inside(packet, protocol, start, tunnels) } else { None }
+}
+
+/// Looks into a tunnel. A peer leaves the checksum of the segment *inside* undone too, and completes that of the UDP
+/// outside by what it will be (`Documentation/networking/checksum-offloads.rst`, "LCO").
+fn inside(packet: &[u8], protocol: u8, at: usize, tunnels: u32) -> Option<Place> {
+    const ETHERNET: u16 = 0x6558;
+    let tunnels = tunnels.checked_sub(1)?;
+    let payload = |kind: u16, at: usize| match kind {
+        ETHERNET => ethernet(packet, at, tunnels),
+        kind => network(packet, kind, at, tunnels),
+    };
+    match protocol {
+        IPV4_IN_IP => payload(IPV4, at),
+        IPV6_IN_IP => payload(IPV6, at),
+        GRE => {
+            // RFC 2784 and 2890: each of checksum, key and sequence number takes four bytes if its bit is set.
+            let flags = be16(packet, at)?;
+            let words = (flags & 0xb000).count_ones() as usize;
+            if flags & 7 == 0 { payload(be16(packet, at + 2)?, at + 4 + 4 * words) } else { None }
+        }
+        UDP => match be16(packet, at + 2)? {
+            // RFC 7348, and the port that Linux had before that.
+            4789 | 8472 => payload(ETHERNET, at + 16),
+            // Geneve, RFC 8926 §3.4.
+            6081 => {
+                let options = usize::from(packet.get(at + 8)? & 0x3f) * 4;
+                payload(be16(packet, at + 10)?, at + 16 + options)
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[inline]
+fn be16(packet: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*packet.get(at..)?.first_chunk()?))
 }
 
 type Transport = (u8, (u64, u16), usize);
@@ -243,6 +299,54 @@ mod tests {
                 prop_assert!(usize::from(offload.checksum_start + offload.checksum_offset) + 2 <= bytes.len());
             }
         }
+    }
+
+    /// `inner`, from its network header on or whole, behind an IPv4 header and `between`.
+    fn tunnelled(protocol: u8, between: &[u8], inner: &[u8]) -> Vec<u8> {
+        let mut packet = vec![2u8; 12];
+        packet.extend([0x08, 0x00]);
+        let length = u16::try_from(20 + between.len() + inner.len()).expect("short").to_be_bytes();
+        packet.extend([0x45, 0, length[0], length[1], 0, 0, 0x40, 0, 64, protocol, 0, 0]);
+        packet.extend([10, 1, 0, 1, 10, 1, 0, 2]);
+        packet.extend(between);
+        packet.extend(inner);
+        packet
+    }
+
+    /// The segment inside is what is undone, whatever is around it; and tunnels without end are not followed.
+    #[test]
+    fn tunnels_are_looked_into() {
+        let inner = partial_tcp(b"abc", 0);
+        let udp = |port: u16| {
+            let port = port.to_be_bytes();
+            [0xc0, 0, port[0], port[1], 0, 0, 0, 0]
+        };
+        let vxlan = [&udp(4789)[..], &[8, 0, 0, 0, 0, 0, 7, 0]].concat();
+        let geneve = [&udp(6081)[..], &[1, 0, 0x65, 0x58, 0, 0, 7, 0, 9, 9, 9, 9]].concat();
+        let keyed = [0x20, 0, 0x08, 0x00, 0, 0, 0, 7];
+        for (protocol, between, inner) in [
+            (UDP, &vxlan[..], &inner[..]),
+            (UDP, &geneve, &inner),
+            (GRE, &keyed, &inner[14..]),
+            (GRE, &[0, 0, 0x65, 0x58], &inner),
+            (IPV4_IN_IP, &[], &inner[14..]),
+        ] {
+            let packet = tunnelled(protocol, between, inner);
+            let start = packet.len() - 23;
+            let place = undone(&packet).map(|o| (usize::from(o.checksum_start), o.checksum_offset));
+            assert_eq!(place, Some((start, 16)), "{protocol} {between:?}");
+            for short in 0..packet.len() - 23 {
+                assert_eq!(undone(&packet[..short]), None, "{protocol} cut to {short}");
+            }
+        }
+        let elsewhere = [&udp(4790)[..], &[8, 0, 0, 0, 0, 0, 7, 0]].concat();
+        assert_eq!(undone(&tunnelled(UDP, &elsewhere, &inner)), None);
+        let mut deep = tunnelled(IPV4_IN_IP, &[], &inner[14..]);
+        assert!(undone(&deep).is_some());
+        for _ in 0..2 {
+            deep = tunnelled(IPV4_IN_IP, &[], &deep[14..]);
+        }
+        assert_eq!(undone(&deep), None);
     }
 
     #[test]

@@ -4,15 +4,20 @@
 //! * [`TestLab`] is a laboratory of the test's own, gone when the test ends, also by a panic;
 //! * [`Ringway`] is the program under test as a process inside it;
 //! * [`traffic`] and [`counters`] are the real peers: the kernel's own TCP, UDP and ping, and what its interfaces counted;
+//! * [`Forwarder`] is `ringway forward` between its two ports, [`Report`] what it printed;
+//! * [`raw`] sends frames that no kernel stack touches, and looks at each that arrives;
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
 
+mod forwarder;
 pub mod needs;
 mod process;
+pub mod raw;
 pub mod source;
 mod testlab;
 
 pub use dataplane::lab::{counters, traffic};
+pub use forwarder::{Forwarder, Report};
 pub use process::{Ended, Ringway};
 pub use testlab::TestLab;
 

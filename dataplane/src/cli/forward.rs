@@ -99,7 +99,9 @@ where
         duration: args.duration,
     };
     let begin = Instant::now();
-    let mut watcher = Watcher { args, mode, ports: &ports, before: Snapshot::default(), at: Duration::ZERO };
+    let queues = vec![None; ports.len()];
+    let mut watcher =
+        Watcher { args, mode, ports: &ports, before: Snapshot::default(), at: Duration::ZERO, queues };
     let watcher = std::cell::RefCell::new(&mut watcher);
     let ends = session(
         &ports,
@@ -133,11 +135,14 @@ struct Watcher<'a> {
     ports: &'a [Port],
     before: Snapshot,
     at: Duration,
+    /// How many queues each port has by now, where that has changed: said once a change.
+    queues: Vec<Option<u32>>,
 }
 
 impl Watcher<'_> {
     fn ready(&mut self, workers: &[WorkerFacts]) -> bool {
         let now = total(workers);
+        warn_of_uncut(self.ports, &now);
         match self.args.format {
             Format::Json => say(&report::ready_json(self.mode, self.ports, workers, &now).to_string()),
             Format::Text => say(&report::ready_text(self.mode, self.ports, workers, &now)),
@@ -152,13 +157,30 @@ impl Watcher<'_> {
             Format::Text => say(&report::interval_text(at, rates, &self.before, &now)),
         };
         (self.before, self.at) = (now, at);
-        for (port, queues) in self.ports.iter().filter_map(|port| Some((port, port.queues_changed()?))) {
-            tracing::warn!(
-                "{} has {queues} queues now: frames on new ones go to the kernel; start again to take them all",
-                port.spec()
-            );
+        for (port, known) in self.ports.iter().zip(&mut self.queues) {
+            let changed = port.queues_changed();
+            if let Some(queues) = changed.filter(|_| changed != *known) {
+                tracing::warn!(
+                    "{} has {queues} queues now: frames on new ones go to the kernel; start again to take them all",
+                    port.spec()
+                );
+            }
+            *known = changed;
         }
         heard
+    }
+}
+
+/// A packet port hands over TCP as the kernel has it, tens of kilobytes at a time; not every other port can cut it.
+fn warn_of_uncut(ports: &[Port], now: &Snapshot) {
+    let uncut = ports.iter().find(|port| port.hands_over_uncut());
+    let cannot = now.queues.iter().find(|queue| !queue.caps.segmentation && queue.caps.driver != "pcap");
+    if let (Some(from), Some(to)) = (uncut, cannot) {
+        let (from, to) = (from.spec(), &to.caps.device);
+        tracing::warn!(
+            "{from} hands over TCP uncut, and {to} cannot cut it: such packets count as unsendable\n  \
+             use one driver for both ports, or let the peers cut it: ethtool -K DEVICE tso off gso off gro off"
+        );
     }
 }
 

@@ -6,6 +6,7 @@ mod forward;
 mod lab;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// What a command ends with: an exit code, or a sentence that names the thing, the step, the cause and the cure.
@@ -54,5 +55,8 @@ pub(crate) enum Format {
 pub(crate) fn init_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RINGWAY_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    // Colours are for a person's eyes, not for a log file.
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(colours).without_time().init();
 }

@@ -138,7 +138,15 @@ impl XdpPort {
         }
         let promiscuous = if plan.promiscuous {
             let held = hold_promiscuous(link.index);
-            Some(held.map_err(|source| OpenError::new(&name, "asking for frames of every address", source))?)
+            Some(held.map_err(|source| {
+                let error = OpenError::new(&name, "asking for frames of every address", source);
+                match error.source.raw_os_error() {
+                    Some(libc::EPERM | libc::EACCES) => {
+                        error.hint("run as root, or give the program CAP_NET_RAW")
+                    }
+                    _ => error,
+                }
+            })?)
         } else {
             None
         };

@@ -44,6 +44,8 @@ pub struct XdpQueue<'p> {
     dropped: u64,
     checksums: u64,
     out_of_memory: u32,
+    /// Vacant entries of the fill ring that are worth a refill.
+    refill_at: u32,
     // Fields go in this order: the rings above are unmapped, the socket is closed, then what the kernel still had is
     // recalled, and the arena is last.
     socket: Rc<Socket>,
@@ -97,6 +99,7 @@ impl<'p> XdpQueue<'p> {
     ) -> Self {
         let Bound { socket, rings, loans, headroom } = bound;
         let pool = umem.pool();
+        let refill_at = REFILL.min(rings.fill.capacity()) / 2;
         Self {
             pool,
             inbound: Inbound::new(pool, loans.receive, rings.receive),
@@ -112,6 +115,7 @@ impl<'p> XdpQueue<'p> {
             dropped: 0,
             checksums: 0,
             out_of_memory: 0,
+            refill_at,
             socket,
             loans,
             _umem: Rc::clone(umem),
@@ -169,7 +173,8 @@ impl<'p> XdpQueue<'p> {
     #[inline]
     fn refill(&mut self) {
         let mut grant = self.fill.reserve(REFILL);
-        if grant.room() < REFILL / 2 {
+        // Not slot by slot, but long before the ring is empty: the kernel drops what finds no slot.
+        if grant.room() < self.refill_at {
             return;
         }
         while grant.room() > 0 {

@@ -1,0 +1,186 @@
+//! A turn allocates nothing: not over memory, not through a wrapper, not over a real socket.
+//!
+//! Each thread counts its own allocations, so that tests beside each other do not disturb.
+#![deny(unsafe_code)]
+
+use dataplane::forward::{MacSwap, Wire};
+use dataplane::lab::Side;
+use dataplane::worker::{Member, TICK_EVERY};
+use dataplane::{App, PortId, Tick, Worker};
+use drivers::QueuePair;
+use drivers::loopback::{Loopback, LoopbackPlan, pair};
+use drivers::xdp::{Umem, XdpPlan, XdpPort, XdpQueue};
+use lab::{TestLab, needs};
+use ringbuf::{Arena, ArenaPlan, Burst, Pool};
+use std::alloc::System;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting.
+struct Counting;
+
+#[expect(
+    unsafe_code,
+    reason = "an allocator can only be replaced by an unsafe trait; each call is handed on as it came"
+)]
+mod counting {
+    use super::{ALLOCATIONS, Counting, System};
+    use std::alloc::{GlobalAlloc, Layout};
+
+    fn count() {
+        // A thread that is ending has no counter any more, and no turns either.
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+    }
+
+    // SAFETY: *system*: each method does what the system's allocator does, which keeps the contract.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            count();
+            // SAFETY: *system*: the caller's promise about `layout` is handed on.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            count();
+            // SAFETY: *system*: `at` came from `alloc` above, so from the system, with this `layout`.
+            unsafe { System.realloc(at, layout, size) }
+        }
+
+        unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+            // SAFETY: *system*: as above.
+            unsafe { System.dealloc(at, layout) }
+        }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations() -> u64 {
+    ALLOCATIONS.with(Cell::get)
+}
+
+/// Ticks come as often among these turns as among those of a real second.
+const TURN: Duration = Duration::from_micros(50);
+const TURNS: u32 = 10_000;
+const _: () = assert!(TURN.as_nanos() * (TURNS as u128) > 10 * TICK_EVERY.as_nanos());
+
+fn pool(frames: u32) -> Pool {
+    let plan = ArenaPlan { frames, frame_size: 2048, ..ArenaPlan::default() };
+    Pool::new(Arena::new(&plan).expect("memory"))
+}
+
+/// What an allocation here would show: that the counter counts.
+#[test]
+fn an_allocation_is_counted() {
+    let before = allocations();
+    drop(std::hint::black_box(Box::new(7)));
+    assert_eq!(allocations() - before, 1);
+}
+
+/// Turns with a burst of 32 in each, and now and then a chain and a runt; `wrapped` puts the port into a wrapper.
+fn turns_over_memory<'p, Q: QueuePair<'p>>(
+    pool: &'p Pool,
+    app: impl App<'p>,
+    wrapped: impl Fn(Loopback<'p>) -> Q,
+) {
+    let plan = LoopbackPlan { ring: 256, start: u32::MAX - 1000 };
+    let (mut near, left) = pair(pool, &plan).expect("loans");
+    let (mut far, right) = pair(pool, &plan).expect("loans");
+    let members = vec![
+        Member { port: PortId(0), queue: wrapped(left) },
+        Member { port: PortId(1), queue: wrapped(right) },
+    ];
+    let mut worker = Worker::new(pool, members, app);
+    let (mut burst, mut back) = (Burst::new(), Burst::new());
+    let (mut before, mut moved) = (0, 0);
+    for turn in 0..TURNS + 100 {
+        if turn == 100 {
+            before = allocations();
+        }
+        for i in 0..32 {
+            let Some(mut frame) = pool.alloc() else { break };
+            frame.extend(&[i; 60]).expect("room");
+            frame.set_continues(turn % 16 == 0 && i % 8 == 0);
+            frame.truncate(if turn % 64 == 1 && i == 5 { 13 } else { 60 });
+            drop(burst.push(frame));
+        }
+        near.transmit(&mut burst);
+        burst.clear();
+        moved += worker.turn(Tick(TURN * turn));
+        for end in [&mut near, &mut far] {
+            end.receive(&mut back);
+            back.clear();
+        }
+    }
+    let during = allocations() - before;
+    assert!(moved as u64 > u64::from(TURNS) * 31, "{moved} frames");
+    assert_eq!(during, 0, "allocations in {TURNS} turns of {moved} frames");
+    assert!(worker.books().balance());
+}
+
+/// `wire` over memory.
+#[test]
+fn wire_allocates_nothing() {
+    turns_over_memory(&pool(1024), Wire, |queue| queue);
+}
+
+/// `mac-swap` over memory.
+#[test]
+fn mac_swap_allocates_nothing() {
+    turns_over_memory(&pool(1024), MacSwap, |queue| queue);
+}
+
+/// Behind the one indirect call of the program's own queues.
+#[test]
+fn a_boxed_queue_allocates_nothing() {
+    turns_over_memory(&pool(1024), Wire, |queue| -> dataplane::ports::AnyQueue<'_> { Box::new(queue) });
+}
+
+/// A reflector on a real AF_XDP socket, with a sender at the other end of the cable.
+#[test]
+fn af_xdp_allocates_nothing() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool");
+    let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");
+    let (pool, peers) = (pool(2048), pool(2048));
+    let (umem, peer_umem) = (Umem::new(&pool), Umem::new(&peers));
+    let port = |name: &str| XdpPort::open(XdpPlan { ring: 256, ..XdpPlan::new(name) }).expect("a port");
+    let queue = {
+        let _inside = lab.middle().enter().expect("inside");
+        XdpQueue::open(&umem, &port(Side::Left.port()), 0).expect("a queue")
+    };
+    let mut sender = {
+        let _inside = lab.host(Side::Left).enter().expect("inside");
+        XdpQueue::open(&peer_umem, &port(Side::Left.interface()), 0).expect("a queue")
+    };
+    let mut worker = Worker::new(&pool, vec![Member { port: PortId(0), queue }], MacSwap);
+    let (mut burst, mut back) = (Burst::new(), Burst::new());
+    let (mut before, mut moved, end) = (0, 0, Instant::now() + Duration::from_secs(20));
+    for turn in 0..TURNS + 100 {
+        if turn == 100 {
+            before = allocations();
+        }
+        if turn % 8 == 0 {
+            for i in 0..16 {
+                let Some(mut frame) = peers.alloc() else { break };
+                frame.extend(&[i; 60]).expect("room");
+                drop(burst.push(frame));
+            }
+            sender.transmit(&mut burst);
+            burst.clear();
+        }
+        sender.tend();
+        sender.receive(&mut back);
+        back.clear();
+        moved += worker.turn(Tick(TURN * turn));
+        assert!(Instant::now() < end, "{turn} turns in 20 s");
+    }
+    let during = allocations() - before;
+    assert!(moved > 1000, "{moved} frames");
+    assert_eq!(during, 0, "allocations in {TURNS} turns of {moved} frames");
+    assert!(worker.books().balance());
+}
