@@ -13,10 +13,12 @@ deny_version=0.20.2 # measured: 2 min 40 s to build on two busy cores
 tiers=(
     "format | the code is formatted | cargo fmt --all -- --check"
     "lint | no warning of clippy's | cargo clippy --workspace --all-targets -- -D warnings"
-    "build | the program that the tests start | cargo build --workspace --bins"
+    "build | everything, the program that the tests start included | cargo build --workspace --all-targets"
     "test | units, stories over real interfaces, doc tests | cargo test --workspace --no-fail-fast"
     "loom | every interleaving of two threads on a ring | loom"
+    "miri | unsafe files under miri, where a nightly is at hand | miri"
     "valgrind | unsafe files under memcheck | bash tests/valgrind.sh"
+    "instructions | what a turn costs, to the instruction | bash tests/instructions.sh"
     "doc | the reference, without a warning | env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --quiet"
     "deny | licences, duplicates and sources of dependencies | deny"
 )
@@ -28,6 +30,15 @@ loom() {
         return 1
     fi
     RUSTFLAGS="--cfg loom" cargo test -p ringway-ringbuf --release --test loom --target-dir target/loom
+}
+
+# Needs a nightly toolchain with the component; nobody is made to install one.
+miri() {
+    if ! cargo +nightly miri --version >/dev/null 2>&1; then
+        echo "SKIPPED: miri: needs a nightly toolchain with miri (rustup +nightly component add miri)" | tee -a "$skips" >&2
+        return 0
+    fi
+    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test -p ringway-ringbuf --lib --target-dir target/miri
 }
 
 # cargo-deny is built once, below target/, and nothing of it lands in the user's home.

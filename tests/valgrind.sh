@@ -10,16 +10,19 @@ export RUST_TEST_THREADS=1
 # What runs cargo or the compiler in a test (trybuild), or needs the kernel's rings, is no work for memcheck.
 skip=(--skip compile_fail --skip namespace)
 
-host=$(rustc -vV | sed -n 's/^host: //p')
-variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$host")_RUNNER
-export "$variable=valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite --num-callers=30"
-
-# package | which of its targets
-while read -r package targets; do
-    echo "--- memcheck: $package $targets"
-    # shellcheck disable=SC2086 # several words
-    cargo test --quiet -p "$package" $targets -- "${skip[@]}"
+# The very executables that `cargo test --workspace` runs: to build a package alone would build its dependencies anew.
+built=$(cargo test --workspace --no-run --message-format=json 2>/dev/null)
+# package | its targets, as cargo calls them
+while read -r package kinds; do
+    executables=$(grep -F "#$package@" <<<"$built" | grep -E "\"kind\":\[\"($kinds)\"\]" |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+    [ -n "$executables" ] || { echo "valgrind: no test executable of $package" >&2; exit 1; }
+    for executable in $executables; do
+        echo "--- memcheck: $package: $(basename "$executable")"
+        valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite --num-callers=30 \
+            "$executable" --quiet "${skip[@]}"
+    done
 done <<'PARTS'
-ringway-ringbuf --lib --tests
-ringway-drivers --lib
+ringway-ringbuf lib|test
+ringway-drivers lib
 PARTS

@@ -6,6 +6,7 @@ use crate::error::OpenError;
 use crate::rings::Descriptor;
 use ringbuf::{Arena, RingParts, SharedConsumer, SharedProducer};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
@@ -76,6 +77,7 @@ impl Socket {
             flags,
             tx_metadata_len: if registration.metadata { METADATA_BYTES.into() } else { 0 },
         };
+        raise_memlock();
         self.set(libc::SOL_XDP, libc::XDP_UMEM_REG, &request).map_err(|source| {
             let error = self.error("registering the arena with the kernel", source);
             match error.source.raw_os_error() {
@@ -289,6 +291,16 @@ const AF_XDP: u16 = libc::AF_XDP as u16;
 
 fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// Lifts the limit on locked memory, against which an arena counts unless we have CAP_IPC_LOCK (`xdp_umem_account_pages`,
+/// `net/xdp/xdp_umem.c`). Without the right to lift it nothing is lost yet: the registration itself says whether the
+/// limit was in the way.
+fn raise_memlock() {
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        tracing::debug!("the limit on locked memory stays as it is: {error}");
+    }
 }
 
 /// Our ends of the four rings.
