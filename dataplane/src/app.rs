@@ -124,6 +124,14 @@ impl<'p> Outbox<'p> {
         self.discards[reason as usize] += u64::from(!frame.continues());
     }
 
+    /// The same for the packet at the front of a burst, in however many frames.
+    pub fn discard_packet(&mut self, burst: &mut Burst<'p>, reason: Reason) {
+        let frames = burst.packet_frames().max(1);
+        for frame in burst.drain().take(frames) {
+            self.discard(frame, reason);
+        }
+    }
+
     /// The same for all frames of a burst.
     #[inline]
     pub fn discard_all(&mut self, burst: &mut Burst<'p>, reason: Reason) {

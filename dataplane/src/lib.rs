@@ -13,10 +13,12 @@
 //! | [`report`] | what a session prints, as text and JSON |
 //! | [`lab`] | two hosts as network namespaces, and the cables between them |
 //! | [`doctor`] | what this machine and its interfaces can do |
+//! | [`demo`] | the demonstration, act by act, and its one table |
 //! | [`run`] | a worker on its thread: clock, idling, stopping |
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod demo;
 pub mod doctor;
 pub mod forward;
 pub mod lab;

@@ -5,6 +5,7 @@ use crate::worker::{TICK_EVERY, Tick, Worker};
 use drivers::{Fault, QueuePair};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ pub enum Idle {
     Spin,
     /// Lets whoever waits for the core run first. For a core shared with the device's own kernel threads.
     Yield,
-    /// Yields, and after [`SLEEP_AFTER`] without a frame sleeps until one comes.
+    /// Yields; naps where the core turns out to be shared; and after [`SLEEP_AFTER`] without a frame sleeps until one
+    /// comes.
     #[default]
     Adaptive,
 }
@@ -53,8 +55,13 @@ pub fn run<'p, Q: QueuePair<'p>, A: App<'p>>(
     duration: Option<Duration>,
     stop: &AtomicBool,
 ) -> Ended {
+    // A nap of 50 microseconds is to last 50, not the 100 that the kernel's default slack may make of it.
+    if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
+        tracing::debug!("timer slack: {error}");
+    }
     let begin = Instant::now();
     let (mut last_frame, mut next_look) = (Duration::ZERO, Duration::ZERO);
+    let mut company = Company::default();
     let ended = loop {
         let now = begin.elapsed();
         let busy = worker.turn(Tick(now)) > 0;
@@ -76,12 +83,46 @@ pub fn run<'p, Q: QueuePair<'p>, A: App<'p>>(
                 let left = duration.map_or(SLEEP_LIMIT, |limit| limit.saturating_sub(now).min(SLEEP_LIMIT));
                 sleep(worker, left);
             }
-            Idle::Yield | Idle::Adaptive => std::thread::yield_now(),
+            Idle::Yield => std::thread::yield_now(),
+            Idle::Adaptive => company.make_room(now, || begin.elapsed()),
         }
     };
     drain(worker);
     worker.publish();
     ended
+}
+
+/// Whether somebody else wants this core: a kernel thread that fills our rings, as a rule.
+///
+/// Yielding to such a thread gives it a whole time slice, in which it fills the ring several times over and drops the
+/// rest. A nap ends when we say: the two then take turns in small batches, and what is received is also forwarded.
+/// `docs/decisions/0006-idle.md` has the measurements.
+#[derive(Debug, Default)]
+struct Company {
+    until: Duration,
+}
+
+/// A yield that took longer gave the core to somebody.
+const ALONE: Duration = Duration::from_micros(20);
+
+/// How long we remember that.
+const REMEMBER: Duration = Duration::from_millis(100);
+
+/// Long enough for a batch to gather, short enough for a ring of 2048 not to fill at any rate of one core.
+const TURN_TAKING: Duration = Duration::from_micros(50);
+
+impl Company {
+    fn make_room(&mut self, now: Duration, clock: impl Fn() -> Duration) {
+        if now < self.until {
+            std::thread::sleep(TURN_TAKING);
+            return;
+        }
+        let before = clock();
+        std::thread::yield_now();
+        if clock() - before > ALONE {
+            self.until = now + REMEMBER;
+        }
+    }
 }
 
 fn reason_to_end<'p, Q: QueuePair<'p>, A: App<'p>>(

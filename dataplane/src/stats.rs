@@ -48,6 +48,8 @@ reasons! {
     NoQueue = "no-queue", "give that port as many queues as there are workers";
     /// The app gave no answer for it.
     Unhandled = "unhandled", "a defect of the app: it must send, discard or keep each frame";
+    /// The app lets no such packets through.
+    Filtered = "filtered", "the app's own rule; if it should have passed, look at what the app filters";
     /// The pool had no frame for a packet to be made.
     OutOfFrames = "out-of-frames", "frames are held somewhere; --frames gives more of them";
 }

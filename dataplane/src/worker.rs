@@ -50,6 +50,7 @@ impl<'p, Q: QueuePair<'p>, A: App<'p>> Worker<'p, Q, A> {
     /// ```text
     ///   tend ─► receive ─► handle ─► transmit ─► (now and then) tick
     /// ```
+    // ANCHOR: turn
     #[inline]
     pub fn turn(&mut self, now: Tick) -> usize {
         let mut moved = 0;
@@ -74,6 +75,7 @@ impl<'p, Q: QueuePair<'p>, A: App<'p>> Worker<'p, Q, A> {
         }
         moved
     }
+    // ANCHOR_END: turn
 
     /// Hands the outbox to the queues.
     #[inline]

@@ -115,6 +115,25 @@ pub struct Caps {
     pub segmentation: bool,
 }
 
+impl Caps {
+    /// Queue 0 of a device that sends single frames as they are. An author starts from it and adds what the device can.
+    #[must_use]
+    pub fn basic(driver: &'static str, device: impl Into<String>, copying: Copying, frame_size: u16) -> Self {
+        Self {
+            driver,
+            device: device.into(),
+            queue: 0,
+            copying,
+            mode: "single frames".to_owned(),
+            packet_bytes: frame_size.into(),
+            buffer_bytes: frame_size.into(),
+            packet_frames: 1,
+            checksum: false,
+            segmentation: false,
+        }
+    }
+}
+
 /// Packets and bytes that went one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {

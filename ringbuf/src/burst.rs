@@ -200,6 +200,20 @@ impl<'p> Burst<'p> {
         0
     }
 
+    /// Gives the packet at the front back to its pool, in however many frames; returns how many it had. One whose last
+    /// frame is not here goes as far as it is here.
+    #[inline]
+    pub fn drop_packet(&mut self) -> usize {
+        let mut dropped = 0;
+        while let Some(frame) = self.pop() {
+            dropped += 1;
+            if !frame.continues() {
+                break;
+            }
+        }
+        dropped
+    }
+
     /// Moves frames from the front of `from` to the back of this one until either end is reached; returns how many.
     #[inline]
     pub fn append(&mut self, from: &mut Self) -> usize {

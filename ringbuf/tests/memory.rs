@@ -446,3 +446,18 @@ fn parcels_cross_threads() {
     assert_eq!(sum, (0..u64::from(rounds)).sum());
     assert_eq!(&kept[4][..], (rounds - 1).to_le_bytes());
 }
+
+/// The front packet goes as a whole, and only that; one without its end goes as far as it is here.
+#[test]
+fn a_packet_is_dropped_whole() {
+    let plan = ArenaPlan { frames: 8, frame_size: 256, content_bytes: 0, huge_pages: false };
+    let pool = Pool::new(Arena::new(&plan).expect("one page"));
+    let mut burst = Burst::new();
+    for continues in [true, true, false, false, true] {
+        let mut frame = pool.alloc().expect("eight");
+        frame.set_continues(continues);
+        burst.push(frame).expect("room");
+    }
+    let dropped: Vec<usize> = core::iter::repeat_with(|| burst.drop_packet()).take(4).collect();
+    assert_eq!((dropped, pool.free()), (vec![3, 1, 1, 0], 8));
+}

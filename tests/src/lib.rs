@@ -9,15 +9,14 @@
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
 
-pub mod counters;
 mod forwarder;
 pub mod needs;
 mod process;
 pub mod raw;
 pub mod source;
 mod testlab;
-pub mod traffic;
 
+pub use dataplane::lab::{counters, traffic};
 pub use forwarder::{Forwarder, Report};
 pub use process::{Ended, Ringway};
 pub use testlab::TestLab;

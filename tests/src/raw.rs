@@ -105,7 +105,7 @@ pub fn exchange(lab: &TestLab, from: Side, stream: Stream, expect: Expect) -> Ou
         let at = far.as_mut().unwrap_or(&mut near);
         at.tend();
         wire.receive(at);
-        let fault = near.fault().or(far.as_ref().and_then(|far| far.fault()));
+        let fault = near.fault().or_else(|| far.as_ref().and_then(|far| far.fault()));
         if let Some(fault) = fault {
             return Err(format!("a peer's own queue: {fault}").into());
         }

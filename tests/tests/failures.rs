@@ -64,6 +64,37 @@ fn a_link_goes_down_and_comes_up() {
     no_traces(&lab);
 }
 
+/// The cable is pulled at the far end: what the kernel lets fall is counted as dropped, and frames flow again.
+#[test]
+fn the_cable_is_pulled_at_the_far_end() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
+    let lab = quiet();
+    let forwarder = Forwarder::between(&lab, "af-xdp", "", &[]).expect("a forwarder");
+    ping(&lab, Side::Left, 3, 5).expect("answers before");
+    TestLab::run(lab.host(Side::Right), "ip", "link set right0 down").expect("down");
+    let arrived = udp(&lab, Side::Left, Burst::gentle(1000, 100)).expect("a burst into the void");
+    assert_eq!(arrived.distinct, 0);
+    TestLab::run(lab.host(Side::Right), "ip", "link set right0 up").expect("up");
+    ping(&lab, Side::Left, 3, 10).expect("answers after");
+    let report = forwarder.finish().expect("books in order");
+    // Not all of them: what still waits in the ring when the link is back goes out then.
+    assert!(report.port(1, "transmit_dropped") > 0, "{}", report.end);
+}
+
+/// An interface that moves to another namespace is gone as one that is deleted.
+#[test]
+fn an_interface_moves_away() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
+    let lab = quiet();
+    let forwarder = Forwarder::between(&lab, "af-xdp", "", &[]).expect("a forwarder");
+    ping(&lab, Side::Left, 2, 5).expect("answers");
+    let elsewhere = lab.host(Side::Right).name().expect("a named namespace").to_owned();
+    lab.ip(&format!("link set rw-left netns {elsewhere}")).expect("moved");
+    let report = forwarder.report().expect("books in order");
+    assert_eq!(report.code, Some(1), "{report:?}");
+    assert!(report.stderr.contains("rw-left") && report.stderr.contains("namespace"), "{}", report.stderr);
+}
+
 /// It ends well also while a link is down and frames wait for it.
 #[test]
 fn it_ends_well_while_a_link_is_down() {

@@ -189,6 +189,49 @@ fn tcp_arrives_intact_through_a_tunnel() {
     forwarder.finish().expect("books in order");
 }
 
+/// Four ports are two cables: frames of the one never come out of the other.
+#[test]
+fn four_ports_are_two_cables() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
+    let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");
+    for (side, port, end) in [(Side::Left, "rw-c", "c0"), (Side::Right, "rw-d", "d0")] {
+        let (host, name) = (lab.host(side), lab.host(side).name().expect("a named namespace"));
+        lab.ip(&format!("link add {port} type veth peer name {end} netns {name}")).expect("a cable");
+        lab.ip(&format!("link set {port} arp off up")).expect("up");
+        let address = if side == Side::Left { "10.80.0.1/24" } else { "10.80.0.2/24" };
+        TestLab::run(host, "ip", &format!("addr add {address} dev {end}")).expect("an address");
+        TestLab::run(host, "ethtool", &format!("-K {end} gro on")).expect("NAPI");
+        TestLab::run(host, "ip", &format!("link set {end} up")).expect("up");
+    }
+    let ports = ["rw-left", "rw-right", "rw-c", "rw-d"].map(|port| format!("af-xdp:{port}"));
+    let args: Vec<&str> = ports.iter().flat_map(|port| ["--port", port]).collect();
+    let forwarder = Forwarder::start(lab.middle(), &args).expect("a forwarder");
+    transfers(&lab, |side| side.ipv4().into(), 1 << 20);
+    let address = |side| IpAddr::from([10, 80, 0, if side == Side::Left { 1 } else { 2 }]);
+    transfers(&lab, address, 2 << 20);
+    let report = forwarder.finish().expect("books in order");
+    for (from, to) in [(0, 1), (1, 0), (2, 3), (3, 2)] {
+        let (came, went) = (report.port(from, "received_packets"), report.port(to, "transmitted_packets"));
+        assert!(came > 0 && came == went, "{from} to {to}: {}", report.end);
+    }
+    assert_eq!(report.ready["workers"][0]["umem_registrations"], 1, "one arena for all ports");
+}
+
+/// One port alone can be a reflector, with our own system calls driving its queue.
+#[test]
+fn one_port_reflects_by_busy_polling() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool");
+    let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");
+    let args = ["--mode", "mac-swap", "--port", "af-xdp:rw-left,busy-poll=20"];
+    let forwarder = Forwarder::start(lab.middle(), &args).expect("a forwarder");
+    let stream = Stream { count: 500, bytes: 200, window: 32, vlan: None };
+    let landed = exchange(&lab, Side::Left, stream, Expect::Swapped).expect("peers");
+    assert_eq!((landed.whole, landed.damaged), (stream.count, 0));
+    let report = forwarder.finish().expect("books in order");
+    let mode = report.ready["ports"][0]["queues"][0]["mode"].as_str().expect("words");
+    assert!(mode.contains("busy-poll 20"), "{mode}");
+}
+
 /// VLAN interfaces at both hosts: the tag goes through, and TCP over it arrives intact.
 ///
 /// The hosts put the tag into the frame themselves (`txvlan off`): as an offload it would travel beside the frame,

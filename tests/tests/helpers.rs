@@ -4,7 +4,7 @@
 
 use dataplane::lab::Side;
 use lab::counters::counters;
-use lab::traffic::{Arrived, Burst, ping, tcp, udp};
+use lab::traffic::{Arrived, Burst, ping, tcp, tcp_to, udp};
 use lab::{Ringway, TestLab, needs};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ fn tcp_content_arrives_whole_both_ways() {
         assert!(transfer.intact());
         assert_eq!(transfer.bytes, 3_000_001);
     }
+    let six = tcp_to(&lab, Side::Left, Side::Right.ipv6().into(), 10_000, 7, Duration::from_secs(20));
+    assert!(six.expect("a transfer").intact());
     let empty = tcp(&lab, Side::Left, 0, 7, Duration::from_secs(20)).expect("a transfer");
     assert!(empty.intact());
 }

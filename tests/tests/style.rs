@@ -93,7 +93,8 @@ fn files_are_short_enough_to_read() {
         .into_iter()
         .map(|(path, text)| (path, text.lines().count()))
         .filter(|(path, lines)| {
-            let example = path.starts_with("examples/") && !path.ends_with("lib.rs");
+            // examples/NN-name.rs; their tests are as long as any.
+            let example = path.starts_with("examples/") && path.matches('/').count() == 1;
             *lines > if example { 80 } else { 700 }
         })
         .map(|(path, lines)| format!("{path}: {lines} lines"))
@@ -101,10 +102,10 @@ fn files_are_short_enough_to_read() {
     assert!(long.is_empty(), "too long (700 lines; examples 80): {long:#?}");
 }
 
-/// No code that was left for later, and no test that is switched off.
+/// No code that was left for later, and no test that is switched off without a reason beside it.
 #[test]
 fn nothing_is_left_for_later() {
-    let unwanted = ["todo!", "unimplemented!", "dbg!", "#[ignore"];
+    let unwanted = ["todo!", "unimplemented!", "dbg!", "#[ignore]"];
     let found: Vec<String> = rust_files()
         .into_iter()
         .flat_map(|(path, text)| {

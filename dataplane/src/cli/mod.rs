@@ -1,5 +1,6 @@
 //! What the user typed, as types; one module a command.
 
+mod demo;
 mod doctor;
 mod forward;
 mod lab;
@@ -21,6 +22,8 @@ pub(crate) struct Ringway {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// The whole story in a private laboratory, in less than a minute; needs no argument.
+    Demo(demo::DemoArgs),
     /// Forward packets between ports.
     Forward(forward::ForwardArgs),
     /// Say what this machine and each interface can do, and the cure for what they can't.
@@ -32,6 +35,7 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn run(self) -> Outcome {
         match self {
+            Self::Demo(args) => demo::run(&args),
             Self::Forward(args) => forward::run(&args),
             Self::Doctor(args) => doctor::run(&args),
             Self::Lab(args) => lab::run(&args),

@@ -1,7 +1,6 @@
 //! `mac-swap`: each packet goes back out of the port it came in by, source and destination exchanged.
 
 use super::ETHERNET_HEADER;
-use super::wire::discard_packet;
 use crate::app::{App, Outbox, PortId};
 use crate::stats::Reason;
 use crate::worker::Tick;
@@ -16,7 +15,7 @@ impl<'p> App<'p> for MacSwap {
     fn handle(&mut self, _now: Tick, from: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>) {
         while let Some(head) = burst.peek_mut(0) {
             if head.len() < ETHERNET_HEADER {
-                discard_packet(burst, out, Reason::Runt);
+                out.discard_packet(burst, Reason::Runt);
                 continue;
             }
             if let Some(addresses) = head.first_chunk_mut::<12>() {

@@ -33,17 +33,9 @@ pub(super) fn has_runt(burst: &Burst<'_>) -> bool {
 fn forward_without_runts<'p>(to: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>) {
     while let Some(front) = burst.peek(0) {
         if front.len() < ETHERNET_HEADER {
-            discard_packet(burst, out, Reason::Runt);
+            out.discard_packet(burst, Reason::Runt);
         } else if out.send_packet(to, burst) == 0 {
             break;
         }
-    }
-}
-
-/// Discards the packet at the front, in however many frames.
-pub(super) fn discard_packet<'p>(burst: &mut Burst<'p>, out: &mut Outbox<'p>, reason: Reason) {
-    let frames = burst.packet_frames().max(1);
-    for frame in burst.drain().take(frames) {
-        out.discard(frame, reason);
     }
 }

@@ -12,10 +12,12 @@
 //!
 //! All of it is built with `ip` and `ethtool`, one command a step; [`Lab::up_watched`] shows each, to be typed again by hand.
 
+pub mod counters;
 mod error;
 mod namespace;
 mod plan;
 mod run;
+pub mod traffic;
 
 pub use error::LabError;
 pub use namespace::{Entered, Namespace};
@@ -23,6 +25,9 @@ pub use plan::{LabPlan, Middle, Side};
 
 use run::{Hands, check_rights, ip_knows};
 use rustix::process::{Pid, test_kill_process};
+
+/// What traffic and counters end with: whatever went wrong, they can only say it.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// A laboratory that stands. Dropping it removes all that it made; [`keep`](Self::keep) leaves it.
 #[derive(Debug)]

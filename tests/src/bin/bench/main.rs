@@ -53,7 +53,13 @@ fn main() -> Outcome<()> {
     let settings = settings()?;
     let mut samples = Vec::new();
     for arrangement in [Arrangement::A, Arrangement::B] {
+        if std::env::var("ARR").is_ok_and(|a| a != arrangement.name()) {
+            continue;
+        }
         for bytes in [64u16, 1500] {
+            if std::env::var("BYTES").is_ok_and(|b| b != bytes.to_string()) {
+                continue;
+            }
             for round in 0..settings.rounds {
                 for forwarder in Forwarder::all(arrangement) {
                     if settings.only.as_ref().is_some_and(|only| !forwarder.name().contains(only.as_str())) {

@@ -55,6 +55,10 @@ impl Forwarder {
                     name: "ringway, busy-poll",
                     program: Program::Ringway(&[], ",busy-poll=20"),
                 });
+                all.push(Self {
+                    name: "ringway, yield",
+                    program: Program::Ringway(&["--idle", "yield"], ""),
+                });
             }
         }
         all

@@ -1,7 +1,6 @@
 //! What the kernel counted at an interface.
 
-use crate::Outcome;
-use dataplane::lab::Namespace;
+use super::{Namespace, Outcome};
 use serde::Deserialize;
 
 /// One direction of an interface (`struct rtnl_link_stats64`).
@@ -44,6 +43,23 @@ pub fn counters(namespace: &Namespace, interface: &str) -> Outcome<Counters> {
     }
     let links: Vec<Link> = serde_json::from_slice(&output.stdout)?;
     links.first().map(|link| link.stats64).ok_or_else(|| format!("`ip` shows no {interface}").into())
+}
+
+/// Datagrams that arrived at `namespace` and were dropped because the socket that they were for was full
+/// (`RcvbufErrors` and `MemErrors` of `/proc/net/snmp`, RFC 4113 counts them among `udpInErrors`).
+///
+/// # Errors
+/// When the namespace cannot be entered, or the kernel prints what it never printed before.
+pub fn full_sockets(namespace: &Namespace) -> Outcome<u64> {
+    // `/proc/net` is that of the process's first thread; the namespace is a thread's.
+    let page = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
+    let mut lines = page.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else {
+        return Err("/proc/net/snmp says nothing of UDP".into());
+    };
+    let full = |name: &str| matches!(name, "RcvbufErrors" | "MemErrors");
+    let pairs = names.split_whitespace().zip(numbers.split_whitespace());
+    Ok(pairs.filter(|(name, _)| full(name)).filter_map(|(_, number)| number.parse::<u64>().ok()).sum())
 }
 
 impl std::ops::Sub for Counters {

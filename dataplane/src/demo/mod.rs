@@ -1,0 +1,143 @@
+//! The demonstration: real packets between two hosts in a private laboratory, act by act, ending in one table.
+//!
+//! | act | file | |
+//! |---|---|---|
+//! | forward | `forward.rs` | TCP and UDP of the kernel's own through `ringway forward`, driver by driver |
+//! | memory | `memory.rs` | the same loop over the loopback driver, where the rights for a laboratory are missing |
+//!
+//! [`rights`] says what is missing, `forwarder.rs` runs the forwarder as a process, `text.rs` writes the table.
+
+mod forward;
+mod forwarder;
+mod measured;
+mod memory;
+pub mod rights;
+mod text;
+
+pub use measured::{Losses, Measured, QueueMode, Row};
+pub use rights::Lacking;
+
+use crate::lab::{Lab, LabError, LabPlan};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What to show.
+#[derive(Clone, Debug)]
+pub struct DemoPlan {
+    /// The program that forwards: `ringway` itself.
+    pub program: PathBuf,
+    /// How long each kind of traffic is sent.
+    pub time: Duration,
+    /// Drivers to show, one after another, each as it begins a port on the command line.
+    pub drivers: Vec<String>,
+}
+
+impl DemoPlan {
+    /// AF_XDP, then the kernel fallback, through this program.
+    ///
+    /// # Errors
+    /// When the kernel does not say which file this program is: no `/proc`.
+    pub fn of_this_program() -> std::io::Result<Self> {
+        Ok(Self {
+            program: std::env::current_exe()?,
+            time: Duration::from_secs(3),
+            drivers: vec!["af-xdp".to_owned(), "packet".to_owned()],
+        })
+    }
+}
+
+/// A step that begins now.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What, in words.
+    pub what: String,
+    /// Its number, from 1.
+    pub number: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// SIGINT or SIGTERM.
+    #[error("stopped by a signal; the laboratory and all processes in it are gone")]
+    Stopped,
+    /// The laboratory could not be built although the rights are there.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// Not even memory could be had.
+    #[error("the loopback driver: {0}")]
+    Memory(String),
+}
+
+/// All that was shown. Its JSON names are stable.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// `demo`.
+    pub event: &'static str,
+    /// The kernel's release.
+    pub kernel: String,
+    /// CPUs that this process may use.
+    pub cpus: usize,
+    /// Why real packets could not be shown, when they could not.
+    pub lacking: Option<Lacking>,
+    /// The rows of the table, in the order of the acts.
+    pub rows: Vec<Row>,
+    /// Whether all content arrived unharmed, all books balance and no row failed.
+    pub ok: bool,
+}
+
+/// Runs the acts that this machine has the rights for. Nothing is left behind, whatever happens: processes and laboratory go with
+/// the values that stand for them.
+///
+/// # Errors
+/// [`DemoError`] when it was stopped, or the laboratory cannot be built for a reason other than rights. A driver that fails is a row
+/// of the report.
+pub fn run(plan: &DemoPlan, watch: &mut dyn FnMut(&Step), stop: &AtomicBool) -> Result<Report, DemoError> {
+    let mut lacking = rights::lacking(&plan.program);
+    let mut rows = Vec::new();
+    if lacking.is_none() {
+        match with_lab(plan, watch, stop) {
+            Ok(shown) => rows = shown,
+            Err(DemoError::Lab(error)) => lacking = Some(rights::refused(error, &plan.program)?),
+            Err(error) => return Err(error),
+        }
+    }
+    if lacking.is_some() {
+        rows = memory::act(plan.time, watch, stop)?;
+    }
+    if stop.load(Ordering::Relaxed) {
+        return Err(DemoError::Stopped);
+    }
+    let ok = !rows.is_empty() && rows.iter().all(Row::in_order);
+    Ok(Report {
+        event: "demo",
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        lacking,
+        rows,
+        ok,
+    })
+}
+
+/// The acts that need two hosts.
+fn with_lab(plan: &DemoPlan, watch: &mut dyn FnMut(&Step), stop: &AtomicBool) -> Result<Vec<Row>, DemoError> {
+    let of = 1 + forward::steps(plan);
+    watch(&Step { what: "building a laboratory: two hosts, two cables".to_owned(), number: 1, of });
+    // Without IPv6 the laboratory carries not one frame of its own accord: what is counted is what was sent.
+    let lab = Lab::up(&LabPlan { ipv6: false, ..LabPlan::private("rwd") });
+    // A signal from the terminal also ends the commands that build it: that is no fault of theirs.
+    if stop.load(Ordering::Relaxed) {
+        return Err(DemoError::Stopped);
+    }
+    let lab = lab?;
+    let mut number = 1;
+    let mut next = |what: String| {
+        number += 1;
+        watch(&Step { what, number, of });
+    };
+    forward::act(&lab, plan, &mut next, stop)
+}
