@@ -2,9 +2,11 @@
 
 use crate::app::PortId;
 use drivers::link::{self, Link};
+use drivers::packet::{PacketPlan, PacketQueue};
+use drivers::pcap::{PcapPlan, PcapQueue};
 use drivers::xdp::{Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
-use drivers::{OpenError, PortSpec, QueuePair};
-use ringbuf::Pool;
+use drivers::{OpenError, PortSpec, QueuePair, SpecError};
+use ringbuf::{BURST, Pool};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,7 +26,13 @@ pub struct Port {
 #[derive(Debug)]
 enum Device {
     Xdp(Arc<XdpPort>),
+    Packet(PacketPlan),
+    Pcap(PcapPlan),
 }
+
+/// Frames for a queue that copies between rings of its own and the arena: two bursts each way.
+const COPYING_FRAMES: u32 = 256;
+const _: () = assert!(COPYING_FRAMES as usize == 4 * BURST);
 
 impl Port {
     /// Opens a port: looks at the device, and takes what all its queues share.
@@ -32,17 +40,16 @@ impl Port {
     /// # Errors
     /// [`OpenError`], with the cure in words.
     pub fn open(id: PortId, spec: &PortSpec) -> Result<Self, OpenError> {
-        let wrong = |error: drivers::SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
+        let wrong = |error: SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
         let (device, choice) = match spec.driver.as_deref() {
             Some("af-xdp") => (Device::Xdp(XdpPort::open(XdpPlan::from_spec(spec).map_err(wrong)?)?), None),
+            Some("packet") => (Device::Packet(PacketPlan::from_spec(spec).map_err(wrong)?), None),
+            Some("pcap") => (Device::Pcap(PcapPlan::from_spec(spec).map_err(wrong)?), None),
             Some(other) => {
                 let why = format!("unknown driver \"{other}\"");
                 return Err(OpenError::refused(&spec.device, "reading the port", why));
             }
-            None => {
-                let port = XdpPort::open(XdpPlan::from_spec(spec).map_err(wrong)?)?;
-                (Device::Xdp(port), Some("af-xdp: the fastest driver that works there".to_owned()))
-            }
+            None => best(spec)?,
         };
         Ok(Self { id, spec: spec.clone(), device, choice })
     }
@@ -70,6 +77,8 @@ impl Port {
     pub fn queues(&self) -> Vec<u32> {
         match &self.device {
             Device::Xdp(port) => port.queues(),
+            Device::Packet(plan) => (0..plan.queues).collect(),
+            Device::Pcap(_) => vec![0],
         }
     }
 
@@ -78,6 +87,7 @@ impl Port {
     pub fn frames_per_queue(&self) -> u32 {
         match &self.device {
             Device::Xdp(port) => 2 * port.ring(),
+            Device::Packet(_) | Device::Pcap(_) => COPYING_FRAMES,
         }
     }
 
@@ -86,7 +96,16 @@ impl Port {
     pub fn frame_bytes(&self) -> u32 {
         match &self.device {
             Device::Xdp(port) => port.link().mtu + 18,
+            // The kernel hands over TCP before it is cut.
+            Device::Packet(_) => 65536,
+            Device::Pcap(_) => 1518,
         }
+    }
+
+    /// Whether it hands over TCP packets larger than a frame on the wire, for the other side to cut.
+    #[must_use]
+    pub const fn hands_over_uncut(&self) -> bool {
+        matches!(self.device, Device::Packet(_))
     }
 
     /// Opens one queue, on the thread that will own it.
@@ -94,9 +113,13 @@ impl Port {
     /// # Errors
     /// [`OpenError`], with the cure in words.
     pub fn open_queue<'p>(&self, umem: &Rc<Umem<'p>>, queue: u32) -> Result<AnyQueue<'p>, OpenError> {
-        match &self.device {
-            Device::Xdp(port) => Ok(Box::new(XdpQueue::open(umem, port, queue)?)),
-        }
+        Ok(match &self.device {
+            Device::Xdp(port) => Box::new(XdpQueue::open(umem, port, queue)?),
+            Device::Packet(plan) => {
+                Box::new(PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?)
+            }
+            Device::Pcap(plan) => Box::new(PcapQueue::open(umem.pool(), plan)?),
+        })
     }
 
     /// What the XDP program decided, where there is one.
@@ -104,6 +127,7 @@ impl Port {
     pub fn verdicts(&self) -> Option<Verdicts> {
         match &self.device {
             Device::Xdp(port) => port.verdicts().ok(),
+            Device::Packet(_) | Device::Pcap(_) => None,
         }
     }
 
@@ -112,18 +136,36 @@ impl Port {
     pub fn queues_changed(&self) -> Option<u32> {
         let opened = match &self.device {
             Device::Xdp(port) if port.takes_all_queues() => port.link(),
-            Device::Xdp(_) => return None,
+            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => return None,
         };
         link::queue_count(&opened.name).ok().filter(|count| *count != opened.receive_queues)
     }
 
-    /// The interface, where there is one.
+    /// The interface as AF_XDP found it.
     #[must_use]
     pub fn link(&self) -> Option<&Link> {
         match &self.device {
             Device::Xdp(port) => Some(port.link()),
+            Device::Packet(_) | Device::Pcap(_) => None,
         }
     }
+}
+
+/// The best driver that works on an interface, and why it is that one.
+fn best(spec: &PortSpec) -> Result<(Device, Option<String>), OpenError> {
+    let wrong = |error: SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
+    // An interface that is not there, or is down, is so for every driver.
+    let refusal = match XdpPort::open(XdpPlan::from_spec(spec).map_err(wrong)?) {
+        Ok(port) => {
+            let words = format!("{} runs over af-xdp, the fastest driver that works there", spec.device);
+            return Ok((Device::Xdp(port), Some(words)));
+        }
+        Err(error) if Link::by_name(&spec.device).map_or(true, |link| !link.up) => return Err(error),
+        Err(error) => error,
+    };
+    let plan = PacketPlan::from_spec(spec).map_err(wrong)?;
+    let words = format!("{} runs over packet, since af-xdp does not work there: {refusal}", spec.device);
+    Ok((Device::Packet(plan), Some(words)))
 }
 
 /// What a worker's queues share: its arena as each driver knows it.

@@ -6,7 +6,7 @@
 use crate::error::Fault;
 use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair};
 use crate::random::Random;
-use crate::rings::{Descriptor, Front, Inbound, Outbound, drop_packet, front};
+use crate::rings::{Descriptor, Front, Inbound, Outbound, front};
 use ringbuf::{Burst, Frame, Loan, PACKET_PAGES, Packets, Pool, ring_pair};
 use std::rc::Rc;
 
@@ -230,7 +230,7 @@ impl<'p> Loopback<'p> {
             self.outbound.tally.add(frame.len(), frame.continues());
         }
         self.lost += 1;
-        drop_packet(burst);
+        burst.drop_packet();
     }
 
     /// A lie about the length is told of a packet in one frame, and twice is said only what was said once.

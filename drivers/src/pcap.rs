@@ -6,7 +6,7 @@
 
 use crate::error::{Fault, OpenError};
 use crate::queue::{Caps, Copying, QueueCounters, QueuePair, Tally};
-use crate::rings::{Front, drop_packet, front};
+use crate::rings::{Front, front};
 use crate::spec::{PortSpec, SpecError};
 use pcap_file::pcap::{PcapHeader, PcapParser};
 use pcap_file::pcapng::{Block, PcapNgParser};
@@ -239,7 +239,7 @@ impl<'p> QueuePair<'p> for PcapQueue<'p> {
             match front(burst, &self.caps, 0) {
                 Front::Empty => break,
                 Front::Unsendable => {
-                    drop_packet(burst);
+                    burst.drop_packet();
                     self.unsendable += 1;
                 }
                 Front::Packet(frames) => {
@@ -252,7 +252,7 @@ impl<'p> QueuePair<'p> for PcapQueue<'p> {
                         break;
                     }
                     frames.for_each(|frame| self.transmitted.add(frame.len(), frame.continues()));
-                    drop_packet(burst);
+                    burst.drop_packet();
                 }
             }
         }

@@ -15,6 +15,9 @@ use std::os::fd::BorrowedFd;
 ///   [`continues`](ringbuf::Frame::continues).
 /// * A packet that the device can never send (too long, too many frames, empty, another pool's) is taken, dropped
 ///   and counted in [`QueueCounters::unsendable`]: left in front it would block those behind it.
+/// * What a packet's first frame notes as undone ([`ringbuf::Offload`]) is seen to on the way out: left to the device
+///   where it can ([`Caps::checksum`]), else completed with [`checksum::finish`](crate::checksum::finish). A packet
+///   still to be cut into segments is unsendable for a queue without [`Caps::segmentation`].
 /// * Every number that comes back from the device goes through [`Pool::arrive`](ringbuf::Pool::arrive) or
 ///   [`Pool::reclaim`](ringbuf::Pool::reclaim). A stray is a latched fault.
 /// * Dropping the queue stops the device first and recalls its loans last.

@@ -218,14 +218,14 @@ impl<'p> Outbound<'p> {
             let frames = match front(burst, caps, self.headroom) {
                 Front::Empty => break,
                 Front::Unsendable => {
-                    drop_packet(burst);
+                    burst.drop_packet();
                     self.unsendable += 1;
                     continue;
                 }
                 Front::Packet(frames) if frames > grant.room() => break,
                 // Looked at as a whole: a packet must not lose a piece on the way.
                 Front::Packet(frames) if frames > 1 && !all_of(self.pool, burst, frames) => {
-                    drop_packet(burst);
+                    burst.drop_packet();
                     self.unsendable += 1;
                     continue;
                 }
@@ -417,18 +417,6 @@ fn front_run(burst: &Burst<'_>, caps: &Caps, headroom: u16) -> Front {
         // A packet without its end will not get one: whoever fills a burst puts whole packets in.
         _ => Front::Unsendable,
     }
-}
-
-/// Gives the packet at the front back to its pool; returns how many frames it had.
-pub(crate) fn drop_packet(burst: &mut Burst<'_>) -> usize {
-    let mut dropped = 0;
-    while let Some(frame) = burst.pop() {
-        dropped += 1;
-        if !frame.continues() {
-            break;
-        }
-    }
-    dropped
 }
 
 #[cfg(test)]

@@ -118,14 +118,14 @@ impl Arena {
             return Err(ArenaError::Plan("the frame size must be a power of two from 256 to 32768"));
         }
         let shift = plan.frame_size.trailing_zeros();
-        let too_large = ArenaError::Plan("frames and content together must stay below 16 TiB");
+        let too_large = ArenaError::Plan("frames and content together must stay below 4 GiB");
         let Some(content_bytes) = plan.content_bytes.checked_next_multiple_of(CONTENT_UNIT) else {
             return Err(too_large);
         };
         let frame_bytes = ((plan.frames as usize) << shift).next_multiple_of(CONTENT_UNIT);
         let bytes = frame_bytes
             .checked_add(content_bytes)
-            .filter(|bytes| u32::try_from(bytes / CONTENT_UNIT).is_ok())
+            .filter(|bytes| u32::try_from(*bytes).is_ok())
             .ok_or(too_large)?;
         let (base, bytes, backing) = map(bytes, plan.huge_pages)?;
         Ok(Self { base, bytes, frames: plan.frames, shift, content_bytes, backing })
@@ -246,7 +246,7 @@ mod tests {
     fn content_larger_than_memory_is_refused() {
         for content_bytes in [usize::MAX, usize::MAX - 4095, 1 << 44] {
             let plan = ArenaPlan { content_bytes, ..ArenaPlan::default() };
-            assert!(Arena::new(&plan).expect_err("refused").to_string().contains("below 16 TiB"));
+            assert!(Arena::new(&plan).expect_err("refused").to_string().contains("below 4 GiB"));
         }
     }
 

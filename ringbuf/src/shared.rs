@@ -281,6 +281,10 @@ impl<T: Copy> Grant<'_, T> {
     /// Makes the written slots visible to the other side; returns how many.
     #[inline]
     pub fn commit(self) -> u32 {
+        if self.used == 0 {
+            // The reader's cache line stays where it is.
+            return 0;
+        }
         self.ring.cursor.fill(self.used);
         // One writer, so a store suffices. Release pairs with the reader's acquire of this position.
         self.ring.parts.word(self.ring.parts.producer).store(self.ring.cursor.tail(), Ordering::Release);
@@ -348,6 +352,9 @@ impl<T: Copy> Batch<'_, T> {
     /// Gives the entries that were read back to the writer; returns how many.
     #[inline]
     pub fn commit(self) -> u32 {
+        if self.read == 0 {
+            return 0;
+        }
         self.ring.cursor.drain(self.read);
         // Release: our reads of these slots happen before the writer may fill them again.
         self.ring.parts.word(self.ring.parts.consumer).store(self.ring.cursor.head(), Ordering::Release);

@@ -49,8 +49,19 @@ fn network_namespaces() -> Vec<String> {
 #[test]
 fn a_link_goes_down_and_comes_up() {
     needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
+    link_down_and_up("af-xdp");
+}
+
+/// The same by packet sockets.
+#[test]
+fn a_link_goes_down_and_comes_up_by_packet_sockets() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
+    link_down_and_up("packet");
+}
+
+fn link_down_and_up(driver: &str) {
     let lab = quiet();
-    let forwarder = Forwarder::between(&lab, "af-xdp", "", &[]).expect("a forwarder");
+    let forwarder = Forwarder::between(&lab, driver, "", &[]).expect("a forwarder");
     ping(&lab, Side::Left, 3, 5).expect("answers before");
     lab.ip("link set rw-right down").expect("down");
     // Left does not know: it sends on, by its neighbour entry.
@@ -114,9 +125,9 @@ fn it_ends_well_while_a_link_is_down() {
 #[test]
 fn an_interface_is_deleted() {
     needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
-    for traffic in [false, true] {
+    for (driver, traffic) in [("af-xdp", false), ("af-xdp", true), ("packet", false), ("packet", true)] {
         let lab = quiet();
-        let forwarder = Forwarder::between(&lab, "af-xdp", "", &[]).expect("a forwarder");
+        let forwarder = Forwarder::between(&lab, driver, "", &[]).expect("a forwarder");
         ping(&lab, Side::Left, 2, 5).expect("answers");
         let report = std::thread::scope(|scope| {
             let flood = scope.spawn(|| {
@@ -132,7 +143,7 @@ fn an_interface_is_deleted() {
             let begin = Instant::now();
             let report = forwarder.report().expect("books in order");
             let took = begin.elapsed();
-            assert!(took < Duration::from_secs(2), "it took {took:?}");
+            assert!(took < Duration::from_secs(2), "{driver}: it took {took:?}");
             flood.join().expect("no panic");
             report
         });
@@ -187,10 +198,15 @@ fn two_want_one_interface() {
 fn signals_end_it_and_nothing_is_left() {
     needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
     let lab = quiet();
-    for signal in [Ringway::interrupt, Ringway::terminate] {
-        let mut forwarder = Forwarder::between(&lab, "af-xdp", "", &[]).expect("a forwarder");
+    for (driver, signal) in [
+        ("af-xdp", Ringway::interrupt as fn(&Ringway) -> _),
+        ("af-xdp", Ringway::terminate),
+        ("packet", Ringway::interrupt),
+        ("packet", Ringway::terminate),
+    ] {
+        let mut forwarder = Forwarder::between(&lab, driver, "", &[]).expect("a forwarder");
         let pid = forwarder.process().pid().to_string();
-        assert_eq!(traces(&lab).len(), 2, "a program on each port");
+        assert_eq!(traces(&lab).len(), 2, "promiscuous mode, or a program, on each port");
         ping(&lab, Side::Left, 2, 5).expect("answers");
         signal(forwarder.process()).expect("sent");
         let report = forwarder.report().expect("books in order");
@@ -207,8 +223,8 @@ fn signals_end_it_and_nothing_is_left() {
 fn killed_it_leaves_nothing_and_starts_again() {
     needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
     let lab = quiet();
-    for _ in 0..3 {
-        let mut forwarder = Forwarder::between(&lab, "af-xdp", "", &[]).expect("a forwarder, at once");
+    for driver in ["af-xdp", "af-xdp", "packet", "packet", "af-xdp"] {
+        let mut forwarder = Forwarder::between(&lab, driver, "", &[]).expect("a forwarder, at once");
         ping(&lab, Side::Left, 2, 5).expect("answers");
         forwarder.process().kill().expect("sent");
         drop(forwarder);

@@ -109,7 +109,7 @@ fn chains_and_singles_pass_in_order_while_rings_wrap() {
         assert!(bench.send(shapes[number % 5]));
         bench.turn();
         for packet in bench.arrived(|bench| &mut bench.far) {
-            assert_eq!(packet, expected(seen, shapes[(seen % 5) as usize]));
+            assert_eq!(packet, expected(seen, shapes[usize::try_from(seen % 5).expect("below five")]));
             seen += 1;
         }
     }

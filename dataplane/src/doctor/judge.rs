@@ -59,6 +59,12 @@ fn kernel(machine: &Machine, findings: &mut Findings) {
              AF_XDP ports; packet: ports work"
         );
         findings.add(Error, ("kernel_without_shared_umem", "kernel"), message, newer());
+    } else if version < KernelVersion::new(5, 18) {
+        let message = format!(
+            "Linux {version} refuses XDP programs that know fragments (5.18 takes them), and ours does: AF_XDP ports do not \
+             open; packet: ports work"
+        );
+        findings.add(Error, ("kernel_without_xdp_fragments", "kernel"), message, newer());
     }
     if !kernel.netdev_family {
         let message =

@@ -208,6 +208,7 @@ fn old_kernels_are_told_what_they_lack() {
     assert_eq!(of(6, 12), [(Severity::Note, "transmit_budget")]);
     let six_one = ["netdev_family", "multi_buffer", "transmit_metadata", "transmit_budget"];
     assert_eq!(of(6, 1), six_one.map(|code| (Severity::Note, code)));
+    assert_eq!(of(5, 15)[0], (Severity::Error, "xdp_fragments"));
     assert_eq!(of(5, 4)[0], (Severity::Error, "shared_umem"));
 }
 

@@ -28,7 +28,7 @@ pub use open::PacketPlan;
 
 use crate::error::{Fault, OpenError};
 use crate::queue::{Caps, Copying, QueueCounters, QueuePair};
-use crate::rings::{Front, drop_packet, front};
+use crate::rings::{Front, front};
 use open::Sockets;
 use ring::{Received, SENDABLE, VNET};
 use ringbuf::{BURST, Burst, Frame, HEADROOM, Pool};
@@ -153,7 +153,7 @@ impl<'p> PacketQueue<'p> {
         let header = vnet::header(first.offload(), bytes, limit).ok().filter(|_| bytes >= ETHERNET);
         let Some(header) = header else {
             self.counters.unsendable += 1;
-            drop_packet(burst);
+            burst.drop_packet();
             return Outcome::Done;
         };
         if bytes > SENDABLE || vnet::is_segmented(header) {
@@ -200,7 +200,7 @@ impl<'p> PacketQueue<'p> {
                 self.counters.transmit_dropped += 1;
             }
         }
-        drop_packet(burst);
+        burst.drop_packet();
         Outcome::Done
     }
 
@@ -282,7 +282,7 @@ impl<'p> QueuePair<'p> for PacketQueue<'p> {
                 Front::Empty => break,
                 Front::Unsendable => {
                     self.counters.unsendable += 1;
-                    drop_packet(burst);
+                    burst.drop_packet();
                 }
                 Front::Packet(frames) => {
                     let Outcome::Done = self.send_front(burst, frames as usize) else { break };

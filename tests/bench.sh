@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# What `make bench` measures: instructions a frame over loopback, then the forwarder beside testpmd over veth.
+# Arguments go to the second: --rounds N, --seconds S, --only NAME, --json.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+tests/instructions.sh || echo "above the target: see docs/measuring.md"
+cargo build --release --quiet --bins
+echo
+echo "$(uname -sr), $(nproc) CPUs: $(awk -F ': ' '/model name/ { print $2; exit }' /proc/cpuinfo)"
+echo "$(git describe --always --dirty 2>/dev/null || echo 'no git'), $(dpkg-query -W -f 'dpdk ${Version}' dpdk-dev 2>/dev/null || true), $(date -u +%F)"
+target/release/bench "$@"
