@@ -4,11 +4,16 @@ use crate::app::PortId;
 use drivers::link::{self, Link};
 use drivers::packet::{PacketPlan, PacketQueue};
 use drivers::pcap::{PcapPlan, PcapQueue};
+use drivers::wrap::{Tap, TapPlan};
 use drivers::xdp::{Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
 use drivers::{OpenError, PortSpec, QueuePair, SpecError};
 use ringbuf::{BURST, Pool};
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A queue pair of whatever driver: one indirect call a burst.
 pub type AnyQueue<'p> = Box<dyn QueuePair<'p> + 'p>;
@@ -21,6 +26,8 @@ pub struct Port {
     device: Device,
     /// Why this driver, when the user named none.
     choice: Option<String>,
+    /// Where everything that passes is recorded.
+    tap: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -37,21 +44,26 @@ const _: () = assert!(COPYING_FRAMES as usize == 4 * BURST);
 impl Port {
     /// Opens a port: looks at the device, and takes what all its queues share.
     ///
+    /// Every driver knows `tap=FILE`: a capture (pcapng) of all that its queues receive and transmit; one file a queue,
+    /// `FILE.1` for queue 1 and so on. tcpdump on the interface sees none of what an XDP program takes.
+    ///
     /// # Errors
     /// [`OpenError`], with the cure in words.
     pub fn open(id: PortId, spec: &PortSpec) -> Result<Self, OpenError> {
         let wrong = |error: SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
+        let mut bare = spec.clone();
+        let tap = bare.take("tap").map(PathBuf::from);
         let (device, choice) = match spec.driver.as_deref() {
-            Some("af-xdp") => (Device::Xdp(XdpPort::open(XdpPlan::from_spec(spec).map_err(wrong)?)?), None),
-            Some("packet") => (Device::Packet(PacketPlan::from_spec(spec).map_err(wrong)?), None),
-            Some("pcap") => (Device::Pcap(PcapPlan::from_spec(spec).map_err(wrong)?), None),
+            Some("af-xdp") => (Device::Xdp(XdpPort::open(XdpPlan::from_spec(&bare).map_err(wrong)?)?), None),
+            Some("packet") => (Device::Packet(PacketPlan::from_spec(&bare).map_err(wrong)?), None),
+            Some("pcap") => (Device::Pcap(PcapPlan::from_spec(&bare).map_err(wrong)?), None),
             Some(other) => {
                 let why = format!("unknown driver \"{other}\"");
                 return Err(OpenError::refused(&spec.device, "reading the port", why));
             }
-            None => best(spec)?,
+            None => best(&bare)?,
         };
-        Ok(Self { id, spec: spec.clone(), device, choice })
+        Ok(Self { id, spec: spec.clone(), device, choice, tap })
     }
 
     /// Its place on the command line.
@@ -113,13 +125,17 @@ impl Port {
     /// # Errors
     /// [`OpenError`], with the cure in words.
     pub fn open_queue<'p>(&self, umem: &Rc<Umem<'p>>, queue: u32) -> Result<AnyQueue<'p>, OpenError> {
-        Ok(match &self.device {
+        let opened: AnyQueue<'p> = match &self.device {
             Device::Xdp(port) => Box::new(XdpQueue::open(umem, port, queue)?),
             Device::Packet(plan) => {
                 Box::new(PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?)
             }
             Device::Pcap(plan) => Box::new(PcapQueue::open(umem.pool(), plan)?),
-        })
+        };
+        match &self.tap {
+            None => Ok(opened),
+            Some(file) => tapped(opened, file, queue),
+        }
     }
 
     /// What the XDP program decided, where there is one.
@@ -166,6 +182,23 @@ fn best(spec: &PortSpec) -> Result<(Device, Option<String>), OpenError> {
     let plan = PacketPlan::from_spec(spec).map_err(wrong)?;
     let words = format!("{} runs over packet, since af-xdp does not work there: {refusal}", spec.device);
     Ok((Device::Packet(plan), Some(words)))
+}
+
+/// Records all that a queue receives and transmits.
+fn tapped<'p>(queue: AnyQueue<'p>, file: &Path, number: u32) -> Result<AnyQueue<'p>, OpenError> {
+    let path =
+        if number == 0 { file.to_owned() } else { PathBuf::from(format!("{}.{number}", file.display())) };
+    let error = |source| {
+        let step = format!("recording to {}", path.display());
+        OpenError::new(queue.caps().device.as_str(), step, source)
+    };
+    let writer = BufWriter::new(File::create(&path).map_err(error)?);
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let device = queue.caps().device.clone();
+    match Tap::new(queue, writer, TapPlan::default(), clock) {
+        Ok(tap) => Ok(Box::new(tap)),
+        Err(source) => Err(OpenError::new(device, format!("recording to {}", path.display()), source)),
+    }
 }
 
 /// What a worker's queues share: its arena as each driver knows it.

@@ -89,6 +89,12 @@ impl PortSpec {
         parsed.map(Some).map_err(|_| SpecError(format!("{self}: {key}={value} is not {may_be}")))
     }
 
+    /// Takes an option out: one that is not the driver's business.
+    pub fn take(&mut self, key: &str) -> Option<String> {
+        let place = self.options.iter().position(|(name, _)| name == key)?;
+        Some(self.options.remove(place).1)
+    }
+
     /// Refuses options that the driver does not know.
     ///
     /// # Errors

@@ -16,7 +16,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// A port is driver:device[,key=value..]: af-xdp:eth0 | af-xdp:eth0,queues=0-3,mode=copy | packet:eth0 |
-/// pcap:in.pcap,out=out.pcap. A bare eth0 takes the best driver that works there.
+/// pcap:in.pcap,out=out.pcap. A bare eth0 takes the best driver that works there. tap=FILE, with any driver, records
+/// what passes.
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
     /// A port; give it twice or more.
