@@ -16,7 +16,7 @@ use ringbuf::{Arena, ArenaError, ArenaPlan, Backing, Census, Pool};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Frames beyond those that rings hold: some bursts to work with.
@@ -135,7 +135,7 @@ enum News {
 /// Runs one worker a CPU over the ports until the first of them ends, then the others.
 ///
 /// `ready` hears of all workers once every queue is open; `second` is called about once a second until the end.
-/// Both return whether to go on.
+/// Both return whether to go on; without a start there are no ends.
 ///
 /// # Errors
 /// [`SessionError`] when a queue could not be opened; nothing runs then.
@@ -153,13 +153,12 @@ where
     let shares = share_out(ports, plan.cpus.len().max(1))?;
     check_cpus(&plan.cpus)?;
     check_frames(ports, &shares, plan.frames)?;
-    let start = Barrier::new(shares.len() + 1);
-    let halt = AtomicBool::new(false);
+    // Not a barrier: that would wait for ever for a worker that never came.
+    let go = OnceLock::new();
     let (news, inbox) = channel();
     std::thread::scope(|scope| {
         for (worker, share) in shares.iter().enumerate() {
-            let desk =
-                Desk { worker, ports, share, plan, stop, halt: &halt, start: &start, news: news.clone() };
+            let desk = Desk { worker, ports, share, plan, stop, go: &go, news: news.clone() };
             let app = &app;
             let name = format!("ringway-{worker}");
             let started =
@@ -170,16 +169,12 @@ where
         }
         drop(news);
         let facts = gather_facts(&inbox, shares.len());
-        let go = match &facts {
-            Ok(facts) => ready(facts),
-            Err(_) => false,
-        };
-        if !go {
-            halt.store(true, Ordering::Relaxed);
-        }
-        // Workers that failed wait here too, so that each is released exactly once.
-        start.wait();
+        let goes = facts.as_ref().is_ok_and(|facts| ready(facts));
+        let _ = go.set(goes);
         let facts = facts?;
+        if !goes {
+            return Ok(Vec::new());
+        }
         watch(&inbox, &facts, stop, &mut second)
     })
 }
@@ -260,7 +255,11 @@ fn watch(
                 stop.store(true, Ordering::Relaxed);
                 ends.push(end);
             }
-            Ok(_) => {}
+            Ok(News::Failed(error)) => {
+                stop.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
+            Ok(News::Ready(_)) => {}
             Err(RecvTimeoutError::Timeout) => {
                 if !second(facts, begin.elapsed()) {
                     stop.store(true, Ordering::Relaxed);
@@ -283,9 +282,19 @@ struct Desk<'s> {
     share: &'s [(usize, u32)],
     plan: &'s SessionPlan,
     stop: &'s AtomicBool,
-    halt: &'s AtomicBool,
-    start: &'s Barrier,
+    /// Whether to run, once all are ready.
+    go: &'s OnceLock<bool>,
     news: Sender<News>,
+}
+
+impl Drop for Desk<'_> {
+    /// Nobody shall wait for a worker that died.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ =
+                self.news.send(News::Failed(SessionError::Thread("died; its queues are closed".to_owned())));
+        }
+    }
 }
 
 impl Desk<'_> {
@@ -325,8 +334,7 @@ impl Desk<'_> {
         };
         drop(umem);
         let _ = self.news.send(News::Ready(facts));
-        self.start.wait();
-        if self.halt.load(Ordering::Relaxed) {
+        if !self.go.wait() {
             return;
         }
         let ended = run(&mut worker, self.plan.idle, self.plan.duration, self.stop);
@@ -339,7 +347,6 @@ impl Desk<'_> {
 
     fn fail(self, error: SessionError) {
         let _ = self.news.send(News::Failed(error));
-        self.start.wait();
     }
 
     /// As many frames as its queues may hold, and some bursts to work with.

@@ -177,7 +177,7 @@ impl<'p> PcapQueue<'p> {
         else {
             return false;
         };
-        let piece = usize::from(self.pool.frame_size() - HEADROOM.min(self.pool.frame_size() / 2));
+        let piece = self.piece();
         let frames = bytes.len().div_ceil(piece);
         if frames > burst.room() || frames > self.pool.free() as usize {
             return false;
@@ -192,6 +192,11 @@ impl<'p> PcapQueue<'p> {
             drop(burst.push(frame));
         }
         true
+    }
+
+    /// Bytes of a packet that go into one frame.
+    fn piece(&self) -> usize {
+        usize::from(self.pool.frame_size() - HEADROOM.min(self.pool.frame_size() / 2))
     }
 
     /// Moves on to the next packet, or the next replay.
@@ -218,7 +223,7 @@ impl<'p> QueuePair<'p> for PcapQueue<'p> {
         while self.times > 0 && self.fault.is_none() {
             let Some(packet) = self.capture.packets.get(self.next) else { break };
             // Longer than any burst, or empty: no packet of a wire that we know.
-            let most = BURST * usize::from(self.pool.frame_size() / 2);
+            let most = BURST * self.piece();
             if packet.is_empty() || packet.len() > most.min(self.caps.packet_bytes as usize) {
                 self.malformed += 1;
             } else if !self.replay(burst) {

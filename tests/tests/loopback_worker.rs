@@ -9,6 +9,7 @@ use dataplane::forward::{MacSwap, Wire};
 use dataplane::worker::{Member, TICK_EVERY};
 use dataplane::{App, PortId, Reason, Tick, Worker};
 use drivers::loopback::{Lie, Loopback, LoopbackPlan, Mischief, pair};
+use drivers::wrap::{Lossy, LossyPlan};
 use drivers::{Fault, QueuePair};
 use lab::traffic::Content;
 use ringbuf::{Arena, ArenaPlan, Burst, Pool, Stray};
@@ -209,6 +210,52 @@ fn losses_and_swaps_keep_the_books() {
         assert_eq!(books.received, sent - lost_before, "SEED={seed}");
         assert_eq!(seen, books.transmitted - lost_behind, "SEED={seed}");
         assert!(lost_before > 0 && lost_behind > 0, "SEED={seed}");
+    }
+}
+
+/// A wrapper that loses, doubles, damages, reorders and delays in front of the worker: what it hands over is in the books,
+/// what it holds back comes home.
+#[test]
+fn a_bad_wire_in_front_keeps_the_books() {
+    for seed in 1..20 {
+        let pool = pool();
+        let ring = LoopbackPlan { ring: 128, start: u32::MAX - 70 };
+        let (mut near, left) = pair(&pool, &ring).expect("loans");
+        let (mut far, right) = pair(&pool, &ring).expect("loans");
+        let (drop, duplicate, corrupt, reorder, delay) = (3000, 4000, 5000, 6000, 7000);
+        let plan = LossyPlan { seed, drop, duplicate, corrupt, reorder, delay, delay_bursts: 3 };
+        let member = |port, queue| Member { port: PortId(port), queue: Lossy::new(queue, &pool, plan) };
+        let mut worker = Worker::new(&pool, vec![member(0, left), member(1, right)], Wire);
+        let (mut sent, mut seen, mut burst) = (0, 0, Burst::new());
+        for turn in 0..500 {
+            if turn < 490 {
+                for continues in [false, true, true, false] {
+                    let mut frame = pool.alloc().expect("a frame");
+                    frame.extend(&[7; 200]).expect("room");
+                    frame.set_continues(continues);
+                    burst.push(frame).expect("room");
+                    sent += u64::from(!continues);
+                }
+                assert_eq!(near.transmit(&mut burst), 4);
+            }
+            worker.turn(Tick(TICK_EVERY * turn / 4));
+            while far.receive(&mut burst) > 0 {
+                while let Some(frame) = burst.pop() {
+                    seen += u64::from(!frame.continues());
+                }
+            }
+        }
+        let faults = worker.members()[0].queue.faults();
+        let (held, books) = (worker.members()[0].queue.held() as u64, worker.books());
+        assert!(books.balance() && faults.dropped > 0 && faults.duplicated > 0, "seed {seed}: {books}");
+        assert_eq!(
+            books.received,
+            sent - faults.dropped + faults.duplicated - held,
+            "seed {seed}: {faults:?}"
+        );
+        assert_eq!((books.transmitted, books.discarded), (seen, 0), "seed {seed}");
+        std::mem::drop((near, far, worker));
+        assert_eq!(pool.census().free, FRAMES, "seed {seed}");
     }
 }
 

@@ -13,11 +13,13 @@ use lab::{Forwarder, TestLab, needs};
 /// A driver, and what is typed behind the port.
 type Row = (&'static str, &'static str);
 
-const ROWS: [Row; 4] = [
+const ROWS: [Row; 6] = [
     ("af-xdp", ",ring=64"),
     ("af-xdp", ",attach=generic,ring=64"),
     ("af-xdp", ",chunks=unaligned,ring=64"),
     ("af-xdp", ""),
+    ("packet", ",ring=64"),
+    ("packet", ""),
 ];
 
 /// A size: the shortest of Ethernet, one more than a power of two, the longest of each MTU, one frame and several.
@@ -76,6 +78,9 @@ matrix! {
     generic_1500: 1500, 1;
     unaligned_1500: 1500, 2;
     unaligned_65535: 65535, 2;
+    packet_1500: 1500, 4;
+    packet_9000: 9000, 4;
+    packet_65535: 65535, 5;
 }
 
 /// A VLAN tag that is part of the frame passes, on the longest frame too.

@@ -13,12 +13,15 @@ fn resident(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
+/// Whatever the driver, the length of frames and the depth of rings.
 #[test]
 fn memory_is_the_arena_and_little_more() {
     needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool");
-    for (mtu, options) in [(1500, ""), (1500, ",ring=64"), (9000, "")] {
+    for (mtu, driver, options) in
+        [(1500, "af-xdp", ""), (1500, "af-xdp", ",ring=64"), (9000, "af-xdp", ""), (1500, "packet", "")]
+    {
         let lab = TestLab::with(|plan| plan.mtu = mtu).expect("a laboratory");
-        let mut forwarder = Forwarder::between(&lab, "af-xdp", options, &[]).expect("a forwarder");
+        let mut forwarder = Forwarder::between(&lab, driver, options, &[]).expect("a forwarder");
         tcp(&lab, Side::Left, 8 << 20, 1, Duration::from_secs(20)).expect("a transfer");
         let taken = resident(forwarder.process().pid());
         let report = forwarder.finish().expect("books in order");

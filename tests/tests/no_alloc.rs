@@ -9,6 +9,7 @@ use dataplane::worker::{Member, TICK_EVERY};
 use dataplane::{App, PortId, Tick, Worker};
 use drivers::QueuePair;
 use drivers::loopback::{Loopback, LoopbackPlan, pair};
+use drivers::wrap::{Flatten, Metered};
 use drivers::xdp::{Umem, XdpPlan, XdpPort, XdpQueue};
 use lab::{TestLab, needs};
 use ringbuf::{Arena, ArenaPlan, Burst, Pool};
@@ -139,6 +140,13 @@ fn mac_swap_allocates_nothing() {
 #[test]
 fn a_boxed_queue_allocates_nothing() {
     turns_over_memory(&pool(1024), Wire, |queue| -> dataplane::ports::AnyQueue<'_> { Box::new(queue) });
+}
+
+/// Through the wrappers that measure and flatten.
+#[test]
+fn wrappers_allocate_nothing() {
+    let pool = pool(1024);
+    turns_over_memory(&pool, Wire, |queue| Metered::new(Flatten::new(queue, &pool)));
 }
 
 /// A reflector on a real AF_XDP socket, with a sender at the other end of the cable.

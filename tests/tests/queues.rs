@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use dataplane::lab::Side;
-use lab::traffic::{ping, tcp};
+use lab::traffic::{Burst, ping, tcp, udp};
 use lab::{Forwarder, TestLab, needs};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -53,6 +53,29 @@ fn two_workers_share_the_flows() {
         assert_eq!(received, report.queues(1 - port, "transmitted_packets"), "{}", report.end);
     }
     assert_eq!(report.book("discarded"), 0, "{}", report.end);
+}
+
+/// A port of two workers is deleted under a flood: both end, and the books of both are in order.
+#[test]
+fn two_workers_end_together() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
+        return lab::needs::skip("queues::two_workers_end_together", &["two CPUs".to_owned()]);
+    }
+    let lab = TestLab::with(|plan| (plan.queues, plan.ipv6) = (2, false)).expect("a laboratory");
+    let forwarder = Forwarder::between(&lab, "af-xdp", "", &["--cpu", "0,1"]).expect("a forwarder");
+    ping(&lab, Side::Left, 2, 5).expect("answers");
+    let report = std::thread::scope(|scope| {
+        // What arrives when half of the way is gone does not matter here.
+        let flood = scope.spawn(|| drop(udp(&lab, Side::Left, Burst::flood(200_000, 60))));
+        std::thread::sleep(Duration::from_millis(50));
+        lab.ip("link del rw-right").expect("deleted");
+        let report = forwarder.report().expect("books in order");
+        flood.join().expect("no panic");
+        report
+    });
+    assert_eq!(report.code, Some(1), "{report:?}");
+    assert!(report.stderr.contains("rw-right") && report.stderr.contains("deleted"), "{}", report.stderr);
 }
 
 /// One worker may have both queues of each port.
