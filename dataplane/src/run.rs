@@ -28,6 +28,10 @@ pub const SLEEP_AFTER: Duration = Duration::from_millis(2);
 /// How long it sleeps at most: counters stay this fresh, and a stop is seen this soon.
 const SLEEP_LIMIT: Duration = Duration::from_millis(100);
 
+/// How long it sleeps at most while sent frames are not home: short for the frames, long enough to cost little when a
+/// link is down and they cannot leave.
+const UNSENT_LIMIT: Duration = Duration::from_millis(1);
+
 /// How long it naps when a queue cannot wake it.
 const NAP: Duration = Duration::from_micros(500);
 
@@ -80,7 +84,9 @@ pub fn run<'p, Q: QueuePair<'p>, A: App<'p>>(
             _ if busy => {}
             Idle::Spin => core::hint::spin_loop(),
             Idle::Adaptive if now - last_frame >= SLEEP_AFTER => {
-                let left = duration.map_or(SLEEP_LIMIT, |limit| limit.saturating_sub(now).min(SLEEP_LIMIT));
+                // What still waits to be sent must be looked after, or it would crawl out ten times a second.
+                let most = if worker.pending() > 0 { UNSENT_LIMIT } else { SLEEP_LIMIT };
+                let left = duration.map_or(most, |limit| limit.saturating_sub(now).min(most));
                 sleep(worker, left);
             }
             Idle::Yield => std::thread::yield_now(),

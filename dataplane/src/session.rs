@@ -157,26 +157,44 @@ where
     let go = OnceLock::new();
     let (news, inbox) = channel();
     std::thread::scope(|scope| {
+        // Should we fail below, nobody shall wait for the word.
+        let _release = Release(&go);
+        let mut threads = Vec::new();
         for (worker, share) in shares.iter().enumerate() {
             let desk = Desk { worker, ports, share, plan, stop, go: &go, news: news.clone() };
             let app = &app;
             let name = format!("ringway-{worker}");
             let started =
                 std::thread::Builder::new().name(name).spawn_scoped(scope, move || desk.work(app(worker)));
-            if let Err(error) = started {
-                let _ = news.send(News::Failed(SessionError::Thread(error.to_string())));
+            match started {
+                Ok(thread) => threads.push(thread),
+                Err(error) => drop(news.send(News::Failed(SessionError::Thread(error.to_string())))),
             }
         }
         drop(news);
         let facts = gather_facts(&inbox, shares.len());
         let goes = facts.as_ref().is_ok_and(|facts| ready(facts));
         let _ = go.set(goes);
-        let facts = facts?;
-        if !goes {
-            return Ok(Vec::new());
+        let ends = match facts {
+            Ok(facts) if goes => watch(&inbox, &facts, stop, &mut second),
+            Ok(_) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        for thread in threads {
+            // A panic has been told as news; joined, it does not become ours.
+            let _ = thread.join();
         }
-        watch(&inbox, &facts, stop, &mut second)
+        ends
     })
+}
+
+/// Gives the word not to run, if no other was given.
+struct Release<'g>(&'g OnceLock<bool>);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.set(false);
+    }
 }
 
 /// Which queues of which ports each worker owns: queue by queue in turn.

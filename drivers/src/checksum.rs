@@ -45,8 +45,8 @@ pub const fn fold(mut total: u64) -> u16 {
 /// What is undone in an Ethernet packet, recognised from its first frame; `None` when nothing is, or when it is no
 /// TCP or UDP over IPv4 or IPv6, alone or in a tunnel.
 ///
-/// One packet in 65536 that is complete looks undone: completing it again gives the same checksum. The exception is
-/// a damaged one, whose damage is then sealed; so ask only where a peer may leave checksums undone.
+/// One packet in 65536 that is complete looks undone: completing it again gives the same checksum. The exceptions are
+/// a damaged one, whose damage is then sealed, and one with bytes other than zero behind its end; so ask only where a peer may leave checksums undone.
 ///
 /// Not recognised: IP fragments (a peer completes those itself), SCTP, and UDP tunnels at ports of one's own choice.
 #[inline]

@@ -75,6 +75,10 @@ impl<'p> Inbound<'p> {
         // What is left, if anything, is a packet in several frames, or a lie.
         while let Some(first) = batch.peek(0) {
             if first.options & CONTINUES == 0 && !self.endless {
+                // A page may have become several frames, so there can be less room than entries.
+                if burst.room() == 0 {
+                    break;
+                }
                 batch.advance(1);
                 match arrive(self.pool, self.loan, first) {
                     Ok(mut frame) => {
@@ -136,6 +140,8 @@ fn receive_plain<'p>(
     let mut bytes = 0;
     let mut take = |burst: &mut Burst<'p>, part: &[Descriptor]| {
         burst.fill_from(part, |entry| {
+            // Once: what is judged is what is used, whatever the other side does meanwhile.
+            let entry = *entry;
             // Options, and what the ledger refuses, are left in the batch for the careful half.
             if entry.options != 0 {
                 return None;
@@ -237,7 +243,7 @@ impl<'p> Outbound<'p> {
                 let (offset, len) = (frame.offset(), frame.len());
                 let continues = frame.continues();
                 if self.pool.depart(frame, self.loan).is_err() {
-                    // Another pool's frame: the device cannot see it. It is home again; the packet is named below.
+                    // Another pool's frame: the device cannot see it. It is home again, and named.
                     self.unsendable += 1;
                     continue;
                 }
@@ -266,6 +272,7 @@ impl<'p> Outbound<'p> {
             let unfit = |len: usize| len == 0 || len > caps.buffer_bytes as usize;
             let empty = unfit(front.head().len().into())
                 || front.head().head() < self.headroom
+                || uncut(front.head(), caps)
                 || front.pages().any(|page| unfit(page.len()));
             let ours = core::ptr::eq(front.head().pool(), self.pool)
                 && front.pages().all(|page| core::ptr::eq(page.pool(), self.pool));
@@ -394,7 +401,8 @@ pub(crate) fn front(burst: &Burst<'_>, caps: &Caps, headroom: u16) -> Front {
     match burst.peek(0) {
         None => Front::Empty,
         Some(frame) if !frame.continues() => {
-            if frame.is_empty() || u32::from(frame.len()) > caps.packet_bytes || frame.head() < headroom {
+            let long = u32::from(frame.len()) > caps.packet_bytes;
+            if frame.is_empty() || long || frame.head() < headroom || uncut(frame, caps) {
                 Front::Unsendable
             } else {
                 Front::Packet(1)
@@ -404,12 +412,19 @@ pub(crate) fn front(burst: &Burst<'_>, caps: &Caps, headroom: u16) -> Front {
     }
 }
 
+/// Whether a packet is still to be cut into segments, by a queue that cannot.
+#[inline]
+pub(crate) fn uncut(first: &Frame<'_>, caps: &Caps) -> bool {
+    !caps.segmentation && first.offload().is_some_and(|offload| offload.segment_bytes != 0)
+}
+
 #[cold]
 fn front_run(burst: &Burst<'_>, caps: &Caps, headroom: u16) -> Front {
     let frames = burst.packet_frames();
     let bytes: u32 = (0..frames).filter_map(|i| burst.peek(i)).map(|frame| u32::from(frame.len())).sum();
     let unfit = |frame: &Frame<'_>| frame.is_empty() || frame.head() < headroom;
-    let hole = (0..frames).filter_map(|i| burst.peek(i)).any(unfit);
+    let hole = (0..frames).filter_map(|i| burst.peek(i)).any(unfit)
+        || burst.peek(0).is_some_and(|frame| uncut(frame, caps));
     match u32::try_from(frames) {
         Ok(count) if count > 0 && count <= caps.packet_frames && bytes <= caps.packet_bytes && !hole => {
             Front::Packet(count)

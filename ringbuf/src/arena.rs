@@ -104,6 +104,7 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 const HUGE_PAGE: usize = 2 << 20;
+const _: () = assert!(usize::BITS >= 64, "offsets are 64 bits wide");
 
 impl Arena {
     /// Maps an arena.

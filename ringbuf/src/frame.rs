@@ -248,6 +248,20 @@ impl<'p> Frame<'p> {
         }
     }
 
+    /// Keeps the note on the same bytes when the packet's start moves; drops it when they are cut off.
+    #[inline]
+    fn shift_offload(&mut self, shift: impl Fn(u16) -> Option<u16>) {
+        if let Some(offload) = self.offload() {
+            let at = |place: u16, there: bool| if there { shift(place) } else { Some(place) };
+            let moved = || {
+                let checksum_start = at(offload.checksum_start, offload.checksum_offset > 0)?;
+                let header_bytes = at(offload.header_bytes, offload.header_bytes > 0)?;
+                Some(Offload { checksum_start, header_bytes, ..offload })
+            };
+            self.set_offload(moved());
+        }
+    }
+
     /// Takes up again what was noted for this slot before a device had it: for a wire that carries frames as they are.
     #[inline]
     pub const fn keep_offload(&mut self) {
@@ -285,11 +299,12 @@ impl<'p> Frame<'p> {
     /// # Errors
     /// [`NoRoom`] when the headroom is smaller.
     #[inline]
-    pub const fn grow_front(&mut self, count: u16) -> Result<(), NoRoom> {
+    pub fn grow_front(&mut self, count: u16) -> Result<(), NoRoom> {
         if count > self.head() {
             return Err(NoRoom);
         }
         self.span = Span::new(self.head() - count, self.len() + count);
+        self.shift_offload(|start| start.checked_add(count));
         Ok(())
     }
 
@@ -303,16 +318,18 @@ impl<'p> Frame<'p> {
 
     /// Cuts `count` bytes off the front, or all when there are fewer.
     #[inline]
-    pub const fn trim_front(&mut self, count: u16) {
+    pub fn trim_front(&mut self, count: u16) {
         let count = if count < self.len() { count } else { self.len() };
         self.span = Span::new(self.head() + count, self.len() - count);
+        self.shift_offload(|start| start.checked_sub(count));
     }
 
     /// Empties it and sets its headroom, as far as the slot reaches.
     #[inline]
-    pub const fn restart(&mut self, headroom: u16) {
+    pub fn restart(&mut self, headroom: u16) {
         let limit = self.pool.frame_size();
         self.span = Span::new(if headroom < limit { headroom } else { limit }, 0);
+        self.set_offload(None);
     }
 
     /// Room for `count` bytes that a device reads before the packet (AF_XDP's transmit metadata), as a slice that is

@@ -10,8 +10,12 @@ pub struct Slot(pub u32);
 /// The right of one ring of one device to hold slots. A pool hands each out once.
 ///
 /// A queue pair has two: what it lent to be filled must not come back as sent.
+/// It is of no use at another pool: there every slot is a stray.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loan(pub(crate) u8);
+pub struct Loan {
+    pub(crate) number: u8,
+    pub(crate) pool: u32,
+}
 
 /// A slot is free, or this thread's, or another worker's, or out on a loan.
 pub(crate) const FREE: u8 = 0;

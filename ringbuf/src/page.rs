@@ -34,10 +34,11 @@ impl Pool {
         if !inside || len > CONTENT_UNIT || start % CONTENT_UNIT + len > CONTENT_UNIT {
             return None;
         }
-        let page = Page { pool: self, start: u32::try_from(start).ok()?, len: u16::try_from(len).ok()? };
-        let held = &page.unit().held;
-        held.set(held.get() + 1);
-        Some(page)
+        // An empty page at the very end lies in no unit; and a count that is full stays so.
+        let held = &self.units.get(start / CONTENT_UNIT)?.held;
+        let (start, len) = (u32::try_from(start).ok()?, u16::try_from(len).ok()?);
+        held.set(held.get().checked_add(1)?);
+        Some(Page { pool: self, start, len })
     }
 
     /// Writes content that nobody holds.
@@ -139,7 +140,9 @@ impl<'p> Page<'p> {
 
 impl Clone for Page<'_> {
     fn clone(&self) -> Self {
-        self.unit().held.set(self.unit().held.get() + 1);
+        // Only forgotten clones bring it there; `Rc` aborts too.
+        let Some(held) = self.unit().held.get().checked_add(1) else { std::process::abort() };
+        self.unit().held.set(held);
         Self { ..*self }
     }
 }

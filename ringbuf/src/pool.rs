@@ -7,6 +7,7 @@ use crate::parcel::{Home, Parcel};
 use core::cell::Cell;
 use core::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes in front of a fresh frame's data: room for a tunnel header, and what AF_XDP keeps before a received frame
 /// (`XDP_PACKET_HEADROOM`, `include/uapi/linux/bpf.h`).
@@ -42,6 +43,8 @@ impl Census {
 #[derive(Debug)]
 pub struct Pool {
     home: Arc<Home>,
+    /// No other pool of this process has it.
+    id: u32,
     base: NonNull<u8>,
     shift: u32,
     /// The bits of an offset within its slot.
@@ -69,8 +72,11 @@ impl Pool {
     /// Takes an arena into use: all slots free.
     #[must_use]
     pub fn new(arena: Arena) -> Self {
+        /// Numbers the pools of this process. Four thousand million of them are not made.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let frames = arena.frames();
         Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             base: arena.base(),
             shift: arena.shift(),
             mask: u64::from(arena.frame_size()) - 1,
@@ -114,15 +120,18 @@ impl Pool {
 
     /// The right for one more ring of a device to hold slots; `None` after 252 of them.
     pub fn open_loan(&self) -> Option<Loan> {
-        let loan = self.loans.get();
-        self.loans.set(loan.checked_add(1)?);
-        Some(Loan(loan))
+        let number = self.loans.get();
+        self.loans.set(number.checked_add(1)?);
+        Some(Loan { number, pool: self.id })
     }
 
     /// Lends an empty slot for a device to fill, or `None` when all slots are out.
     #[inline]
     pub fn lend(&self, loan: Loan) -> Option<Slot> {
-        self.pop(loan.0)
+        if loan.pool != self.id {
+            return None;
+        }
+        self.pop(loan.number)
     }
 
     /// Takes in a slot that a device has filled.
@@ -137,7 +146,8 @@ impl Pool {
         if u64::from(head) + u64::from(len) > u64::from(self.frame_size) {
             return Err(Stray::OutOfBounds { slot, head, len });
         }
-        self.ledger.hand_over(slot, loan.0, THREAD)?;
+        self.check(slot, loan)?;
+        self.ledger.hand_over(slot, loan.number, THREAD)?;
         Ok(Frame::at(self, slot, low16(head), low16(len)))
     }
 
@@ -155,7 +165,9 @@ impl Pool {
     #[must_use]
     pub fn gate(&self, loan: Loan) -> Gate<'_> {
         let Self { shift, mask, frame_size, .. } = *self;
-        Gate { pool: self, holders: self.ledger.holders(), shift, mask, frame_size, loan: loan.0 }
+        // Through another pool's loan nothing passes.
+        let holders = if loan.pool == self.id { self.ledger.holders() } else { &[] };
+        Gate { pool: self, holders, shift, mask, frame_size, loan: loan.number }
     }
 
     /// Lends a frame to a device for sending; the device says when it is done, see [`reclaim`](Self::reclaim).
@@ -164,11 +176,11 @@ impl Pool {
     /// The frame itself, when it belongs to another pool: a device can send only what was registered with it.
     #[inline]
     pub fn depart<'p>(&'p self, frame: Frame<'p>, loan: Loan) -> Result<Slot, Frame<'p>> {
-        if !core::ptr::eq(frame.pool(), self) {
+        if !core::ptr::eq(frame.pool(), self) || loan.pool != self.id {
             return Err(frame);
         }
         let slot = frame.into_slot();
-        self.ledger.hand_on(slot, loan.0);
+        self.ledger.hand_on(slot, loan.number);
         Ok(slot)
     }
 
@@ -178,7 +190,8 @@ impl Pool {
     /// [`Stray`] when the slot is not out on this loan; it is left alone then.
     #[inline]
     pub fn reclaim(&self, slot: Slot, loan: Loan) -> Result<(), Stray> {
-        self.ledger.hand_over(slot, loan.0, FREE)?;
+        self.check(slot, loan)?;
+        self.ledger.hand_over(slot, loan.number, FREE)?;
         self.push(slot);
         Ok(())
     }
@@ -188,7 +201,7 @@ impl Pool {
     /// Only for a device that is gone for good: its socket closed, its rings unmapped, its DMA stopped.
     pub fn recall(&self, loan: Loan) -> u32 {
         let mut recalled = 0;
-        for slot in self.ledger.slots_of(loan.0) {
+        for slot in self.ledger.slots_of(loan.number) {
             // The ledger itself just named the slot as lent.
             if self.reclaim(slot, loan).is_ok() {
                 recalled += 1;
@@ -200,7 +213,7 @@ impl Pool {
     /// How many slots are out on `loan`. Walks the ledger: for reports, not for turns.
     #[must_use]
     pub fn on_loan(&self, loan: Loan) -> u32 {
-        self.ledger.count(loan.0)
+        if loan.pool == self.id { self.ledger.count(loan.number) } else { 0 }
     }
 
     /// Where all slots are. Walks the ledger: for reports, not for turns.
@@ -264,6 +277,12 @@ impl Pool {
             collected += 1;
         }
         collected
+    }
+
+    /// A loan is worth something only where it was opened.
+    #[inline]
+    const fn check(&self, slot: Slot, loan: Loan) -> Result<(), Stray> {
+        if loan.pool == self.id { Ok(()) } else { Err(Stray::NotOnLoan(slot)) }
     }
 
     #[inline]

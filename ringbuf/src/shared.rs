@@ -7,6 +7,8 @@
 //! Invariants of [`RingParts`], which `unsafe fn new` asks its caller for:
 //! * **map**: `producer`, `consumer`, `flags` and `slots[..capacity]` are valid for as long as `keeper` lives;
 //! * **ends**: this process has at most one producer and one consumer of the ring, and each is `&mut`-unique;
+//! * **still**: the other side leaves alone the slots that are not its turn. One that does not can make us read nonsense,
+//!   which *plain* and the ledger bear; so what is read from a slot is copied once and judged from the copy;
 //! * **plain**: every bit pattern of a slot is a `T`, so a lying peer can write nonsense but not an invalid value.
 
 use crate::cursor::{Cursor, Impossible};

@@ -99,10 +99,16 @@ where
         },
         duration: args.duration,
     };
-    let begin = Instant::now();
     let queues = vec![None; ports.len()];
-    let mut watcher =
-        Watcher { args, mode, ports: &ports, before: Snapshot::default(), at: Duration::ZERO, queues };
+    let mut watcher = Watcher {
+        args,
+        mode,
+        ports: &ports,
+        before: Snapshot::default(),
+        at: Duration::ZERO,
+        queues,
+        begun: None,
+    };
     let watcher = std::cell::RefCell::new(&mut watcher);
     let ends = session(
         &ports,
@@ -112,7 +118,8 @@ where
         |workers| watcher.borrow_mut().ready(workers),
         |workers, at| watcher.borrow_mut().second(workers, at),
     )?;
-    finish(args, begin.elapsed(), &ports, &ends)
+    let time = watcher.borrow().begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+    finish(args, time, &ports, &ends)
 }
 
 fn check_ports(specs: &[PortSpec]) -> Result<(), String> {
@@ -138,11 +145,14 @@ struct Watcher<'a> {
     at: Duration,
     /// How many queues each port has by now, where that has changed: said once a change.
     queues: Vec<Option<u32>>,
+    /// When the workers began.
+    begun: Option<Instant>,
 }
 
 impl Watcher<'_> {
     fn ready(&mut self, workers: &[WorkerFacts]) -> bool {
         let now = total(workers);
+        self.begun = Some(Instant::now());
         warn_of_uncut(self.ports, &now);
         match self.args.format {
             Format::Json => say(&report::ready_json(self.mode, self.ports, workers, &now).to_string()),
@@ -185,9 +195,17 @@ fn warn_of_uncut(ports: &[Port], now: &Snapshot) {
     }
 }
 
-/// Prints a line; says whether anybody still reads.
+/// Prints a line; says whether anybody still reads. A log that cannot be written, on a full disk say, is no reason to
+/// stop forwarding.
 fn say(line: &str) -> bool {
-    writeln!(std::io::stdout(), "{line}").is_ok()
+    match writeln!(std::io::stdout(), "{line}") {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => false,
+        Err(error) => {
+            tracing::warn!("printing: {error}");
+            true
+        }
+    }
 }
 
 fn finish(args: &ForwardArgs, time: Duration, ports: &[Port], ends: &[WorkerEnd]) -> Outcome {

@@ -8,6 +8,7 @@ use super::umem::{Sharing, Umem};
 use crate::error::OpenError;
 use crate::link::ZeroCopy;
 use crate::queue::{Caps, Copying};
+use ringbuf::Loan;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
@@ -39,9 +40,15 @@ impl<'p> XdpQueue<'p> {
     /// [`OpenError`]: the queue is held by another program, a mode was demanded that the device lacks, rights or memory
     /// are missing.
     pub fn open(umem: &Rc<Umem<'p>>, port: &Arc<XdpPort>, queue: u32) -> Result<Self, OpenError> {
+        let pool = umem.pool();
+        // Once for all attempts: a pool has 252 loans in its life.
+        let loans = pool.open_loan().zip(pool.open_loan()).ok_or_else(|| {
+            let step = format!("opening queue {queue}");
+            OpenError::refused(&port.plan.interface, step, "a worker opens at most 126 queues in its life")
+        })?;
         let mut refusal = None;
         for attempt in attempts(port) {
-            match bind(umem, port, queue, attempt) {
+            match bind(umem, port, queue, attempt, loans) {
                 Ok(bound) => return finish(umem, port, queue, attempt, bound),
                 // Only a lack of the feature is cured by asking for less.
                 Err(error)
@@ -85,13 +92,14 @@ fn bind<'p>(
     port: &Arc<XdpPort>,
     queue: u32,
     attempt: Attempt,
+    loans: (Loan, Loan),
 ) -> Result<Bound<'p>, OpenError> {
     let unaligned = port.plan.unaligned || umem.pool().arena().content_bytes() > 0;
     let registration = Registration { unaligned, metadata: attempt.metadata };
     let sharing = Sharing { zero_copy: attempt.zero_copy, multi_buffer: attempt.multi_buffer, registration };
     let mut refusal = None;
     for sharer in umem.sharers(sharing).iter().map(Some).chain([None]) {
-        match bind_as(umem, port, queue, sharing, sharer) {
+        match bind_as(umem, port, queue, (sharing, sharer), loans) {
             Ok(bound) => {
                 umem.joined(sharing, &bound.socket);
                 return Ok(bound);
@@ -114,18 +122,12 @@ fn bind_as<'p>(
     umem: &Rc<Umem<'p>>,
     port: &Arc<XdpPort>,
     queue: u32,
-    sharing: Sharing,
-    sharer: Option<&Rc<Socket>>,
+    (sharing, sharer): (Sharing, Option<&Rc<Socket>>),
+    (receive, transmit): (Loan, Loan),
 ) -> Result<Bound<'p>, OpenError> {
     let (plan, pool) = (&port.plan, umem.pool());
-    let loans = || Some(Loans { pool, receive: pool.open_loan()?, transmit: pool.open_loan()? });
-    let loans = loans().ok_or_else(|| {
-        OpenError::refused(
-            &plan.interface,
-            format!("opening queue {queue}"),
-            "a worker holds at most 126 queues",
-        )
-    })?;
+    // Recalled here when the attempt fails: no device has the slots yet.
+    let loans = Loans { pool, receive, transmit, zero_copy: false };
     let socket = Socket::new(&plan.interface, queue)?;
     if sharer.is_none() {
         socket.register(pool.arena(), sharing.registration)?;
@@ -205,13 +207,14 @@ fn finish<'p>(
     port: &Arc<XdpPort>,
     queue: u32,
     attempt: Attempt,
-    bound: Bound<'p>,
+    mut bound: Bound<'p>,
 ) -> Result<XdpQueue<'p>, OpenError> {
     let name = &port.plan.interface;
     let zero_copy = bound
         .socket
         .is_zero_copy()
         .map_err(|source| OpenError::new(name, format!("reading the mode of queue {queue}"), source))?;
+    bound.loans.zero_copy = zero_copy;
     // In copy mode the kernel completes a checksum itself if the device can't; with zero-copy only the device can.
     let metadata = attempt.metadata && (!zero_copy || port.link.xdp.transmit_checksum);
     let manner = Manner {
@@ -237,12 +240,7 @@ fn finish<'p>(
         checksum: metadata,
         segmentation: false,
     };
-    port.program.insert(queue, bound.socket.as_fd()).map_err(|error| OpenError {
-        device: name.clone(),
-        step: format!("giving queue {queue} to the program"),
-        source: io::Error::other(error.to_string()),
-        hint: None,
-    })?;
+    port.open_queue(queue, bound.socket.as_fd())?;
     Ok(XdpQueue::new(umem, port, bound, caps, manner))
 }
 

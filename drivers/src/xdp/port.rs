@@ -6,8 +6,9 @@ use crate::error::OpenError;
 use crate::link::{Link, ZeroCopy};
 use crate::spec::{NumberList, PortSpec, SpecError};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What a user may wish for a port.
 #[derive(Clone, Debug)]
@@ -92,6 +93,7 @@ pub struct XdpPort {
     pub(super) link: Link,
     pub(super) program: PortProgram,
     _promiscuous: Option<OwnedFd>,
+    open_queues: AtomicU32,
 }
 
 impl XdpPort {
@@ -136,6 +138,12 @@ impl XdpPort {
         if let Some(refusal) = program.native_refusal() {
             tracing::warn!("{name}: native XDP was refused, frames go the slow way: {refusal}");
         }
+        if program.mode() == Mode::Generic && link.partial_checksums() {
+            tracing::warn!(
+                "{name}: in generic mode its peer may send TCP uncut, tens of kilobytes at a time, which is lost here; \
+                 let the peer cut it: ethtool -K PEER tso off gso off"
+            );
+        }
         let promiscuous = if plan.promiscuous {
             let held = hold_promiscuous(link.index);
             Some(held.map_err(|source| {
@@ -150,7 +158,33 @@ impl XdpPort {
         } else {
             None
         };
-        Ok(Arc::new(Self { plan, link, program, _promiscuous: promiscuous }))
+        Ok(Arc::new(Self { plan, link, program, _promiscuous: promiscuous, open_queues: AtomicU32::new(0) }))
+    }
+
+    /// Sends a queue's frames to its socket from now on.
+    pub(super) fn open_queue(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), OpenError> {
+        let error = |source| {
+            OpenError::new(&self.plan.interface, format!("giving queue {queue} to the program"), source)
+        };
+        if !self.program.is_attached() {
+            let gone = io::Error::other("the program is no longer on the interface");
+            return Err(error(gone).hint("it comes off with the last queue: open the port again"));
+        }
+        self.program.insert(queue, socket).map_err(|refusal| error(io::Error::other(refusal.to_string())))?;
+        self.open_queues.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Lets the kernel have a queue's frames again; with the last queue the program comes off.
+    pub(super) fn close_queue(&self, queue: u32) {
+        if let Err(error) = self.program.remove(queue) {
+            tracing::debug!("{}: taking queue {queue} from the program: {error}", self.plan.interface);
+        }
+        if self.open_queues.fetch_sub(1, Ordering::Relaxed) == 1
+            && let Err(error) = self.program.detach()
+        {
+            tracing::warn!("{}: taking the program off: {error}", self.plan.interface);
+        }
     }
 
     /// The interface as it was when the port was opened.

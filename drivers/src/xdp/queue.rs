@@ -20,11 +20,12 @@ use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Empty slots offered at a time: twice a burst, so that a queue that fell behind catches up.
 const REFILL: u32 = 128;
 
-/// `ENOBUFS` says that the kernel has no memory for a packet now. So many times in a row is for good.
+/// `ENOBUFS` and `ENOMEM` say that the kernel has no memory for a packet now. So many times in a row is for good.
 const OUT_OF_MEMORY_LIMIT: u32 = 100_000;
 
 /// One queue pair of an interface, opened by [`XdpQueue::open`].
@@ -71,10 +72,19 @@ pub(super) struct Loans<'p> {
     pub(super) pool: &'p Pool,
     pub(super) receive: Loan,
     pub(super) transmit: Loan,
+    /// Whether the device itself reads and writes the slots.
+    pub(super) zero_copy: bool,
 }
+
+/// How long a device may go on with what it has after its socket was closed: the kernel stops it from a work queue
+/// (`xp_release_deferred`, `net/xdp/xsk_buff_pool.c`), soon but not at once.
+const SETTLE: Duration = Duration::from_millis(100);
 
 impl Drop for Loans<'_> {
     fn drop(&mut self) {
+        if self.zero_copy {
+            std::thread::sleep(SETTLE);
+        }
         self.pool.recall(self.receive);
         self.pool.recall(self.transmit);
     }
@@ -167,6 +177,9 @@ impl<'p> XdpQueue<'p> {
         if let Some(lie) = self.completion.lie() {
             self.latch(lie);
         }
+        if let Some(lie) = self.outbound.lie() {
+            self.latch(lie);
+        }
     }
 
     /// Offers empty slots.
@@ -184,9 +197,6 @@ impl<'p> XdpQueue<'p> {
         }
         grant.commit();
         if let Some(lie) = self.fill.lie() {
-            self.latch(lie);
-        }
-        if let Some(lie) = self.outbound.lie() {
             self.latch(lie);
         }
     }
@@ -219,7 +229,9 @@ impl<'p> XdpQueue<'p> {
             libc::EBUSY => self.dropped += 1,
             // The link is down. It may come back, and the socket with it.
             libc::ENETDOWN => self.link_down += 1,
-            libc::ENOBUFS if self.out_of_memory < OUT_OF_MEMORY_LIMIT => self.out_of_memory += 1,
+            libc::ENOBUFS | libc::ENOMEM if self.out_of_memory < OUT_OF_MEMORY_LIMIT => {
+                self.out_of_memory += 1
+            }
             // No longer bound: the interface is gone.
             libc::ENXIO | libc::ENODEV => self.latch(Fault::Gone),
             errno => self.latch(Fault::System { call, errno }),
@@ -241,7 +253,7 @@ fn reclaim(pool: &Pool, loans: &Loans<'_>, offset: u64) -> Result<(), Stray> {
 fn prepare(burst: &mut Burst<'_>, metadata: bool, checksums: &mut u64) -> u32 {
     let Some(front) = burst.peek_mut(0) else { return 0 };
     let Some(offload) = front.offload() else { return 0 };
-    if metadata && offload.checksum_offset != 0 && leave_to_device(front, offload) {
+    if metadata && leave_to_device(front, offload) {
         return libc::XDP_TX_METADATA;
     }
     *checksums += u64::from(checksum::finish(burst));
@@ -250,6 +262,11 @@ fn prepare(burst: &mut Burst<'_>, metadata: bool, checksums: &mut u64) -> u32 {
 
 /// Writes `struct xsk_tx_metadata` in front of the packet (`include/uapi/linux/if_xdp.h`).
 fn leave_to_device(front: &mut Frame<'_>, offload: Offload) -> bool {
+    // The kernel refuses a field outside the first buffer, and would refuse it for ever.
+    let field = usize::from(offload.checksum_start) + usize::from(offload.checksum_offset);
+    if offload.checksum_offset == 0 || field + 2 > front.len().into() {
+        return false;
+    }
     let Ok(metadata) = front.headroom_mut(METADATA_BYTES) else { return false };
     metadata.fill(0);
     metadata[..8].copy_from_slice(&u64::from(libc::XDP_TXMD_FLAGS_CHECKSUM).to_ne_bytes());
@@ -356,9 +373,7 @@ impl<'p> Gather<'p> for XdpQueue<'p> {
 
 impl Drop for XdpQueue<'_> {
     fn drop(&mut self) {
-        // Off the interface before any socket closes: under load, some kernels do not survive the other order.
-        if let Err(error) = self.port.program.detach() {
-            tracing::warn!("{}: taking the program off: {error}", self.caps.device);
-        }
+        // No frame may be on its way to a socket that closes: under load, some kernels do not survive it.
+        self.port.close_queue(self.caps.queue);
     }
 }

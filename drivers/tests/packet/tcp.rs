@@ -3,7 +3,7 @@
 use crate::world::*;
 use drivers::QueuePair;
 use drivers::packet::PacketQueue;
-use ringbuf::{Burst, Frame, Offload, Pool};
+use ringbuf::{Burst, Frame, Pool};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,22 +74,12 @@ fn push_tag(frame: &mut Frame<'_>) {
     frame.grow_front(4).expect("headroom");
     frame.copy_within(4..16, 0);
     frame[12..16].copy_from_slice(&TAG);
-    frame.set_offload(frame.offload().map(|note| Offload {
-        checksum_start: note.checksum_start + 4,
-        header_bytes: note.header_bytes + 4,
-        ..note
-    }));
 }
 
 fn pop_tag(frame: &mut Frame<'_>) {
     assert_eq!(frame[12..16], TAG);
     frame.copy_within(0..12, 4);
     frame.trim_front(4);
-    frame.set_offload(frame.offload().map(|note| Offload {
-        checksum_start: note.checksum_start - 4,
-        header_bytes: note.header_bytes.saturating_sub(4),
-        ..note
-    }));
 }
 
 /// Receives packets, changes the head of each, and sends them; `came` and `held` keep what waits.

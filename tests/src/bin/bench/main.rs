@@ -47,17 +47,19 @@ struct Settings {
     seconds: f64,
     json: bool,
     only: Option<String>,
+    arrangement: Option<String>,
+    bytes: Option<u16>,
 }
 
 fn main() -> Outcome<()> {
     let settings = settings()?;
     let mut samples = Vec::new();
     for arrangement in [Arrangement::A, Arrangement::B] {
-        if std::env::var("ARR").is_ok_and(|a| a != arrangement.name()) {
+        if settings.arrangement.as_ref().is_some_and(|only| only != arrangement.name()) {
             continue;
         }
         for bytes in [64u16, 1500] {
-            if std::env::var("BYTES").is_ok_and(|b| b != bytes.to_string()) {
+            if settings.bytes.is_some_and(|only| only != bytes) {
                 continue;
             }
             for round in 0..settings.rounds {
@@ -90,18 +92,21 @@ fn main() -> Outcome<()> {
 }
 
 fn settings() -> Outcome<Settings> {
-    let mut settings = Settings { rounds: 5, seconds: 3.0, json: false, only: None };
+    let mut settings =
+        Settings { rounds: 5, seconds: 3.0, json: false, only: None, arrangement: None, bytes: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--rounds" => settings.rounds = value()?.parse()?,
             "--seconds" => settings.seconds = value()?.parse()?,
+            "--arrangement" => settings.arrangement = Some(value()?),
+            "--bytes" => settings.bytes = Some(value()?.parse()?),
             "--only" => settings.only = Some(value()?),
             "--json" => settings.json = true,
             _ => {
                 return Err(format!(
-                    "unknown argument {arg}; there are --rounds N, --seconds S, --only NAME, --json"
+                    "unknown argument {arg}; there are --rounds N, --seconds S, --arrangement a|b, --bytes N, --only NAME, --json"
                 )
                 .into());
             }
