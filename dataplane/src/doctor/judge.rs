@@ -231,7 +231,7 @@ fn state(interface: &Interface, asked: Asked, findings: &mut Findings) {
     if !interface.up {
         let cure = format!("sudo ip link set dev {name} up");
         findings.add(
-            Warning,
+            severity,
             ("interface_down", "link"),
             "it is down: nothing arrives and nothing leaves",
             Some(cure),
