@@ -83,7 +83,11 @@ fn ask(name: &str, command: Command) -> io::Result<[u32; ANSWER_WORDS]> {
         *to = libc::c_char::from_ne_bytes([from]);
     }
     let ifru_data = answer.as_mut_ptr().cast::<libc::c_char>();
-    let mut request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data } };
+    // SAFETY: an `ifreq` is integers, pointers and unions of them, and zero is a value of each. Zeroed, because the kernel
+    // reads all of it, also what the pointer leaves of the union.
+    let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
+    request.ifr_name = ifr_name;
+    request.ifr_ifru.ifru_data = ifru_data;
     // SAFETY: the kernel reads one `ifreq` at `request`, which lives on this stack, NUL-terminated because the name is
     // shorter than IFNAMSIZ. Through `ifru_data` it reads the command and writes one answer of that command's fixed size
     // (at most 196 bytes) into the 256 bytes of `answer`, which is aligned for it and not otherwise used meanwhile.
