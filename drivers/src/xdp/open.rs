@@ -6,7 +6,7 @@ use super::queue::{Bound, Loans, Manner, XdpQueue};
 use super::socket::{METADATA_BYTES, Registration, Socket};
 use super::umem::{Sharing, Umem};
 use crate::error::OpenError;
-use crate::link::ZeroCopy;
+use crate::link::{Link, ZeroCopy};
 use crate::queue::{Caps, Copying};
 use ringbuf::Loan;
 use std::io;
@@ -40,6 +40,7 @@ impl<'p> XdpQueue<'p> {
     /// [`OpenError`]: the queue is held by another program, a mode was demanded that the device lacks, rights or memory
     /// are missing.
     pub fn open(umem: &Rc<Umem<'p>>, port: &Arc<XdpPort>, queue: u32) -> Result<Self, OpenError> {
+        check_namespace(port)?;
         let pool = umem.pool();
         // Once for all attempts: a pool has 252 loans in its life.
         let loans = pool.open_loan().zip(pool.open_loan()).ok_or_else(|| {
@@ -70,6 +71,16 @@ impl<'p> XdpQueue<'p> {
     }
 }
 
+/// A number of an interface means another one in another namespace, and the socket is made in this thread's.
+fn check_namespace(port: &XdpPort) -> Result<(), OpenError> {
+    let name = &port.plan.interface;
+    match Link::by_name(name) {
+        Ok(link) if link.index == port.link.index && link.mac == port.link.mac => Ok(()),
+        _ => Err(OpenError::refused(name, "opening a queue", "this thread does not see the interface of the port")
+            .hint("open ports and queues in the same network namespace; or the interface was deleted in the meantime")),
+    }
+}
+
 fn attempts(port: &XdpPort) -> Vec<Attempt> {
     let native = port.program.mode() == Mode::Native;
     let zero_copy: &[bool] = match port.plan.zero_copy {
@@ -94,8 +105,7 @@ fn bind<'p>(
     attempt: Attempt,
     loans: (Loan, Loan),
 ) -> Result<Bound<'p>, OpenError> {
-    let unaligned = port.plan.unaligned || umem.pool().arena().content_bytes() > 0;
-    let registration = Registration { unaligned, metadata: attempt.metadata };
+    let registration = Registration { unaligned: is_unaligned(umem, port), metadata: attempt.metadata };
     let sharing = Sharing { zero_copy: attempt.zero_copy, multi_buffer: attempt.multi_buffer, registration };
     let mut refusal = None;
     for sharer in umem.sharers(sharing).iter().map(Some).chain([None]) {
@@ -115,6 +125,11 @@ fn bind<'p>(
         }
     }
     Err(refusal.unwrap_or_else(|| OpenError::refused(&port.plan.interface, "binding", "nothing was tried")))
+}
+
+/// Content may begin anywhere, so an arena that has some wants chunks that may too.
+fn is_unaligned(umem: &Umem<'_>, port: &XdpPort) -> bool {
+    port.plan.unaligned || umem.pool().arena().content_bytes() > 0
 }
 
 /// Makes a socket and its rings, fills the fill ring, and binds: with an arena registered here, or as a sharer.
@@ -228,7 +243,7 @@ fn finish<'p>(
         device: name.clone(),
         queue,
         copying: if zero_copy { Copying::ZeroCopy } else { Copying::KernelCopies },
-        mode: mode_words(port, attempt, metadata),
+        mode: mode_words(port, attempt, is_unaligned(umem, port), metadata),
         // A VLAN tag is not counted in the MTU.
         packet_bytes: port.link.mtu + 14 + 4,
         buffer_bytes: frame_size - u32::from(bound.headroom),
@@ -244,12 +259,12 @@ fn finish<'p>(
     Ok(XdpQueue::new(umem, port, bound, caps, manner))
 }
 
-fn mode_words(port: &XdpPort, attempt: Attempt, metadata: bool) -> String {
+fn mode_words(port: &XdpPort, attempt: Attempt, unaligned: bool, metadata: bool) -> String {
     let mut words = vec![port.program.mode().to_string(), "need-wakeup".to_owned()];
     if attempt.multi_buffer {
         words.push("multi-buffer".to_owned());
     }
-    if port.plan.unaligned {
+    if unaligned {
         words.push("unaligned".to_owned());
     }
     if metadata {
