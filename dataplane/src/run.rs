@@ -16,8 +16,7 @@ pub enum Idle {
     Spin,
     /// Lets whoever waits for the core run first. For a core shared with the device's own kernel threads.
     Yield,
-    /// Yields; naps where the core turns out to be shared; and after [`SLEEP_AFTER`] without a frame sleeps until one
-    /// comes.
+    /// Naps [`TURN_TAKING`]; and after [`SLEEP_AFTER`] without a frame sleeps until one comes.
     #[default]
     Adaptive,
 }
@@ -65,7 +64,6 @@ pub fn run<'p, Q: QueuePair<'p>, A: App<'p>>(
     }
     let begin = Instant::now();
     let (mut last_frame, mut next_look) = (Duration::ZERO, Duration::ZERO);
-    let mut company = Company::default();
     let ended = loop {
         let now = begin.elapsed();
         let busy = worker.turn(Tick(now)) > 0;
@@ -90,7 +88,7 @@ pub fn run<'p, Q: QueuePair<'p>, A: App<'p>>(
                 sleep(worker, left);
             }
             Idle::Yield => std::thread::yield_now(),
-            Idle::Adaptive => company.make_room(now, || begin.elapsed()),
+            Idle::Adaptive => std::thread::sleep(TURN_TAKING),
         }
     };
     drain(worker);
@@ -98,38 +96,14 @@ pub fn run<'p, Q: QueuePair<'p>, A: App<'p>>(
     ended
 }
 
-/// Whether somebody else wants this core: a kernel thread that fills our rings, as a rule.
+/// How long [`Idle::Adaptive`] naps after an empty turn: long enough for a batch to gather, short enough for a ring of
+/// 2048 not to fill at any rate of one core.
 ///
-/// Yielding to such a thread gives it a whole time slice, in which it fills the ring several times over and drops the
-/// rest. A nap ends when we say: the two then take turns in small batches, and what is received is also forwarded.
+/// Why not a yield: where a kernel thread that fills our rings shares the core, a yield gives it a whole time slice, in
+/// which it overruns the ring; from then on there is no empty turn any more, and each slice of its work is half lost. A
+/// nap ends when we say, and the scheduler favours who has slept: the two take turns in small batches.
 /// `docs/decisions/0006-idle.md` has the measurements.
-#[derive(Debug, Default)]
-struct Company {
-    until: Duration,
-}
-
-/// A yield that took longer gave the core to somebody.
-const ALONE: Duration = Duration::from_micros(20);
-
-/// How long we remember that.
-const REMEMBER: Duration = Duration::from_millis(100);
-
-/// Long enough for a batch to gather, short enough for a ring of 2048 not to fill at any rate of one core.
 const TURN_TAKING: Duration = Duration::from_micros(50);
-
-impl Company {
-    fn make_room(&mut self, now: Duration, clock: impl Fn() -> Duration) {
-        if now < self.until {
-            std::thread::sleep(TURN_TAKING);
-            return;
-        }
-        let before = clock();
-        std::thread::yield_now();
-        if clock() - before > ALONE {
-            self.until = now + REMEMBER;
-        }
-    }
-}
 
 fn reason_to_end<'p, Q: QueuePair<'p>, A: App<'p>>(
     worker: &Worker<'p, Q, A>,

@@ -48,6 +48,10 @@ impl Forwarder {
             Arrangement::A => {
                 all.push(Self { name: "ringway, spin", program: Program::Ringway(&["--idle", "spin"], "") });
                 all.push(Self { name: "ringway, adaptive", program: Program::Ringway(&[], "") });
+                all.push(Self {
+                    name: "ringway, spin, busy-poll",
+                    program: Program::Ringway(&["--idle", "spin"], ",busy-poll=20"),
+                });
             }
             Arrangement::B => {
                 all.push(Self { name: "ringway, adaptive", program: Program::Ringway(&[], "") });
@@ -55,10 +59,7 @@ impl Forwarder {
                     name: "ringway, busy-poll",
                     program: Program::Ringway(&[], ",busy-poll=20"),
                 });
-                all.push(Self {
-                    name: "ringway, yield",
-                    program: Program::Ringway(&["--idle", "yield"], ""),
-                });
+                all.push(Self { name: "ringway, chrt -f 1", program: Program::Ringway(&[], "") });
             }
         }
         all
@@ -70,8 +71,12 @@ impl Forwarder {
 
     /// Starts it in the middle of the laboratory, on CPU 0, and waits until it forwards.
     pub(crate) fn start(&self, lab: &Lab) -> Outcome<Running> {
+        // A session of its own: else the scheduler shares one portion between it and the generator (autogroup).
         let mut command = lab.middle().command("taskset");
-        command.args(["-c", "0"]);
+        command.args(["-c", "0", "setsid", "--wait"]);
+        if self.name.contains("chrt") {
+            command.args(["chrt", "-f", "1"]);
+        }
         let ready = match &self.program {
             Program::Ringway(arguments, options) => {
                 let ringway = std::env::current_exe()?.with_file_name("ringway");
@@ -168,7 +173,11 @@ fn tempfile() -> Outcome<(String, std::fs::File)> {
 /// Moves the work of receiving at the forwarder's ports into kernel threads, and those to CPU 0.
 pub(crate) fn share_cpu_0(lab: &Lab) -> Outcome<()> {
     for port in ["rw-left", "rw-right"] {
-        let script = format!("echo 1 > /sys/class/net/{port}/threaded");
+        let dir = format!("/sys/class/net/{port}");
+        // As Documentation/networking/napi.rst asks of whoever polls by system call: interrupts stay away meanwhile.
+        let script = format!(
+            "echo 1 > {dir}/threaded; echo 2 > {dir}/napi_defer_hard_irqs; echo 200000 > {dir}/gro_flush_timeout"
+        );
         let status = lab.middle().command("sh").args(["-c", &script]).status()?;
         if !status.success() {
             return Err(format!("threaded NAPI could not be switched on at {port}").into());
