@@ -16,7 +16,7 @@ pub enum Idle {
     Spin,
     /// Lets whoever waits for the core run first. For a core shared with the device's own kernel threads.
     Yield,
-    /// Naps [`TURN_TAKING`]; and after [`SLEEP_AFTER`] without a frame sleeps until one comes.
+    /// Naps 50 microseconds; and after [`SLEEP_AFTER`] without a frame sleeps until one comes.
     #[default]
     Adaptive,
 }
