@@ -83,6 +83,8 @@ fn main() -> Outcome<()> {
             }
         }
     }
+    // What the forwarders said is of interest only when one of them failed.
+    let _ = std::fs::remove_file(rival::log());
     if settings.json {
         println!("{}", serde_json::to_string_pretty(&samples)?);
     } else {

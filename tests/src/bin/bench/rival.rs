@@ -165,8 +165,13 @@ impl Drop for Running {
     }
 }
 
+/// Where the forwarders' standard error goes.
+pub(crate) fn log() -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("ringway-bench-{}.log", std::process::id()))
+}
+
 fn tempfile() -> Outcome<(String, std::fs::File)> {
-    let path = std::env::temp_dir().join(format!("ringway-bench-{}.log", std::process::id()));
+    let path = log();
     Ok((path.display().to_string(), std::fs::OpenOptions::new().create(true).append(true).open(&path)?))
 }
 
