@@ -178,7 +178,11 @@ fn table(samples: &[Sample]) -> String {
             figures.sort_by(f64::total_cmp);
             figures
         };
-        let median = |figures: &[f64]| figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN);
+        // Of an even number: half way between the two in the middle.
+        let median = |figures: &[f64]| match figures.len() {
+            0 => f64::NAN,
+            count => f64::midpoint(figures[(count - 1) / 2], figures[count / 2]),
+        };
         let rival = median(&of(rival::TESTPMD, |s| s.mpps));
         for name in names {
             let mpps = of(name, |s| s.mpps);
