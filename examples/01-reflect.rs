@@ -6,7 +6,7 @@
 
 use dataplane::forward::MacSwap;
 use dataplane::ports::Port;
-use dataplane::session::{SessionPlan, session, total};
+use dataplane::session::{Each, SessionPlan, session, total};
 use dataplane::worker::Member;
 use dataplane::{PortId, Tick, Worker};
 use drivers::QueuePair;
@@ -59,7 +59,7 @@ fn over_a_port(spec: &str, seconds: u64) -> Result<(), Box<dyn Error>> {
         &[port],
         &plan,
         &stop,
-        |_worker| MacSwap,
+        &Each(MacSwap),
         |_opened| true,
         |workers, at| {
             println!("{:>3} s  {}", at.as_secs(), total(workers).books());

@@ -10,7 +10,7 @@
 use dataplane::forward::Wire;
 use dataplane::ports::Port;
 use dataplane::report::{self, Rates};
-use dataplane::session::{SessionPlan, session, total};
+use dataplane::session::{Each, SessionPlan, session, total};
 use dataplane::{PortId, Snapshot};
 use std::error::Error;
 use std::sync::{Arc, atomic::AtomicBool};
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         &ports,
         &plan,
         &stop,
-        |_worker| Wire,
+        &Each(Wire),
         |workers| {
             println!("{}", report::ready_text("wire", &ports, workers, &total(workers)));
             true

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use dataplane::ports::Port;
-use dataplane::session::{SessionPlan, session};
+use dataplane::session::{Each, SessionPlan, session};
 use dataplane::{App, Outbox, PortId, Reason, Tick};
 use ringbuf::Burst;
 use std::error::Error;
@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let host = Host { mac: [2, 0, 0, 0, 0, 9], address: address.parse::<Ipv4Addr>()?.octets() };
     let duration = Some(Duration::from_secs(seconds.parse()?));
     let plan = SessionPlan { duration, ..SessionPlan::default() };
-    let ends = session(&[port], &plan, &Arc::default(), |_worker| host, |_opened| true, |_, _| true)?;
+    let ends = session(&[port], &plan, &Arc::default(), &Each(host), |_opened| true, |_, _| true)?;
     ends.iter().for_each(|end| println!("{}", end.last.books()));
     Ok(())
 }

@@ -33,6 +33,32 @@ pub struct SessionPlan {
     pub idle: Idle,
     /// When to stop by itself.
     pub duration: Option<Duration>,
+    /// Bytes of each worker's arena for file content.
+    pub content_bytes: usize,
+}
+
+/// Makes each worker's app, on the worker's own thread, once its pool is there: an app may keep frames and pages.
+pub trait Apps: Sync {
+    /// The app of a worker whose pool lives for `'p`.
+    type App<'p>: App<'p>;
+
+    /// The app of one worker.
+    ///
+    /// # Errors
+    /// A sentence for the user; the session fails with it.
+    fn app<'p>(&self, worker: usize, pool: &'p Pool) -> Result<Self::App<'p>, String>;
+}
+
+/// A copy of one app for each worker: for apps that keep nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Each<A>(pub A);
+
+impl<A: for<'p> App<'p> + Copy + Sync> Apps for Each<A> {
+    type App<'p> = A;
+
+    fn app<'p>(&self, _worker: usize, _pool: &'p Pool) -> Result<A, String> {
+        Ok(self.0)
+    }
 }
 
 /// Why there was no session.
@@ -65,6 +91,8 @@ pub enum SessionError {
     Arena(ArenaError),
     /// A queue could not be opened.
     Queue(OpenError),
+    /// A worker's app could not be made; says why.
+    App(String),
     /// A worker's thread could not be started, or died.
     Thread(String),
 }
@@ -87,6 +115,7 @@ impl fmt::Display for SessionError {
             ),
             Self::Arena(error) => error.fmt(f),
             Self::Queue(error) => error.fmt(f),
+            Self::App(words) => f.write_str(words),
             Self::Thread(what) => write!(f, "a worker's thread: {what}"),
         }
     }
@@ -139,17 +168,14 @@ enum News {
 ///
 /// # Errors
 /// [`SessionError`] when a queue could not be opened; nothing runs then.
-pub fn session<A>(
+pub fn session(
     ports: &[Port],
     plan: &SessionPlan,
     stop: &Arc<AtomicBool>,
-    app: impl Fn(usize) -> A + Sync,
+    apps: &impl Apps,
     mut ready: impl FnMut(&[WorkerFacts]) -> bool,
     mut second: impl FnMut(&[WorkerFacts], Duration) -> bool,
-) -> Result<Vec<WorkerEnd>, SessionError>
-where
-    A: for<'p> App<'p>,
-{
+) -> Result<Vec<WorkerEnd>, SessionError> {
     let shares = share_out(ports, plan.cpus.len().max(1))?;
     check_cpus(&plan.cpus)?;
     check_frames(ports, &shares, plan.frames)?;
@@ -162,10 +188,8 @@ where
         let mut threads = Vec::new();
         for (worker, share) in shares.iter().enumerate() {
             let desk = Desk { worker, ports, share, plan, stop, go: &go, news: news.clone() };
-            let app = &app;
             let name = format!("ringway-{worker}");
-            let started =
-                std::thread::Builder::new().name(name).spawn_scoped(scope, move || desk.work(app(worker)));
+            let started = std::thread::Builder::new().name(name).spawn_scoped(scope, move || desk.work(apps));
             match started {
                 Ok(thread) => threads.push(thread),
                 Err(error) => drop(news.send(News::Failed(SessionError::Thread(error.to_string())))),
@@ -316,7 +340,7 @@ impl Drop for Desk<'_> {
 }
 
 impl Desk<'_> {
-    fn work<A: for<'p> App<'p>>(self, app: A) {
+    fn work(self, apps: &impl Apps) {
         let cpu = self.plan.cpus.get(self.worker).copied();
         if let Some(cpu) = cpu
             && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
@@ -324,12 +348,17 @@ impl Desk<'_> {
             return self.fail(SessionError::Cpu { cpu, available: Vec::new() });
         }
         match Arena::new(&self.arena_plan()) {
-            Ok(arena) => self.work_with(&Pool::new(arena), cpu, app),
+            Ok(arena) => self.work_with(&Pool::new(arena), cpu, apps),
             Err(error) => self.fail(SessionError::Arena(error)),
         }
     }
 
-    fn work_with<A: for<'p> App<'p>>(self, pool: &Pool, cpu: Option<usize>, app: A) {
+    fn work_with(self, pool: &Pool, cpu: Option<usize>, apps: &impl Apps) {
+        // First: an app may put file content into the arena, which is registered with devices as it then is.
+        let app = match apps.app(self.worker, pool) {
+            Ok(app) => app,
+            Err(words) => return self.fail(SessionError::App(words)),
+        };
         let umem = umem(pool);
         let open = |(index, queue): &(usize, u32)| {
             let port = &self.ports[*index];
@@ -376,6 +405,7 @@ impl Desk<'_> {
         ArenaPlan {
             frames: self.plan.frames.unwrap_or(held + SPARE_FRAMES),
             frame_size: if long { 4096 } else { 2048 },
+            content_bytes: self.plan.content_bytes,
             ..ArenaPlan::default()
         }
     }

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use dataplane::forward::{MacSwap, Wire};
 use dataplane::ports::Port;
 use dataplane::report::{self, Rates};
-use dataplane::session::{SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
+use dataplane::session::{Each, SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
 use dataplane::{App, Ended, Idle, PortId, Snapshot};
 use drivers::PortSpec;
 use drivers::spec::NumberList;
@@ -98,6 +98,7 @@ where
             IdleWord::Adaptive => Idle::Adaptive,
         },
         duration: args.duration,
+        content_bytes: 0,
     };
     let queues = vec![None; ports.len()];
     let mut watcher = Watcher {
@@ -114,7 +115,7 @@ where
         &ports,
         &plan,
         &stop,
-        |_| app,
+        &Each(app),
         |workers| watcher.borrow_mut().ready(workers),
         |workers, at| watcher.borrow_mut().second(workers, at),
     )?;
