@@ -5,7 +5,7 @@ use drivers::link::{self, Link};
 use drivers::packet::{PacketPlan, PacketQueue};
 use drivers::pcap::{PcapPlan, PcapQueue};
 use drivers::wrap::{Tap, TapPlan};
-use drivers::xdp::{Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
+use drivers::xdp::{Filter, Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
 use drivers::{OpenError, PortSpec, QueuePair, SpecError};
 use ringbuf::{BURST, Pool};
 use std::fs::File;
@@ -50,19 +50,43 @@ impl Port {
     /// # Errors
     /// [`OpenError`], with the cure in words.
     pub fn open(id: PortId, spec: &PortSpec) -> Result<Self, OpenError> {
+        Self::open_for(id, spec, &Filter::whole_port())
+    }
+
+    /// The same, but of what arrives only what `filter` takes is ours; the rest reaches the kernel as before. Drivers
+    /// without a filter of their own deliver everything, and leave the choice to the app.
+    ///
+    /// # Errors
+    /// [`OpenError`], with the cure in words: also when the filter shares an address with the kernel, and the driver
+    /// cannot keep the kernel from answering for it.
+    pub fn open_for(id: PortId, spec: &PortSpec, filter: &Filter) -> Result<Self, OpenError> {
         let wrong = |error: SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
         let mut bare = spec.clone();
         let tap = bare.take("tap").map(PathBuf::from);
         let (device, choice) = match spec.driver.as_deref() {
-            Some("af-xdp") => (Device::Xdp(XdpPort::open(XdpPlan::from_spec(&bare).map_err(wrong)?)?), None),
+            Some("af-xdp") => {
+                let plan = XdpPlan::from_spec(&bare).map_err(wrong)?;
+                (Device::Xdp(XdpPort::open(XdpPlan { filter: filter.clone(), ..plan })?), None)
+            }
             Some("packet") => (Device::Packet(PacketPlan::from_spec(&bare).map_err(wrong)?), None),
             Some("pcap") => (Device::Pcap(PcapPlan::from_spec(&bare).map_err(wrong)?), None),
             Some(other) => {
                 let why = format!("unknown driver \"{other}\"");
                 return Err(OpenError::refused(&spec.device, "reading the port", why));
             }
-            None => best(&bare)?,
+            None => best(&bare, filter)?,
         };
+        if let (Device::Packet(_), Some(endpoint)) =
+            (&device, filter.endpoints().iter().find(|at| !at.is_own()))
+        {
+            let why = format!(
+                "the kernel has {} too, and would reset every connection to it; only af-xdp can share an address\n  \
+                 give an address of the same network that the kernel does not have, or --port af-xdp:{}",
+                endpoint.address(),
+                spec.device
+            );
+            return Err(OpenError::refused(&spec.device, "sharing an address", why));
+        }
         Ok(Self { id, spec: spec.clone(), device, choice, tap })
     }
 
@@ -168,10 +192,11 @@ impl Port {
 }
 
 /// The best driver that works on an interface, and why it is that one.
-fn best(spec: &PortSpec) -> Result<(Device, Option<String>), OpenError> {
+fn best(spec: &PortSpec, filter: &Filter) -> Result<(Device, Option<String>), OpenError> {
     let wrong = |error: SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
     // An interface that is not there, or is down, is so for every driver.
-    let refusal = match XdpPort::open(XdpPlan::from_spec(spec).map_err(wrong)?) {
+    let plan = XdpPlan::from_spec(spec).map_err(wrong)?;
+    let refusal = match XdpPort::open(XdpPlan { filter: filter.clone(), ..plan }) {
         Ok(port) => {
             let words = format!("{} runs over af-xdp, the fastest driver that works there", spec.device);
             return Ok((Device::Xdp(port), Some(words)));
