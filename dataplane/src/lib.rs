@@ -22,6 +22,7 @@ pub mod demo;
 pub mod doctor;
 pub mod forward;
 pub mod lab;
+pub mod net;
 pub mod ports;
 pub mod report;
 pub mod run;
