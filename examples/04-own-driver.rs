@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use dataplane::{PortId, Tick, Worker, forward::MacSwap, worker::Member};
-use drivers::{Caps, Copying, QueueCounters, QueuePair, checksum};
+use drivers::{Caps, Copying, QueueCounters, QueuePair, checksum, wrap::Flatten};
 use ringbuf::{Arena, ArenaPlan, Burst, Pool};
 use std::net::UdpSocket;
 
@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     socket.connect(peer.local_addr()?)?;
     peer.connect(socket.local_addr()?)?;
     let caps = Caps::basic("tunnel", "127.0.0.1", Copying::KernelCopies, pool.frame_size());
-    let queue = Tunnel { pool: &pool, socket, caps, counters: QueueCounters::default() };
+    let queue = Flatten::new(Tunnel { pool: &pool, socket, caps, counters: QueueCounters::default() }, &pool);
     let mut worker = Worker::new(&pool, vec![Member { port: PortId(0), queue }], MacSwap);
 
     peer.send(b"\x02to-me\x02from!\x88\xb5hello")?;

@@ -2,7 +2,7 @@
 
 use crate::stats::Reason;
 use crate::worker::Tick;
-use ringbuf::{Burst, Frame, Pool};
+use ringbuf::{BURST, Burst, Frame, Packet, Packets, Pool};
 
 /// A port's place on the command line, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +15,19 @@ pub trait App<'p> {
     /// Gives each frame of `burst` to the outbox: sent or discarded by name, or kept (and counted in
     /// [`held`](Self::held)). What it leaves in the burst is discarded as [`Reason::Unhandled`].
     fn handle(&mut self, now: Tick, from: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>);
+
+    /// Sends what the app sends of its own accord, once a turn after all queues were received from. Returns whether it
+    /// put anything into the outbox: only then is that sent at once, and the turn counts as a busy one.
+    fn poll(&mut self, now: Tick, out: &mut Outbox<'p>) -> bool {
+        let _ = (now, out);
+        false
+    }
+
+    /// When it wants its next [`poll`](Self::poll) at the latest: an idle worker rests no further than that, and not at
+    /// all when it has passed. `None`: whenever something comes.
+    fn deadline(&self) -> Option<Tick> {
+        None
+    }
 
     /// Does what is due, every [`TICK_EVERY`](crate::worker::TICK_EVERY).
     fn tick(&mut self, now: Tick, out: &mut Outbox<'p>) {
@@ -30,11 +43,18 @@ pub trait App<'p> {
 /// No queue of that port.
 const NOWHERE: u16 = u16::MAX;
 
-/// Where an app puts what it has decided: one lane a queue, one counter a reason.
+/// Where an app puts what it has decided: two lanes a queue, one counter a reason.
+///
+/// A lane of frames is emptied at once: what the queue has no room for is discarded, by name. A lane of packets with
+/// pages keeps what does not fit for the next turn, for an app that would rather wait than lose, and says how much it
+/// has [room](Self::room) for. Between the two lanes of a queue there is no order.
 #[derive(Debug)]
 pub struct Outbox<'p> {
     pool: &'p Pool,
     lanes: Vec<Burst<'p>>,
+    packet_lanes: Vec<Packets<'p>>,
+    /// Packets in all of `packet_lanes`.
+    waiting: usize,
     /// For each queue that frames came in by, the lane to each port.
     routes: Vec<Vec<u16>>,
     facing: usize,
@@ -50,6 +70,8 @@ impl<'p> Outbox<'p> {
         Self {
             pool,
             lanes: ports.iter().map(|_| Burst::new()).collect(),
+            packet_lanes: ports.iter().map(|_| Packets::new()).collect(),
+            waiting: 0,
             routes,
             facing: 0,
             discards: [0; Reason::COUNT],
@@ -69,9 +91,14 @@ impl<'p> Outbox<'p> {
     }
 
     #[inline]
+    fn lane_to(&self, port: PortId) -> Option<usize> {
+        Some(usize::from(*self.routes.get(self.facing)?.get(usize::from(port.0))?))
+    }
+
+    #[inline]
     fn route(&mut self, port: PortId) -> Option<&mut Burst<'p>> {
-        let lane = *self.routes.get(self.facing)?.get(usize::from(port.0))?;
-        self.lanes.get_mut(usize::from(lane))
+        let lane = self.lane_to(port)?;
+        self.lanes.get_mut(lane)
     }
 
     /// Sends a packet of one frame.
@@ -116,6 +143,63 @@ impl<'p> Outbox<'p> {
             self.discard(frame, reason);
         }
         frames
+    }
+
+    /// Sends a head frame and the pages behind it. It may wait in the outbox for several turns: until it is sent, the
+    /// books count it as held.
+    ///
+    /// # Errors
+    /// The packet itself, when there is no [room](Self::room).
+    #[expect(
+        clippy::result_large_err,
+        reason = "the packet goes back to its owner by move, not by allocation"
+    )]
+    pub fn send_gathered(&mut self, port: PortId, packet: Packet<'p>) -> Result<(), Packet<'p>> {
+        match self.lane_to(port).and_then(|lane| self.packet_lanes.get_mut(lane)) {
+            Some(lane) => lane.push(packet)?,
+            None => return Err(packet),
+        }
+        self.waiting += 1;
+        Ok(())
+    }
+
+    /// Packets that [`send_gathered`](Self::send_gathered) takes for this port now; none when the worker has no queue
+    /// there.
+    #[must_use]
+    pub fn room(&self, port: PortId) -> usize {
+        let lane = self.lane_to(port).and_then(|lane| self.packet_lanes.get(lane));
+        lane.map_or(0, |lane| BURST - lane.len())
+    }
+
+    /// Packets that wait to be gathered, for all queues.
+    #[inline]
+    pub(crate) const fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Lets `gather` take packets from the front of a queue's lane; returns whether none is left.
+    pub(crate) fn gather_from(
+        &mut self,
+        queue: usize,
+        gather: impl FnOnce(&mut Packets<'p>) -> usize,
+    ) -> bool {
+        let lane = &mut self.packet_lanes[queue];
+        let before = lane.len();
+        if before > 0 {
+            gather(lane);
+            self.waiting -= before - lane.len();
+        }
+        lane.is_empty()
+    }
+
+    /// Discards the packets that wait for a queue.
+    #[cold]
+    pub(crate) fn discard_packets(&mut self, queue: usize, reason: Reason) {
+        while let Some(packet) = self.packet_lanes[queue].pop() {
+            self.waiting -= 1;
+            self.discards[reason as usize] += 1;
+            drop(packet);
+        }
     }
 
     /// Gives a frame back to its pool and counts why; a packet in several frames is counted at its last.

@@ -4,9 +4,9 @@ use crate::app::PortId;
 use drivers::link::{self, Link};
 use drivers::packet::{PacketPlan, PacketQueue};
 use drivers::pcap::{PcapPlan, PcapQueue};
-use drivers::wrap::{Tap, TapPlan};
+use drivers::wrap::{Flatten, Tap, TapPlan};
 use drivers::xdp::{Filter, Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
-use drivers::{OpenError, PortSpec, QueuePair, SpecError};
+use drivers::{Gather, OpenError, PortSpec, SpecError};
 use ringbuf::{BURST, Pool};
 use std::fs::File;
 use std::io::BufWriter;
@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A queue pair of whatever driver: one indirect call a burst.
-pub type AnyQueue<'p> = Box<dyn QueuePair<'p> + 'p>;
+/// A queue pair of whatever driver: one indirect call a burst. Those that cannot gather are wrapped in [`Flatten`].
+pub type AnyQueue<'p> = Box<dyn Gather<'p> + 'p>;
 
 /// A port that has been opened, as far as that can be done before a worker opens its queues.
 #[derive(Debug)]
@@ -152,9 +152,10 @@ impl Port {
         let opened: AnyQueue<'p> = match &self.device {
             Device::Xdp(port) => Box::new(XdpQueue::open(umem, port, queue)?),
             Device::Packet(plan) => {
-                Box::new(PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?)
+                let opened = PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?;
+                Box::new(Flatten::new(opened, umem.pool()))
             }
-            Device::Pcap(plan) => Box::new(PcapQueue::open(umem.pool(), plan)?),
+            Device::Pcap(plan) => Box::new(Flatten::new(PcapQueue::open(umem.pool(), plan)?, umem.pool())),
         };
         match &self.tap {
             None => Ok(opened),

@@ -2,7 +2,7 @@
 
 use crate::app::{App, PortId};
 use crate::worker::{TICK_EVERY, Tick, Worker};
-use drivers::{Fault, QueuePair};
+use drivers::{Fault, Gather};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 use std::num::NonZeroU64;
@@ -51,8 +51,8 @@ pub enum Ended {
 }
 
 /// Turns the worker until it is told to stop, its time is up, or a queue dies. Then waits, not long, for sent frames
-/// to come home, and publishes the last numbers.
-pub fn run<'p, Q: QueuePair<'p>, A: App<'p>>(
+/// to come home and packets in the outbox to leave, and publishes the last numbers.
+pub fn run<'p, Q: Gather<'p>, A: App<'p>>(
     worker: &mut Worker<'p, Q, A>,
     idle: Idle,
     duration: Option<Duration>,
@@ -81,14 +81,8 @@ pub fn run<'p, Q: QueuePair<'p>, A: App<'p>>(
         match idle {
             _ if busy => {}
             Idle::Spin => core::hint::spin_loop(),
-            Idle::Adaptive if now - last_frame >= SLEEP_AFTER => {
-                // What still waits to be sent must be looked after, or it would crawl out ten times a second.
-                let most = if worker.pending() > 0 { UNSENT_LIMIT } else { SLEEP_LIMIT };
-                let left = duration.map_or(most, |limit| limit.saturating_sub(now).min(most));
-                sleep(worker, left);
-            }
             Idle::Yield => std::thread::yield_now(),
-            Idle::Adaptive => std::thread::sleep(TURN_TAKING),
+            Idle::Adaptive => rest(worker, now, now - last_frame, duration),
         }
     };
     drain(worker);
@@ -105,7 +99,34 @@ pub fn run<'p, Q: QueuePair<'p>, A: App<'p>>(
 /// `docs/decisions/0006-idle.md` has the measurements.
 const TURN_TAKING: Duration = Duration::from_micros(50);
 
-fn reason_to_end<'p, Q: QueuePair<'p>, A: App<'p>>(
+/// Naps, or sleeps when nothing has come for long; never beyond the end or what the app waits for.
+fn rest<'p, Q: Gather<'p>, A: App<'p>>(
+    worker: &Worker<'p, Q, A>,
+    now: Duration,
+    quiet: Duration,
+    end: Option<Duration>,
+) {
+    // A packet that waits for room in a ring goes out as soon as there is some: the worker stays awake for it.
+    let asleep = quiet >= SLEEP_AFTER && worker.waiting() == 0;
+    let most = match worker.pending() {
+        _ if !asleep => TURN_TAKING,
+        0 => SLEEP_LIMIT,
+        // What still waits to be sent must be looked after, or it would crawl out ten times a second.
+        _ => UNSENT_LIMIT,
+    };
+    let most = time_left(most, now, [end, worker.deadline().map(|Tick(at)| at)]);
+    if most.is_zero() {
+        return;
+    }
+    if asleep { sleep(worker, most) } else { std::thread::sleep(most) }
+}
+
+/// At most `most`, and no further than any of these moments.
+fn time_left(most: Duration, now: Duration, moments: [Option<Duration>; 2]) -> Duration {
+    moments.into_iter().flatten().fold(most, |most, moment| most.min(moment.saturating_sub(now)))
+}
+
+fn reason_to_end<'p, Q: Gather<'p>, A: App<'p>>(
     worker: &Worker<'p, Q, A>,
     now: Duration,
     duration: Option<Duration>,
@@ -125,7 +146,7 @@ fn reason_to_end<'p, Q: QueuePair<'p>, A: App<'p>>(
 
 /// Sleeps until a frame comes, or `limit` has passed. A poll may also wake for less: that costs one empty turn.
 #[cold]
-fn sleep<'p, Q: QueuePair<'p>, A: App<'p>>(worker: &Worker<'p, Q, A>, limit: Duration) {
+fn sleep<'p, Q: Gather<'p>, A: App<'p>>(worker: &Worker<'p, Q, A>, limit: Duration) {
     const MOST: usize = 64;
     let members = worker.members();
     let wakers = members.iter().filter_map(|member| member.queue.waker());
@@ -140,10 +161,28 @@ fn sleep<'p, Q: QueuePair<'p>, A: App<'p>>(worker: &Worker<'p, Q, A>, limit: Dur
     let _ = poll(&mut fds, Some(&timeout));
 }
 
-fn drain<'p, Q: QueuePair<'p>, A: App<'p>>(worker: &mut Worker<'p, Q, A>) {
+fn drain<'p, Q: Gather<'p>, A: App<'p>>(worker: &mut Worker<'p, Q, A>) {
     let begin = Instant::now();
-    while worker.pending() > 0 && worker.fault().is_none() && begin.elapsed() < DRAIN_LIMIT {
+    while (worker.pending() > 0 || worker.waiting() > 0)
+        && worker.fault().is_none()
+        && begin.elapsed() < DRAIN_LIMIT
+    {
         worker.tend();
         std::thread::yield_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_rest_reaches_beyond_what_is_due() {
+        let ms = Duration::from_millis;
+        assert_eq!(time_left(ms(100), ms(5), [None, None]), ms(100));
+        assert_eq!(time_left(ms(100), ms(5), [Some(ms(65)), None]), ms(60));
+        assert_eq!(time_left(ms(100), ms(5), [Some(ms(65)), Some(ms(8))]), ms(3));
+        assert_eq!(time_left(ms(1), ms(5), [Some(ms(65)), Some(ms(8))]), ms(1));
+        assert_eq!(time_left(ms(100), ms(5), [None, Some(ms(4))]), Duration::ZERO);
     }
 }

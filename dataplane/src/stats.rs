@@ -154,7 +154,7 @@ pub struct Snapshot {
     pub turns: u64,
     /// Packets that the app made.
     pub allocated: u64,
-    /// Packets that the app keeps.
+    /// Packets that the app keeps, or that wait in the outbox.
     pub held: u64,
     /// Packets discarded, in the order of [`Reason::ALL`].
     pub discards: [u64; Reason::COUNT],
@@ -206,7 +206,7 @@ pub struct Books {
     pub unsendable: u64,
     /// Were discarded for a named reason.
     pub discarded: u64,
-    /// Are kept by the app.
+    /// Are kept by the app, or wait in the outbox.
     pub held: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::app::{App, Outbox, PortId};
 use crate::stats::{Board, Books, Reason};
-use drivers::{Fault, QueuePair};
+use drivers::{Fault, Gather};
 use ringbuf::{Burst, Pool};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,8 +35,8 @@ pub struct Worker<'p, Q, A> {
     next_tick: Tick,
 }
 
-impl<'p, Q: QueuePair<'p>, A: App<'p>> Worker<'p, Q, A> {
-    /// A worker over these queues. Frames that the app sends to a port leave by one queue of that port; a worker
+impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
+    /// A worker over these queues; one that cannot gather is wrapped in [`Flatten`](drivers::wrap::Flatten). Frames that the app sends to a port leave by one queue of that port; a worker
     /// without a queue at that port discards them by name.
     pub fn new(pool: &'p Pool, members: Vec<Member<Q>>, app: A) -> Self {
         let ports: Vec<PortId> = members.iter().map(|member| member.port).collect();
@@ -45,10 +45,11 @@ impl<'p, Q: QueuePair<'p>, A: App<'p>> Worker<'p, Q, A> {
         Self { members, app, burst: Burst::new(), outbox, board, turns: 0, next_tick: Tick::default() }
     }
 
-    /// One turn of the wheel. All that a worker ever does, it does here, in this order; returns the frames received.
+    /// One turn of the wheel. All that a worker ever does, it does here, in this order; returns the frames received,
+    /// and one more when the app sent of its own accord: zero is an idle turn.
     ///
     /// ```text
-    ///   tend ─► receive ─► handle ─► transmit ─► (now and then) tick
+    ///   tend ─► receive ─► handle ─► transmit ─► poll ─► (now and then) tick
     /// ```
     // ANCHOR: turn
     #[inline]
@@ -66,6 +67,13 @@ impl<'p, Q: QueuePair<'p>, A: App<'p>> Worker<'p, Q, A> {
             self.outbox.face(index);
             self.app.handle(now, *port, &mut self.burst, &mut self.outbox);
             self.outbox.discard_all(&mut self.burst, Reason::Unhandled);
+            self.flush();
+        }
+
+        self.outbox.face(0);
+        let polled = self.app.poll(now, &mut self.outbox);
+        if polled || self.outbox.waiting() > 0 {
+            moved += usize::from(polled);
             self.flush();
         }
 
@@ -95,6 +103,23 @@ impl<'p, Q: QueuePair<'p>, A: App<'p>> Worker<'p, Q, A> {
                 self.outbox.discard_lane(index, reason);
             }
         }
+        if self.outbox.waiting() > 0 {
+            self.gather();
+        }
+    }
+
+    /// Hands the packets with pages to the queues. What does not fit waits for the next turn.
+    #[inline(never)]
+    fn gather(&mut self) {
+        for (index, Member { queue, .. }) in self.members.iter_mut().enumerate() {
+            if self.outbox.gather_from(index, |packets| queue.gather(packets)) {
+                continue;
+            }
+            queue.tend();
+            if !self.outbox.gather_from(index, |packets| queue.gather(packets)) && queue.fault().is_some() {
+                self.outbox.discard_packets(index, Reason::PortGone);
+            }
+        }
     }
 
     #[cold]
@@ -113,16 +138,27 @@ impl<'p, Q: QueuePair<'p>, A: App<'p>> Worker<'p, Q, A> {
         self.board.publish_worker(
             self.turns,
             self.outbox.allocated(),
-            self.app.held(),
+            self.app.held() + self.outbox.waiting() as u64,
             self.outbox.discards(),
         );
     }
 
-    /// Wakes and completes what is under way, without receiving.
+    /// Wakes and completes what is under way, and sends what waits in the outbox, without receiving.
     pub fn tend(&mut self) {
         for member in &mut self.members {
             member.queue.tend();
         }
+        self.gather();
+    }
+
+    /// Packets that wait for room at a queue.
+    pub const fn waiting(&self) -> usize {
+        self.outbox.waiting()
+    }
+
+    /// When the app wants its next turn at the latest.
+    pub fn deadline(&self) -> Option<Tick> {
+        self.app.deadline()
     }
 
     /// Frames transmitted whose slots are not home yet.

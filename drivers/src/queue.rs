@@ -272,6 +272,13 @@ impl<'p, Q: QueuePair<'p> + ?Sized> QueuePair<'p> for Box<Q> {
     }
 }
 
+impl<'p, Q: Gather<'p> + ?Sized> Gather<'p> for Box<Q> {
+    #[inline]
+    fn gather(&mut self, packets: &mut Packets<'p>) -> usize {
+        (**self).gather(packets)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,10 +7,10 @@ use dataplane::forward::{MacSwap, Wire};
 use dataplane::lab::Side;
 use dataplane::worker::{Member, TICK_EVERY};
 use dataplane::{App, PortId, Tick, Worker};
-use drivers::QueuePair;
 use drivers::loopback::{Loopback, LoopbackPlan, pair};
 use drivers::wrap::{Flatten, Metered};
 use drivers::xdp::{Umem, XdpPlan, XdpPort, XdpQueue};
+use drivers::{Gather, QueuePair};
 use lab::{TestLab, needs};
 use ringbuf::{Arena, ArenaPlan, Burst, Pool};
 use std::alloc::System;
@@ -84,7 +84,7 @@ fn an_allocation_is_counted() {
 }
 
 /// Turns with a burst of 32 in each, and now and then a chain and a runt; `wrapped` puts the port into a wrapper.
-fn turns_over_memory<'p, Q: QueuePair<'p>>(
+fn turns_over_memory<'p, Q: Gather<'p>>(
     pool: &'p Pool,
     app: impl App<'p>,
     wrapped: impl Fn(Loopback<'p>) -> Q,

@@ -141,6 +141,10 @@ impl<'p, Q: QueuePair<'p>> QueuePair<'p> for Flatten<'p, Q> {
         self.inner.waker()
     }
 
+    fn pending(&self) -> u32 {
+        self.inner.pending()
+    }
+
     fn exhausted(&self) -> bool {
         self.inner.exhausted()
     }

@@ -233,6 +233,10 @@ impl<'p, Q: QueuePair<'p>> QueuePair<'p> for Lossy<'p, Q> {
         if self.held() > 0 { None } else { self.inner.waker() }
     }
 
+    fn pending(&self) -> u32 {
+        self.inner.pending()
+    }
+
     fn exhausted(&self) -> bool {
         self.held() == 0 && self.inner.exhausted()
     }

@@ -124,6 +124,10 @@ impl<'p, Q: QueuePair<'p>> QueuePair<'p> for Metered<Q> {
         self.inner.waker()
     }
 
+    fn pending(&self) -> u32 {
+        self.inner.pending()
+    }
+
     fn exhausted(&self) -> bool {
         self.inner.exhausted()
     }

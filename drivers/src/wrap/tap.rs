@@ -305,6 +305,10 @@ impl<'p, Q: QueuePair<'p>, W: Write, C: FnMut() -> Duration> QueuePair<'p> for T
         self.inner.waker()
     }
 
+    fn pending(&self) -> u32 {
+        self.inner.pending()
+    }
+
     fn exhausted(&self) -> bool {
         self.inner.exhausted()
     }
