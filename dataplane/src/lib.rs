@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`worker`] | one turn of the loop |
 //! | [`app`] | what a worker does with frames, and where it puts them |
+//! | [`hand_off`] | packets on their way to another worker |
 //! | [`forward`] | the forwarding modes: `wire`, `mac-swap` |
 //! | [`stats`] | named reasons, the counters page, the books |
 //! | [`ports`] | opening what the user named; the only `match` over drivers |
@@ -21,6 +22,7 @@ pub mod app;
 pub mod demo;
 pub mod doctor;
 pub mod forward;
+pub mod hand_off;
 pub mod lab;
 pub mod net;
 pub mod ports;

@@ -87,6 +87,7 @@ pub fn end_json(
         "discarded": discarded(last),
         "books": books,
         "balance": books.balance(),
+        "handed_over_bytes": last.handed.taken_bytes,
         "frames": {
             "total": ends.iter().map(|end| end.census.total()).sum::<u32>(),
             "home": ends.iter().map(|end| end.census.free).sum::<u32>(),
@@ -221,6 +222,10 @@ pub fn end_text(time: Duration, ports: &[Port], last: &Snapshot) -> String {
     for (reason, count) in last.discarded() {
         let _ = writeln!(text, "  discarded {count:>12}  {}: {}", reason.name(), reason.advice());
     }
+    if last.handed.over > 0 {
+        let (packets, bytes) = (last.handed.over, last.handed.taken_bytes);
+        let _ = writeln!(text, "  {packets} packets were handed from worker to worker, {bytes} bytes copied");
+    }
     let _ = writeln!(text, "  books: {}", last.books());
     text
 }
@@ -238,8 +243,10 @@ pub fn port_sum(snapshot: &Snapshot, port: PortId) -> QueueCounters {
     QueueCounters::from_array(sum)
 }
 
-/// The books of a session and whether every frame came home: what the exit code says.
+/// The books of a session, whether all that was handed over was taken, and whether every frame came home: what the exit
+/// code says.
 #[must_use]
 pub fn in_order(books: Books, ends: &[WorkerEnd]) -> bool {
-    books.balance() && ends.iter().all(|end| end.census.free == end.census.total())
+    let arrived = books.handed_over == books.taken_over;
+    books.balance() && arrived && ends.iter().all(|end| end.census.free == end.census.total())
 }

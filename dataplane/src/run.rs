@@ -37,6 +37,9 @@ const NAP: Duration = Duration::from_micros(500);
 /// How long sent frames may take to come home at the end.
 const DRAIN_LIMIT: Duration = Duration::from_millis(200);
 
+/// How long, at the end, a linked worker waits for the others: each hears the word within [`SLEEP_LIMIT`].
+const HAND_OFF_LIMIT: Duration = Duration::from_secs(2);
+
 /// Why a worker ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -51,7 +54,8 @@ pub enum Ended {
 }
 
 /// Turns the worker until it is told to stop, its time is up, or a queue dies. Then waits, not long, for sent frames
-/// to come home and packets in the outbox to leave, and publishes the last numbers.
+/// to come home and packets in the outbox to leave, and publishes the last numbers. A worker that is linked to others
+/// stops them too: what is on its way between them would be lost otherwise.
 pub fn run<'p, Q: Gather<'p>, A: App<'p>>(
     worker: &mut Worker<'p, Q, A>,
     idle: Idle,
@@ -85,6 +89,7 @@ pub fn run<'p, Q: Gather<'p>, A: App<'p>>(
             Idle::Adaptive => rest(worker, now, now - last_frame, duration),
         }
     };
+    settle(worker, stop);
     drain(worker);
     worker.publish();
     ended
@@ -152,13 +157,33 @@ fn sleep<'p, Q: Gather<'p>, A: App<'p>>(worker: &Worker<'p, Q, A>, limit: Durati
     let wakers = members.iter().filter_map(|member| member.queue.waker());
     let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(MOST.min(members.len()));
     fds.extend(wakers.map(|waker| PollFd::from_borrowed_fd(waker, PollFlags::IN)));
-    if fds.len() < members.len() {
+    let links = worker.hand_off();
+    fds.extend(links.map(|links| PollFd::from_borrowed_fd(links.waker(), PollFlags::IN)));
+    if fds.len() < members.len() + usize::from(links.is_some()) {
         std::thread::sleep(NAP.min(limit));
+        return;
+    }
+    if links.is_some_and(|links| !links.lie_down()) {
         return;
     }
     let timeout = Timespec::try_from(limit).unwrap_or_default();
     // Interrupted or not, the next turn looks for itself.
     let _ = poll(&mut fds, Some(&timeout));
+    if let Some(links) = links {
+        links.get_up();
+    }
+}
+
+/// Takes over what other workers still hand over, and waits until they have taken what is theirs.
+fn settle<'p, Q: Gather<'p>, A: App<'p>>(worker: &mut Worker<'p, Q, A>, stop: &AtomicBool) {
+    let Some(links) = worker.hand_off() else { return };
+    links.finish();
+    stop.store(true, Ordering::Relaxed);
+    let begin = Instant::now();
+    while worker.hand_off().is_some_and(|links| !links.is_settled()) && begin.elapsed() < HAND_OFF_LIMIT {
+        worker.tend();
+        std::thread::sleep(TURN_TAKING);
+    }
 }
 
 fn drain<'p, Q: Gather<'p>, A: App<'p>>(worker: &mut Worker<'p, Q, A>) {

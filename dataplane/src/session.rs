@@ -7,6 +7,7 @@
 //! ```
 
 use crate::app::{App, PortId};
+use crate::hand_off::{self, Ends, HandOff};
 use crate::ports::{AnyQueue, Port, umem};
 use crate::run::{Ended, Idle, run};
 use crate::stats::{Board, Snapshot};
@@ -71,11 +72,9 @@ pub enum SessionError {
         /// Those that there are.
         available: Vec<usize>,
     },
-    /// A port has fewer queues than there are workers.
+    /// A worker would have no queue at all.
     TooFewQueues {
-        /// Which port.
-        port: String,
-        /// Its queues.
+        /// The queues of all ports.
         queues: usize,
         /// The workers.
         workers: usize,
@@ -103,10 +102,10 @@ impl fmt::Display for SessionError {
             Self::Cpu { cpu, available } => {
                 write!(f, "there is no CPU {cpu} to run on; this process may use {available:?}")
             }
-            Self::TooFewQueues { port, queues, workers } => write!(
+            Self::TooFewQueues { queues, workers } => write!(
                 f,
-                "{port} has {queues} queue(s) for {workers} workers, and a worker needs one at each port\n  \
-                 name fewer CPUs, or give the interface more queues: ethtool -L DEVICE combined {workers}"
+                "all ports together have {queues} queue(s), so some of {workers} workers would have nothing to do\n  \
+                 name fewer CPUs, or give an interface more queues: ethtool -L DEVICE combined {workers}"
             ),
             Self::TooFewFrames { frames, least } => write!(
                 f,
@@ -177,6 +176,7 @@ pub fn session(
     mut second: impl FnMut(&[WorkerFacts], Duration) -> bool,
 ) -> Result<Vec<WorkerEnd>, SessionError> {
     let shares = share_out(ports, plan.cpus.len().max(1))?;
+    let ends = link(ports, &shares)?;
     check_cpus(&plan.cpus)?;
     check_frames(ports, &shares, plan.frames)?;
     // Not a barrier: that would wait for ever for a worker that never came.
@@ -186,8 +186,8 @@ pub fn session(
         // Should we fail below, nobody shall wait for the word.
         let _release = Release(&go);
         let mut threads = Vec::new();
-        for (worker, share) in shares.iter().enumerate() {
-            let desk = Desk { worker, ports, share, plan, stop, go: &go, news: news.clone() };
+        for (worker, (share, ends)) in shares.iter().zip(ends).enumerate() {
+            let desk = Desk { worker, ports, share, ends, plan, stop, go: &go, news: news.clone() };
             let name = format!("ringway-{worker}");
             let started = std::thread::Builder::new().name(name).spawn_scoped(scope, move || desk.work(apps));
             match started {
@@ -222,19 +222,42 @@ impl Drop for Release<'_> {
 }
 
 /// Which queues of which ports each worker owns: queue by queue in turn.
+///
+/// A port with fewer queues than there are workers begins where the last such port ended, so that each worker has
+/// something to do; the others hand over to it.
 fn share_out(ports: &[Port], workers: usize) -> Result<Vec<Vec<(usize, u32)>>, SessionError> {
     let mut shares = vec![Vec::new(); workers];
+    let (mut next, mut total) = (0, 0);
     for (index, port) in ports.iter().enumerate() {
         let queues = port.queues();
+        total += queues.len();
+        let first = if queues.len() < workers { next } else { 0 };
         if queues.len() < workers {
-            let port = port.spec().to_string();
-            return Err(SessionError::TooFewQueues { port, queues: queues.len(), workers });
+            next = (first + queues.len()) % workers;
         }
         for (rank, queue) in queues.into_iter().enumerate() {
-            shares[rank % workers].push((index, queue));
+            shares[(first + rank) % workers].push((index, queue));
         }
     }
+    if shares.iter().any(Vec::is_empty) {
+        return Err(SessionError::TooFewQueues { queues: total, workers });
+    }
     Ok(shares)
+}
+
+/// Links workers that lack a queue at some port to one that has it.
+fn link(ports: &[Port], shares: &[Vec<(usize, u32)>]) -> Result<Vec<Option<Ends>>, SessionError> {
+    let ports_of = |share: &Vec<(usize, u32)>| share.iter().map(|(index, _)| ports[*index].id()).collect();
+    let workers: Vec<Vec<PortId>> = shares.iter().map(ports_of).collect();
+    hand_off::connect(&workers, frame_size(ports))
+        .map_err(|error| SessionError::Thread(format!("linking it to others: {error}")))
+}
+
+/// Bytes of a slot, the same for all workers: what one hands over must fit the other's.
+fn frame_size(ports: &[Port]) -> u16 {
+    // 256 bytes of each slot are headroom. Larger slots mean fewer pieces for long frames.
+    let long = ports.iter().map(Port::frame_bytes).max().unwrap_or(0) > 2048 - 256;
+    if long { 4096 } else { 2048 }
 }
 
 fn check_cpus(cpus: &[usize]) -> Result<(), SessionError> {
@@ -322,6 +345,8 @@ struct Desk<'s> {
     worker: usize,
     ports: &'s [Port],
     share: &'s [(usize, u32)],
+    /// Its links to other workers.
+    ends: Option<Ends>,
     plan: &'s SessionPlan,
     stop: &'s AtomicBool,
     /// Whether to run, once all are ready.
@@ -353,7 +378,7 @@ impl Desk<'_> {
         }
     }
 
-    fn work_with(self, pool: &Pool, cpu: Option<usize>, apps: &impl Apps) {
+    fn work_with(mut self, pool: &Pool, cpu: Option<usize>, apps: &impl Apps) {
         // First: an app may put file content into the arena, which is registered with devices as it then is.
         let app = match apps.app(self.worker, pool) {
             Ok(app) => app,
@@ -369,6 +394,9 @@ impl Desk<'_> {
             Ok(members) => Worker::new(pool, members, app),
             Err(error) => return self.fail(SessionError::Queue(error)),
         };
+        if let Some(ends) = self.ends.take() {
+            worker = worker.with_hand_off(HandOff::new(pool, ends));
+        }
         let arena = pool.arena();
         let facts = WorkerFacts {
             worker: self.worker,
@@ -399,12 +427,11 @@ impl Desk<'_> {
     /// As many frames as its queues may hold, and some bursts to work with.
     fn arena_plan(&self) -> ArenaPlan {
         let ports = self.share.iter().map(|(index, _)| &self.ports[*index]);
-        let held: u32 = ports.clone().map(Port::frames_per_queue).sum();
-        // 256 bytes of each slot are headroom. Larger slots mean fewer pieces for long frames.
-        let long = ports.map(Port::frame_bytes).max().unwrap_or(0) > 2048 - 256;
+        let held: u32 = ports.map(Port::frames_per_queue).sum();
+        let away = self.ends.as_ref().map_or(0, Ends::frames);
         ArenaPlan {
-            frames: self.plan.frames.unwrap_or(held + SPARE_FRAMES),
-            frame_size: if long { 4096 } else { 2048 },
+            frames: self.plan.frames.unwrap_or(held + away + SPARE_FRAMES),
+            frame_size: frame_size(self.ports).into(),
             content_bytes: self.plan.content_bytes,
             ..ArenaPlan::default()
         }

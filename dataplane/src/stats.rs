@@ -4,6 +4,7 @@
 //! threads read the board. Nothing is ever reset: rates are differences of snapshots.
 
 use crate::app::PortId;
+use crate::hand_off::Handed;
 use drivers::{Caps, QueueCounters};
 use serde::Serialize;
 use std::fmt;
@@ -44,8 +45,10 @@ reasons! {
     TransmitRingFull = "transmit-ring-full", "the way out is slower than the way in: more queues, a larger ring, or less traffic";
     /// The port that it should leave by has died.
     PortGone = "port-gone", "the interface was deleted or its queue faulted; the reason is in the log";
-    /// This worker has no queue at the port that it should leave by.
-    NoQueue = "no-queue", "give that port as many queues as there are workers";
+    /// Neither this worker nor one that it is linked to has a queue at the port that it should leave by.
+    NoQueue = "no-queue", "a defect of the app: it sends to a port that is not there";
+    /// The link to the worker that owns a queue at that port had no room.
+    HandOffFull = "hand-off-full", "a worker takes over more than its core can send: fewer --cpu, or more queues at that port";
     /// The app gave no answer for it.
     Unhandled = "unhandled", "a defect of the app: it must send, discard or keep each frame";
     /// The app lets no such packets through.
@@ -61,6 +64,7 @@ pub struct Board {
     turns: AtomicU64,
     allocated: AtomicU64,
     held: AtomicU64,
+    handed: [AtomicU64; 3],
     discards: [AtomicU64; Reason::COUNT],
 }
 
@@ -85,6 +89,7 @@ impl Board {
             turns: AtomicU64::new(0),
             allocated: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            handed: [const { AtomicU64::new(0) }; 3],
             discards: [const { AtomicU64::new(0) }; Reason::COUNT],
         }
     }
@@ -103,12 +108,16 @@ impl Board {
         allocated: u64,
         held: u64,
         discards: &[u64; Reason::COUNT],
+        handed: Handed,
     ) {
         self.turns.store(turns, Ordering::Relaxed);
         self.allocated.store(allocated, Ordering::Relaxed);
         self.held.store(held, Ordering::Relaxed);
         for (cell, number) in self.discards.iter().zip(discards) {
             cell.store(*number, Ordering::Relaxed);
+        }
+        for (cell, number) in self.handed.iter().zip([handed.over, handed.taken, handed.taken_bytes]) {
+            cell.store(number, Ordering::Relaxed);
         }
     }
 
@@ -122,11 +131,13 @@ impl Board {
             })),
             pending: board.pending.load(Ordering::Relaxed),
         };
+        let [over, taken, taken_bytes] = core::array::from_fn(|i| self.handed[i].load(Ordering::Relaxed));
         Snapshot {
             queues: self.queues.iter().map(queue).collect(),
             turns: self.turns.load(Ordering::Relaxed),
             allocated: self.allocated.load(Ordering::Relaxed),
             held: self.held.load(Ordering::Relaxed),
+            handed: Handed { over, taken, taken_bytes },
             discards: core::array::from_fn(|i| self.discards[i].load(Ordering::Relaxed)),
         }
     }
@@ -156,6 +167,8 @@ pub struct Snapshot {
     pub allocated: u64,
     /// Packets that the app keeps, or that wait in the outbox.
     pub held: u64,
+    /// What went to other workers and came from them.
+    pub handed: Handed,
     /// Packets discarded, in the order of [`Reason::ALL`].
     pub discards: [u64; Reason::COUNT],
 }
@@ -167,6 +180,9 @@ impl Snapshot {
         self.turns += other.turns;
         self.allocated += other.allocated;
         self.held += other.held;
+        self.handed.over += other.handed.over;
+        self.handed.taken += other.handed.taken;
+        self.handed.taken_bytes += other.handed.taken_bytes;
         for (sum, more) in self.discards.iter_mut().zip(other.discards) {
             *sum += more;
         }
@@ -189,11 +205,14 @@ impl Snapshot {
             unsendable: sum(|counters| counters.unsendable),
             discarded: self.discards.iter().sum(),
             held: self.held,
+            handed_over: self.handed.over,
+            taken_over: self.handed.taken,
         }
     }
 }
 
-/// The sums that must balance: received + allocated = transmitted + unsendable + discarded + held, in packets.
+/// The sums that must balance, in packets: received + allocated + taken over = transmitted + unsendable + discarded +
+/// held + handed over. Of all workers together: what was handed over and not taken over yet is on its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Books {
     /// Came in.
@@ -208,23 +227,35 @@ pub struct Books {
     pub discarded: u64,
     /// Are kept by the app, or wait in the outbox.
     pub held: u64,
+    /// Went to another worker.
+    pub handed_over: u64,
+    /// Came from another worker.
+    pub taken_over: u64,
 }
 
 impl Books {
     /// Whether no packet has vanished.
     #[must_use]
     pub const fn balance(&self) -> bool {
-        self.received + self.allocated == self.transmitted + self.unsendable + self.discarded + self.held
+        let came = self.received + self.allocated + self.taken_over;
+        came == self.transmitted + self.unsendable + self.discarded + self.held + self.handed_over
     }
 }
 
 impl fmt::Display for Books {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.balance() { "=" } else { "≠" };
+        write!(f, "received {} + allocated {}", self.received, self.allocated)?;
+        // Most sessions hand nothing over.
+        let handed = self.handed_over + self.taken_over > 0;
+        if handed {
+            write!(f, " + taken over {}", self.taken_over)?;
+        }
+        let Self { transmitted, unsendable, discarded, held, .. } = self;
         write!(
             f,
-            "received {} + allocated {} {sign} transmitted {} + unsendable {} + discarded {} + held {}",
-            self.received, self.allocated, self.transmitted, self.unsendable, self.discarded, self.held
-        )
+            " {sign} transmitted {transmitted} + unsendable {unsendable} + discarded {discarded} + held {held}"
+        )?;
+        if handed { write!(f, " + handed over {}", self.handed_over) } else { Ok(()) }
     }
 }

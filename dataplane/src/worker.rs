@@ -1,6 +1,7 @@
 //! The loop. One worker is one thread: its queues, its pool, its app, and nobody else's.
 
 use crate::app::{App, Outbox, PortId};
+use crate::hand_off::HandOff;
 use crate::stats::{Board, Books, Reason};
 use drivers::{Fault, Gather};
 use ringbuf::{Burst, Pool};
@@ -30,19 +31,33 @@ pub struct Worker<'p, Q, A> {
     app: A,
     burst: Burst<'p>,
     outbox: Outbox<'p>,
+    hand_off: Option<HandOff<'p>>,
     board: Arc<Board>,
     turns: u64,
     next_tick: Tick,
 }
 
 impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
-    /// A worker over these queues; one that cannot gather is wrapped in [`Flatten`](drivers::wrap::Flatten). Frames that the app sends to a port leave by one queue of that port; a worker
-    /// without a queue at that port discards them by name.
+    /// A worker over these queues; one that cannot gather is wrapped in [`Flatten`](drivers::wrap::Flatten). Frames
+    /// that the app sends to a port leave by one queue of that port; a worker without a queue at that port discards
+    /// them by name, or [hands them over](Self::with_hand_off).
     pub fn new(pool: &'p Pool, members: Vec<Member<Q>>, app: A) -> Self {
         let ports: Vec<PortId> = members.iter().map(|member| member.port).collect();
         let board = Arc::new(Board::new(members.iter().map(|m| (m.port, m.queue.caps().clone())).collect()));
         let outbox = Outbox::new(pool, &ports);
-        Self { members, app, burst: Burst::new(), outbox, board, turns: 0, next_tick: Tick::default() }
+        let (burst, next_tick) = (Burst::new(), Tick::default());
+        Self { members, app, burst, outbox, hand_off: None, board, turns: 0, next_tick }
+    }
+
+    /// The same worker, linked to others: it hands over what must leave by their ports, and takes over what must
+    /// leave by its own.
+    #[must_use]
+    pub fn with_hand_off(mut self, hand_off: HandOff<'p>) -> Self {
+        let own = self.members.iter().map(|member| member.port);
+        let ports: Vec<PortId> = own.chain(hand_off.ports()).collect();
+        self.outbox = Outbox::new(hand_off.pool(), &ports);
+        self.hand_off = Some(hand_off);
+        self
     }
 
     /// One turn of the wheel. All that a worker ever does, it does here, in this order; returns the frames received,
@@ -68,6 +83,9 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
             self.app.handle(now, *port, &mut self.burst, &mut self.outbox);
             self.outbox.discard_all(&mut self.burst, Reason::Unhandled);
             self.flush();
+        }
+        if self.hand_off.is_some() {
+            moved += self.take_over();
         }
 
         self.outbox.face(0);
@@ -106,6 +124,24 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
         if self.outbox.waiting() > 0 {
             self.gather();
         }
+        if let Some(hand_off) = &mut self.hand_off {
+            hand_off.hand_over(&mut self.outbox, self.members.len());
+        }
+    }
+
+    /// Sends what other workers handed over. The app is not asked again: theirs has decided.
+    fn take_over(&mut self) -> usize {
+        let mut moved = 0;
+        for link in 0..self.hand_off.as_ref().map_or(0, HandOff::incoming) {
+            if let Some(hand_off) = &mut self.hand_off {
+                moved += hand_off.take_over(link, &mut self.outbox, self.members.len());
+            }
+            self.flush();
+        }
+        if let Some(hand_off) = &mut self.hand_off {
+            hand_off.collect();
+        }
+        moved
     }
 
     /// Hands the packets with pages to the queues. What does not fit waits for the next turn.
@@ -140,13 +176,17 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
             self.outbox.allocated(),
             self.app.held() + self.outbox.waiting() as u64,
             self.outbox.discards(),
+            self.hand_off.as_ref().map(HandOff::handed).unwrap_or_default(),
         );
     }
 
-    /// Wakes and completes what is under way, and sends what waits in the outbox, without receiving.
+    /// Wakes and completes what is under way, and sends what was handed over or waits in the outbox, without receiving.
     pub fn tend(&mut self) {
         for member in &mut self.members {
             member.queue.tend();
+        }
+        if self.hand_off.is_some() {
+            self.take_over();
         }
         self.gather();
     }
@@ -171,9 +211,15 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
         self.members.iter().find_map(|member| Some((member.port, member.queue.fault()?)))
     }
 
-    /// Whether nothing will ever be received again.
+    /// Whether nothing will ever be received again, nor handed over by others.
     pub fn exhausted(&self) -> bool {
         self.members.iter().all(|member| member.queue.exhausted())
+            && self.hand_off.as_ref().is_none_or(HandOff::is_quiet)
+    }
+
+    /// The links to other workers, if there are any.
+    pub const fn hand_off(&self) -> Option<&HandOff<'p>> {
+        self.hand_off.as_ref()
     }
 
     /// The queues.

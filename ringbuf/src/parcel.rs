@@ -56,6 +56,12 @@ impl Parcel {
         Self { home, slot, head, len, continues, offload }
     }
 
+    /// Bytes that were free in front of it in its slot.
+    #[must_use]
+    pub const fn head(&self) -> u16 {
+        self.head
+    }
+
     /// Whether the packet goes on in the next parcel.
     #[must_use]
     pub const fn continues(&self) -> bool {

@@ -111,9 +111,10 @@ impl Report {
         let book = |name| self.book(name);
         let came = book("received") + book("allocated");
         let went = book("transmitted") + book("unsendable") + book("discarded") + book("held");
+        let arrived = book("handed_over") == book("taken_over");
         let frames = &self.end["frames"];
         let home = frames["total"].as_u64() > Some(0) && frames["home"] == frames["total"];
-        if self.end["balance"] == true && came == went && home {
+        if self.end["balance"] == true && came == went && arrived && home {
             return Ok(());
         }
         Err(format!("the books are not in order: {}; {}", self.end, self.stderr).into())

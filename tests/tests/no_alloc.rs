@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 use dataplane::forward::{MacSwap, Wire};
+use dataplane::hand_off::{HandOff, connect};
 use dataplane::lab::Side;
 use dataplane::worker::{Member, TICK_EVERY};
 use dataplane::{App, PortId, Tick, Worker};
@@ -147,6 +148,40 @@ fn a_boxed_queue_allocates_nothing() {
 fn wrappers_allocate_nothing() {
     let pool = pool(1024);
     turns_over_memory(&pool, Wire, |queue| Metered::new(Flatten::new(queue, &pool)));
+}
+
+/// From one worker to another: both ends of a hand-off, in one thread here.
+#[test]
+fn a_hand_off_allocates_nothing() {
+    let pools = [pool(2048), pool(2048)];
+    let ends = connect(&[vec![PortId(0)], vec![PortId(1)]], 2048).expect("eventfd");
+    let mut sides = pools.iter().zip(ends).zip(0..).map(|((pool, ends), port)| {
+        let (outside, queue) = pair(pool, &LoopbackPlan::default()).expect("loans");
+        let worker = Worker::new(pool, vec![Member { port: PortId(port), queue }], Wire);
+        (outside, worker.with_hand_off(HandOff::new(pool, ends.expect("linked"))))
+    });
+    let ((mut near, mut left), (mut far, mut right)) = sides.next().zip(sides.next()).expect("two");
+    let (mut burst, mut back, mut before, mut arrived) = (Burst::new(), Burst::new(), 0, 0);
+    for turn in 0..TURNS + 100 {
+        if turn == 100 {
+            before = allocations();
+        }
+        for i in 0..32 {
+            let mut frame = pools[0].alloc().expect("a frame");
+            frame.extend(&[i; 60]).expect("room");
+            drop(burst.push(frame));
+        }
+        near.transmit(&mut burst);
+        left.turn(Tick(TURN * turn));
+        right.turn(Tick(TURN * turn));
+        near.tend();
+        arrived += far.receive(&mut back);
+        back.clear();
+        far.tend();
+    }
+    let during = allocations() - before;
+    assert_eq!(arrived, 32 * (TURNS as usize + 100));
+    assert_eq!(during, 0, "allocations in {TURNS} turns");
 }
 
 /// A reflector on a real AF_XDP socket, with a sender at the other end of the cable.

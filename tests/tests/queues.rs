@@ -78,6 +78,35 @@ fn two_workers_end_together() {
     assert!(report.stderr.contains("rw-right") && report.stderr.contains("deleted"), "{}", report.stderr);
 }
 
+/// A queue at each port and two workers: each frame is handed over, by a copy that is counted, and none is lost.
+#[test]
+fn two_workers_share_one_queue_a_port() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
+        return lab::needs::skip("queues::two_workers_share_one_queue_a_port", &["two CPUs".to_owned()]);
+    }
+    for driver in ["af-xdp", "packet"] {
+        let lab = TestLab::up().expect("a laboratory");
+        let forwarder = Forwarder::between(&lab, driver, "", &["--cpu", "0,1"]).expect("a forwarder");
+        ping(&lab, Side::Left, 3, 5).expect("answers");
+        // Long enough for both to sleep, so that the next frame must wake its own worker and the one behind it.
+        std::thread::sleep(Duration::from_millis(50));
+        for (seed, from) in (1..).zip(Side::BOTH) {
+            let transfer = tcp(&lab, from, 4 << 20, seed, Duration::from_secs(20)).expect("a transfer");
+            assert!(transfer.intact(), "{driver}: {transfer:?}");
+        }
+        let report = forwarder.finish().expect("books in order");
+        let workers = report.ready["workers"].as_array().expect("workers");
+        assert_eq!(workers.len(), 2);
+        let full = report.discarded("hand-off-full");
+        assert_eq!(report.book("handed_over") + full, report.book("received"), "{}", report.end);
+        assert!(report.end["handed_over_bytes"].as_u64() > Some(8 << 20), "{}", report.end);
+        for port in [0, 1] {
+            assert_eq!(report.queues(port, "received_packets").len(), 1, "{}", report.end);
+        }
+    }
+}
+
 /// One worker may have both queues of each port.
 #[test]
 fn one_worker_serves_two_queues() {
