@@ -59,6 +59,7 @@ pub struct Outbox<'p> {
     routes: Vec<Vec<u16>>,
     facing: usize,
     discards: [u64; Reason::COUNT],
+    delivered: u64,
     allocated: u64,
 }
 
@@ -75,6 +76,7 @@ impl<'p> Outbox<'p> {
             routes,
             facing: 0,
             discards: [0; Reason::COUNT],
+            delivered: 0,
             allocated: 0,
         }
     }
@@ -200,6 +202,17 @@ impl<'p> Outbox<'p> {
             self.discards[reason as usize] += 1;
             drop(packet);
         }
+    }
+
+    /// Gives a frame back to its pool that has reached its end here: the app itself was meant, and has what it brought.
+    #[inline]
+    pub fn deliver(&mut self, frame: Frame<'p>) {
+        self.delivered += u64::from(!frame.continues());
+    }
+
+    /// Packets that the app was meant by.
+    pub(crate) const fn delivered(&self) -> u64 {
+        self.delivered
     }
 
     /// Gives a frame back to its pool and counts why; a packet in several frames is counted at its last.

@@ -64,6 +64,7 @@ pub struct Board {
     turns: AtomicU64,
     allocated: AtomicU64,
     held: AtomicU64,
+    delivered: AtomicU64,
     handed: [AtomicU64; 3],
     discards: [AtomicU64; Reason::COUNT],
 }
@@ -89,6 +90,7 @@ impl Board {
             turns: AtomicU64::new(0),
             allocated: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
             handed: [const { AtomicU64::new(0) }; 3],
             discards: [const { AtomicU64::new(0) }; Reason::COUNT],
         }
@@ -108,6 +110,7 @@ impl Board {
         allocated: u64,
         held: u64,
         discards: &[u64; Reason::COUNT],
+        delivered: u64,
         handed: Handed,
     ) {
         self.turns.store(turns, Ordering::Relaxed);
@@ -116,6 +119,7 @@ impl Board {
         for (cell, number) in self.discards.iter().zip(discards) {
             cell.store(*number, Ordering::Relaxed);
         }
+        self.delivered.store(delivered, Ordering::Relaxed);
         for (cell, number) in self.handed.iter().zip([handed.over, handed.taken, handed.taken_bytes]) {
             cell.store(number, Ordering::Relaxed);
         }
@@ -137,6 +141,7 @@ impl Board {
             turns: self.turns.load(Ordering::Relaxed),
             allocated: self.allocated.load(Ordering::Relaxed),
             held: self.held.load(Ordering::Relaxed),
+            delivered: self.delivered.load(Ordering::Relaxed),
             handed: Handed { over, taken, taken_bytes },
             discards: core::array::from_fn(|i| self.discards[i].load(Ordering::Relaxed)),
         }
@@ -169,6 +174,8 @@ pub struct Snapshot {
     pub held: u64,
     /// What went to other workers and came from them.
     pub handed: Handed,
+    /// Packets that the app itself was meant by.
+    pub delivered: u64,
     /// Packets discarded, in the order of [`Reason::ALL`].
     pub discards: [u64; Reason::COUNT],
 }
@@ -180,6 +187,7 @@ impl Snapshot {
         self.turns += other.turns;
         self.allocated += other.allocated;
         self.held += other.held;
+        self.delivered += other.delivered;
         self.handed.over += other.handed.over;
         self.handed.taken += other.handed.taken;
         self.handed.taken_bytes += other.handed.taken_bytes;
@@ -205,14 +213,15 @@ impl Snapshot {
             unsendable: sum(|counters| counters.unsendable),
             discarded: self.discards.iter().sum(),
             held: self.held,
+            delivered: self.delivered,
             handed_over: self.handed.over,
             taken_over: self.handed.taken,
         }
     }
 }
 
-/// The sums that must balance, in packets: received + allocated + taken over = transmitted + unsendable + discarded +
-/// held + handed over. Of all workers together: what was handed over and not taken over yet is on its way.
+/// The sums that must balance, in packets: received + allocated + taken over = transmitted + delivered + unsendable +
+/// discarded + held + handed over. Of all workers together: what was handed over and not taken over yet is on its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Books {
     /// Came in.
@@ -221,6 +230,8 @@ pub struct Books {
     pub allocated: u64,
     /// Went to a device.
     pub transmitted: u64,
+    /// Were meant for the app itself: a server's own segments.
+    pub delivered: u64,
     /// Were refused by a device for good.
     pub unsendable: u64,
     /// Were discarded for a named reason.
@@ -238,7 +249,8 @@ impl Books {
     #[must_use]
     pub const fn balance(&self) -> bool {
         let came = self.received + self.allocated + self.taken_over;
-        came == self.transmitted + self.unsendable + self.discarded + self.held + self.handed_over
+        let kept = self.delivered + self.held;
+        came == self.transmitted + kept + self.unsendable + self.discarded + self.handed_over
     }
 }
 
@@ -252,10 +264,11 @@ impl fmt::Display for Books {
             write!(f, " + taken over {}", self.taken_over)?;
         }
         let Self { transmitted, unsendable, discarded, held, .. } = self;
-        write!(
-            f,
-            " {sign} transmitted {transmitted} + unsendable {unsendable} + discarded {discarded} + held {held}"
-        )?;
+        write!(f, " {sign} transmitted {transmitted}")?;
+        if self.delivered > 0 {
+            write!(f, " + delivered {}", self.delivered)?;
+        }
+        write!(f, " + unsendable {unsendable} + discarded {discarded} + held {held}")?;
         if handed { write!(f, " + handed over {}", self.handed_over) } else { Ok(()) }
     }
 }

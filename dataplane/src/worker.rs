@@ -176,6 +176,7 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
             self.outbox.allocated(),
             self.app.held() + self.outbox.waiting() as u64,
             self.outbox.discards(),
+            self.outbox.delivered(),
             self.hand_off.as_ref().map(HandOff::handed).unwrap_or_default(),
         );
     }
