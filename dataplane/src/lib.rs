@@ -10,6 +10,7 @@
 //! | [`forward`] | the forwarding modes: `wire`, `mac-swap` |
 //! | [`stats`] | named reasons, the counters page, the books |
 //! | [`ports`] | opening what the user named; the only `match` over drivers |
+//! | [`serve`] | serving files over HTTP |
 //! | [`session`] | workers on their threads, from the first queue to the books |
 //! | [`report`] | what a session prints, as text and JSON |
 //! | [`lab`] | two hosts as network namespaces, and the cables between them |
@@ -28,6 +29,7 @@ pub mod net;
 pub mod ports;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod session;
 pub mod stats;
 pub mod worker;
