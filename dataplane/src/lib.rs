@@ -7,6 +7,7 @@
 //! | [`worker`] | one turn of the loop |
 //! | [`app`] | what a worker does with frames, and where it puts them |
 //! | [`forward`] | the forwarding modes: `wire`, `mac-swap` |
+//! | [`net`] | one host on Ethernet: VLAN, ARP, ND, IP, ICMP; what is around a TCP segment |
 //! | [`stats`] | named reasons, the counters page, the books |
 //! | [`ports`] | opening what the user named; the only `match` over drivers |
 //! | [`session`] | workers on their threads, from the first queue to the books |
@@ -22,6 +23,7 @@ pub mod demo;
 pub mod doctor;
 pub mod forward;
 pub mod lab;
+pub mod net;
 pub mod ports;
 pub mod report;
 pub mod run;
