@@ -8,6 +8,7 @@
 //! | [`app`] | what a worker does with frames, and where it puts them |
 //! | [`hand_off`] | packets on their way to another worker |
 //! | [`forward`] | the forwarding modes: `wire`, `mac-swap` |
+//! | [`net`] | one host on Ethernet: VLAN, ARP, ND, IP, ICMP; what is around a TCP segment |
 //! | [`stats`] | named reasons, the counters page, the books |
 //! | [`ports`] | opening what the user named; the only `match` over drivers |
 //! | [`serve`] | serving files over HTTP |

@@ -55,6 +55,22 @@ reasons! {
     Filtered = "filtered", "the app's own rule; if it should have passed, look at what the app filters";
     /// The pool had no frame for a packet to be made.
     OutOfFrames = "out-of-frames", "frames are held somewhere; --frames gives more of them";
+    /// What it carried was taken: a segment that was received, an answer that was learnt. Nothing is wrong.
+    Consumed = "consumed", "nothing: the host took what was in it";
+    /// For another address, VLAN, protocol or program: nothing that this host answers.
+    NotOurs = "not-ours", "usually nothing: floods, multicast and neighbours' broadcasts; if it should be ours, compare address and VLAN";
+    /// Headers that contradict themselves or the packet's length.
+    Malformed = "malformed", "a broken or hostile sender; record it with tap=FILE and look at it";
+    /// An IP, TCP, UDP or ICMP checksum that does not fit.
+    BadChecksum = "bad-checksum", "bytes are damaged on the way, or a sender's checksum offload is broken (ethtool -K IF tx off there)";
+    /// A piece of an IP datagram: this host puts none together.
+    Fragment = "fragment", "the way to here has a smaller MTU than the sender believes: let path MTU discovery's ICMP through";
+    /// A source address that no host may send from: ours, broadcast, multicast, loopback.
+    Martian = "martian", "a spoofing or misconfigured sender, or a loop that brings our own packets back";
+    /// A packet in several frames where the host needs it in one.
+    InPieces = "in-pieces", "frames are smaller than the packets that arrive: turn LRO and GRO off there, or lower its MTU";
+    /// An answer that was held back, since too many like it were asked for.
+    RateLimited = "rate-limited", "somebody probes for closed ports or protocols; nothing is owed to them";
 }
 
 /// One worker's counters, as other threads see them.
