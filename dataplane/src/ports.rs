@@ -4,7 +4,7 @@ use crate::app::PortId;
 use drivers::link::{self, Link};
 use drivers::packet::{PacketPlan, PacketQueue};
 use drivers::pcap::{PcapPlan, PcapQueue};
-use drivers::wrap::{Flatten, Tap, TapPlan};
+use drivers::wrap::{Flatten, Lossy, LossyPlan, Tap, TapPlan};
 use drivers::xdp::{Filter, Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
 use drivers::{Gather, OpenError, PortSpec, SpecError};
 use ringbuf::{BURST, Pool};
@@ -28,6 +28,8 @@ pub struct Port {
     choice: Option<String>,
     /// Where everything that passes is recorded.
     tap: Option<PathBuf>,
+    /// What the packets that come in suffer, in a laboratory.
+    bad_wire: Option<LossyPlan>,
 }
 
 #[derive(Debug)]
@@ -47,6 +49,9 @@ impl Port {
     /// Every driver knows `tap=FILE`: a capture (pcapng) of all that its queues receive and transmit; one file a queue,
     /// `FILE.1` for queue 1 and so on. tcpdump on the interface sees none of what an XDP program takes.
     ///
+    /// For laboratories, every driver can also be a bad wire: `loss=`, `duplicate=`, `corrupt=` and `reorder=` are percent
+    /// of the packets that come in, below 100, and `seed=` makes them different ones.
+    ///
     /// # Errors
     /// [`OpenError`], with the cure in words.
     pub fn open(id: PortId, spec: &PortSpec) -> Result<Self, OpenError> {
@@ -63,6 +68,7 @@ impl Port {
         let wrong = |error: SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
         let mut bare = spec.clone();
         let tap = bare.take("tap").map(PathBuf::from);
+        let bad_wire = bad_wire(&mut bare).map_err(wrong)?;
         let (device, choice) = match spec.driver.as_deref() {
             Some("af-xdp") => {
                 let plan = XdpPlan::from_spec(&bare).map_err(wrong)?;
@@ -87,7 +93,7 @@ impl Port {
             );
             return Err(OpenError::refused(&spec.device, "sharing an address", why));
         }
-        Ok(Self { id, spec: spec.clone(), device, choice, tap })
+        Ok(Self { id, spec: spec.clone(), device, choice, tap, bad_wire })
     }
 
     /// Its place on the command line.
@@ -157,10 +163,17 @@ impl Port {
             }
             Device::Pcap(plan) => Box::new(Flatten::new(PcapQueue::open(umem.pool(), plan)?, umem.pool())),
         };
-        match &self.tap {
-            None => Ok(opened),
-            Some(file) => tapped(opened, file, queue),
-        }
+        let opened = match &self.tap {
+            None => opened,
+            Some(file) => tapped(opened, file, queue)?,
+        };
+        Ok(match self.bad_wire {
+            None => opened,
+            Some(plan) => {
+                let plan = LossyPlan { seed: plan.seed.wrapping_add(queue.into()), ..plan };
+                Box::new(Lossy::new(opened, umem.pool(), plan))
+            }
+        })
     }
 
     /// What the XDP program decided, where there is one.
@@ -190,6 +203,25 @@ impl Port {
             Device::Packet(_) | Device::Pcap(_) => None,
         }
     }
+}
+
+/// What the user wants packets to suffer; `None` when nothing.
+fn bad_wire(spec: &mut PortSpec) -> Result<Option<LossyPlan>, SpecError> {
+    let mut percent = |key: &str| -> Result<u16, SpecError> {
+        let Some(text) = spec.take(key) else { return Ok(0) };
+        let number = text.parse::<f64>().ok().filter(|number| (0.0..100.0).contains(number));
+        let number =
+            number.ok_or_else(|| SpecError(format!("{key}={text} is no number of percent below 100")))?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 65536")]
+        Ok((number / 100.0 * 65536.0) as u16)
+    };
+    let (drop, duplicate) = (percent("loss")?, percent("duplicate")?);
+    let (corrupt, reorder) = (percent("corrupt")?, percent("reorder")?);
+    let seed = spec.take("seed").map_or(Ok(0), |text| {
+        text.parse().map_err(|_| SpecError(format!("seed={text} is no whole number")))
+    })?;
+    let plan = LossyPlan { seed, drop, duplicate, corrupt, reorder, ..LossyPlan::default() };
+    Ok((drop | duplicate | corrupt | reorder != 0).then_some(plan))
 }
 
 /// The best driver that works on an interface, and why it is that one.

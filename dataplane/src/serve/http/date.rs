@@ -87,11 +87,9 @@ mod tests {
     /// The three forms of RFC 9110 section 5.6.7 name one second.
     #[test]
     fn three_forms_are_read() {
-        for form in [
-            "Sun, 06 Nov 1994 08:49:37 GMT",
-            "Sunday, 06-Nov-94 08:49:37 GMT",
-            "Sun Nov  6 08:49:37 1994",
-        ] {
+        for form in
+            ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+        {
             assert_eq!(Date::parse(form.as_bytes()), Some(784_111_777), "{form}");
         }
         for bad in ["", "0", "Sun, 06 Nov 1994 08:49:37", "Sun, 31 Feb 1994 08:49:37 GMT", "\u{fc}"] {
