@@ -23,10 +23,11 @@
 //!
 //! # Reading order
 //! [`cursor`] (the algebra of every ring), [`shared`] (rings over memory that a peer writes too), [`arena`],
-//! [`ledger`], [`pool`], [`frame`], [`burst`], [`page`], [`parcel`].
+//! [`ledger`], [`pool`], [`frame`], [`burst`], [`page`], [`content`], [`parcel`].
 
 pub mod arena;
 pub mod burst;
+pub mod content;
 pub mod cursor;
 pub mod frame;
 pub mod ledger;
@@ -38,6 +39,7 @@ mod sync;
 
 pub use arena::{Arena, ArenaError, ArenaPlan, Backing};
 pub use burst::{BURST, Burst};
+pub use content::ContentGrant;
 pub use cursor::Cursor;
 pub use frame::{Frame, NoRoom, Offload, Segmentation};
 pub use ledger::{Ledger, Loan, Slot, Stray};

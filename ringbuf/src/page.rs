@@ -1,6 +1,7 @@
 //! Counted, read-only slices of content, and packets that carry them.
 
 use crate::arena::CONTENT_UNIT;
+use crate::content::LENT;
 use crate::frame::Frame;
 use crate::ledger::Stray;
 use crate::pool::{Pool, Unit};
@@ -34,30 +35,16 @@ impl Pool {
         if !inside || len > CONTENT_UNIT || start % CONTENT_UNIT + len > CONTENT_UNIT {
             return None;
         }
-        // An empty page at the very end lies in no unit; and a count that is full stays so.
+        // An empty page at the very end lies in no unit; and a count that is full stays so, which is that of a unit on
+        // loan to a thread that fills it.
         let held = &self.units.get(start / CONTENT_UNIT)?.held;
         let (start, len) = (u32::try_from(start).ok()?, u16::try_from(len).ok()?);
-        held.set(held.get().checked_add(1)?);
-        Some(Page { pool: self, start, len })
-    }
-
-    /// Writes content that nobody holds.
-    ///
-    /// # Errors
-    /// [`ContentBusy`] when a page of a unit in this range is held, or the range is outside.
-    pub fn write_content(&self, start: usize, bytes: &[u8]) -> Result<(), ContentBusy> {
-        let end = start.checked_add(bytes.len()).filter(|end| *end <= self.arena().content_bytes());
-        let end = end.ok_or(ContentBusy)?;
-        let units = &self.units[start / CONTENT_UNIT..end.div_ceil(CONTENT_UNIT).max(start / CONTENT_UNIT)];
-        if units.iter().any(|unit| unit.held.get() != 0) {
-            return Err(ContentBusy);
+        let count = held.get();
+        if count >= LENT - 1 {
+            return None;
         }
-        // SAFETY: the range lies in the content (checked above), behind the frames.
-        let target = unsafe { self.arena().base().add(self.arena().content_start() + start) };
-        // SAFETY: nobody holds a page of these units, so no reference to them exists; source and target differ,
-        // because `bytes` cannot borrow from content that nobody holds.
-        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target.as_ptr(), bytes.len()) };
-        Ok(())
+        held.set(count + 1);
+        Some(Page { pool: self, start, len })
     }
 
     /// Lends a page to a device for sending; returns its offset in the arena. It stays counted until the device
@@ -141,7 +128,10 @@ impl<'p> Page<'p> {
 impl Clone for Page<'_> {
     fn clone(&self) -> Self {
         // Only forgotten clones bring it there; `Rc` aborts too.
-        let Some(held) = self.unit().held.get().checked_add(1) else { std::process::abort() };
+        let held = self.unit().held.get() + 1;
+        if held >= LENT {
+            std::process::abort();
+        }
         self.unit().held.set(held);
         Self { ..*self }
     }
@@ -160,8 +150,8 @@ impl Deref for Page<'_> {
         let offset = self.pool.arena().content_start() + self.start as usize;
         // SAFETY: *content*: the offset lies in the arena.
         let start = unsafe { self.pool.arena().base().add(offset) };
-        // SAFETY: *content*; while this page is counted nobody writes the unit (`write_content`), and devices only
-        // read what they are lent for sending.
+        // SAFETY: *content*; while this page is counted the unit is not lent for writing (`lend_content`), and devices
+        // only read what they are lent for sending.
         unsafe { core::slice::from_raw_parts(start.as_ptr(), usize::from(self.len)) }
     }
 }

@@ -62,7 +62,7 @@ pub struct Pool {
 /// How often a unit of content is held.
 #[derive(Debug, Default)]
 pub(crate) struct Unit {
-    /// By pages of this thread and by devices.
+    /// By pages of this thread and by devices; or lent to be filled (`LENT`).
     pub(crate) held: Cell<u32>,
     /// By devices alone.
     pub(crate) on_loan: Cell<u32>,
@@ -96,6 +96,14 @@ impl Pool {
     #[must_use]
     pub fn arena(&self) -> &Arena {
         self.home.arena()
+    }
+
+    pub(crate) const fn home(&self) -> &Arc<Home> {
+        &self.home
+    }
+
+    pub(crate) const fn id(&self) -> u32 {
+        self.id
     }
 
     /// What the memory is.
