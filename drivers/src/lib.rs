@@ -9,11 +9,13 @@
 //! | [`xdp`] | AF_XDP: the NIC's queues through the kernel's fast path |
 //! | [`packet`] | AF_PACKET: the kernel-socket fallback |
 //! | [`pcap`] | replay from and record to a capture file |
+//! | [`disk`] | no queue pair: files read into content, by io_uring |
 //! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Metered`: queue pairs around a queue pair |
 //!
 //! How to write one: `examples/04-own-driver.rs`, and the chapter "Writing a driver" of the book.
 
 pub mod checksum;
+pub mod disk;
 pub mod error;
 pub mod link;
 pub mod loopback;

@@ -155,12 +155,8 @@ mod tests {
     use crate::arena::{Arena, ArenaPlan};
 
     fn pool(units: usize) -> Pool {
-        let plan = ArenaPlan {
-            frames: 2,
-            frame_size: 2048,
-            content_bytes: units * CONTENT_UNIT,
-            huge_pages: false,
-        };
+        let plan =
+            ArenaPlan { frames: 2, frame_size: 2048, content_bytes: units * CONTENT_UNIT, huge_pages: false };
         Pool::new(Arena::new(&plan).expect("small"))
     }
 
