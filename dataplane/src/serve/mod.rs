@@ -3,5 +3,16 @@
 //! | module | |
 //! |---|---|
 //! | [`http`] | HTTP/1.1: bytes to a request, a request to the head of a response and a plan of its body |
+//! | [`tree`] | which file a path is |
+//! | [`content`] | a file's bytes as pages that a device can read |
+//! | [`bell`] | waking a thread that sleeps |
 
+pub mod bell;
+pub mod content;
 pub mod http;
+#[cfg(test)]
+mod testing;
+pub mod tree;
+mod waiters;
+
+pub use waiters::Waiter;

@@ -1,0 +1,254 @@
+use super::*;
+use crate::serve::Waiter;
+use crate::serve::bell::Bell;
+use crate::serve::testing::{Scratch, pattern, soon};
+use crate::serve::tree::{Entry, Found, HostId, Tree, TreePlan};
+use crate::worker::Tick;
+use ringbuf::{Arena, ArenaPlan, Page, Pool};
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+fn pool(extents: usize) -> Pool {
+    let plan = ArenaPlan { frames: 2, frame_size: 2048, content_bytes: extents * EXTENT, huge_pages: false };
+    Pool::new(Arena::new(&plan).expect("small"))
+}
+
+fn store(pool: &Pool, kinds: Kinds) -> Store<'_> {
+    let plan = StorePlan { kinds, depth: 8, ..StorePlan::default() };
+    Store::new(pool, plan, Arc::new(Bell::new().expect("a descriptor"))).expect("starts")
+}
+
+fn entry(root: &Path, name: &str) -> Arc<Entry> {
+    let tree = Tree::open(TreePlan::new(root)).expect("opens");
+    match tree.look_up(HostId::default(), name) {
+        Found::File(forms) => forms.plain,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+const ME: Waiter = Waiter(7);
+
+fn now() -> Tick {
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Tick(BEGIN.elapsed())
+}
+
+/// One page, waited for; `None` if it is gone.
+fn page<'p>(store: &mut Store<'p>, entry: &Arc<Entry>, offset: u64, len: usize) -> Option<Page<'p>> {
+    let mut woken = vec![ME];
+    soon("a page", || {
+        if woken.is_empty() {
+            store.poll(now(), &mut woken);
+            return None;
+        }
+        woken.clear();
+        match store.page(entry, offset, len, ME) {
+            Piece::Page(page) => Some(Some(page)),
+            Piece::Gone => Some(None),
+            Piece::Later => None,
+        }
+    })
+}
+
+/// A stretch of a file; `None` if some of it is gone.
+fn read(store: &mut Store<'_>, entry: &Arc<Entry>, mut offset: u64, len: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let page = page(store, entry, offset, len - bytes.len())?;
+        assert!(!page.is_empty() && page.len() <= len - bytes.len());
+        offset += page.len() as u64;
+        bytes.extend_from_slice(&page);
+    }
+    Some(bytes)
+}
+
+const KINDS: [Kinds; 3] = [Kinds::Auto, Kinds::Snapshot, Kinds::Direct];
+
+#[test]
+fn any_range_of_any_file_is_what_the_file_has() {
+    let scratch = Scratch::new();
+    let sizes = [1, 4095, 4096, 4097, 70_000, EXTENT, EXTENT + 1, 3 * EXTENT + 12_345];
+    let files: Vec<(Vec<u8>, Arc<Entry>)> = sizes
+        .iter()
+        .map(|size| {
+            let bytes = pattern(*size, *size as u64);
+            scratch.write(&size.to_string(), &bytes);
+            (bytes, entry(scratch.path(), &size.to_string()))
+        })
+        .collect();
+    for kinds in KINDS {
+        let pool = pool(12);
+        let mut store = store(&pool, kinds);
+        let mut random = pattern(8 * 3000, 5)
+            .chunks(8)
+            .map(|b| b.iter().fold(0, |n, b| n << 8 | usize::from(*b)))
+            .collect::<Vec<usize>>()
+            .into_iter();
+        for _ in 0..1000 {
+            let mut next = |below: usize| random.next().expect("enough") % below;
+            let (bytes, entry) = &files[next(files.len())];
+            let from = next(bytes.len());
+            let len = 1 + next((bytes.len() - from).min(20_000));
+            let read = read(&mut store, entry, from as u64, len).expect("unchanged");
+            assert!(read == bytes[from..from + len], "{kinds:?}: {len} bytes from {from} of {}", bytes.len());
+        }
+        let counters = store.counters();
+        assert!(counters.hits > counters.misses && counters.misses > 0, "{counters:?}");
+        drop(store);
+        assert_eq!(pool.content_lent(), 0);
+    }
+}
+
+/// Room for four extents, files of forty: everything is thrown out and read again, and still right.
+#[test]
+fn files_larger_than_memory_are_read_again_and_again() {
+    let scratch = Scratch::new();
+    let bytes = pattern(40 * EXTENT, 1);
+    scratch.write("large", &bytes);
+    let entry = entry(scratch.path(), "large");
+    for kinds in KINDS {
+        let pool = pool(4);
+        let mut store = store(&pool, kinds);
+        for round in 0..2 {
+            let whole = read(&mut store, &entry, 0, bytes.len()).expect("unchanged");
+            assert!(whole == bytes, "{kinds:?}, round {round}");
+        }
+        let counters = store.counters();
+        assert!(counters.evicted >= 70, "{counters:?}");
+        assert!(counters.ahead > 0, "a reader that goes straight through is read ahead of: {counters:?}");
+        assert_eq!(counters.snapshot.reads > 0, kinds == Kinds::Snapshot || counters.direct.reads == 0);
+    }
+}
+
+/// What somebody holds stays; who finds no room waits until there is some.
+#[test]
+fn held_pages_keep_their_extent() {
+    let scratch = Scratch::new();
+    let bytes = pattern(8 * EXTENT, 2);
+    scratch.write("large", &bytes);
+    let entry = entry(scratch.path(), "large");
+    let pool = pool(2);
+    let mut store = store(&pool, Kinds::Snapshot);
+    let first = page(&mut store, &entry, 0, 4096).expect("unchanged");
+    let second = page(&mut store, &entry, EXTENT as u64, 4096).expect("unchanged");
+    assert!(matches!(store.page(&entry, 5 * EXTENT as u64, 1, ME), Piece::Later));
+    assert!(store.counters().no_room > 0, "{:?}", store.counters());
+    assert!(*first == bytes[..4096] && *second == bytes[EXTENT..EXTENT + 4096]);
+
+    drop(second);
+    let third = page(&mut store, &entry, 5 * EXTENT as u64, 4096).expect("room now");
+    assert!(*third == bytes[5 * EXTENT..5 * EXTENT + 4096]);
+    assert!(*first == bytes[..4096], "and this one has been held all the time");
+}
+
+/// In the middle of a transfer: what is in memory may go on, the rest is gone, and never comes from the new version.
+#[test]
+fn a_file_that_changes_is_gone_and_never_mixed() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 5] = [
+        ("overwritten in place", |path| {
+            let mut file = std::fs::File::options().write(true).open(path).expect("opens");
+            file.write_all(&[0; 10 * EXTENT]).expect("writes");
+        }),
+        ("truncated", |path| {
+            std::fs::File::options().write(true).open(path).expect("opens").set_len(5000).expect("cuts");
+        }),
+        ("truncated to nothing and written anew", |path| {
+            std::fs::write(path, pattern(10 * EXTENT, 99)).expect("writes");
+        }),
+        ("deleted", |path| std::fs::remove_file(path).expect("removes")),
+        ("replaced", |path| {
+            let new = path.with_extension("new");
+            std::fs::write(&new, pattern(10 * EXTENT, 98)).expect("writes");
+            std::fs::rename(new, path).expect("renames");
+        }),
+    ];
+    for (what, change) in changes {
+        for kinds in [Kinds::Snapshot, Kinds::Direct] {
+            let scratch = Scratch::new();
+            let bytes = pattern(10 * EXTENT, 3);
+            let path = scratch.write("file", &bytes);
+            let old = entry(scratch.path(), "file");
+            let pool = pool(20);
+            let mut store = store(&pool, kinds);
+            let begun = read(&mut store, &old, 0, EXTENT).expect("unchanged yet");
+            assert!(begun == bytes[..EXTENT]);
+            soon("what was read ahead", || {
+                store.poll(now(), &mut Vec::new());
+                (store.reading() == 0).then_some(())
+            });
+            // The clock of the file system may be coarse: not in the same tick as the file was made.
+            std::thread::sleep(Duration::from_millis(15));
+            change(&path);
+
+            let far = 8 * EXTENT as u64;
+            assert!(page(&mut store, &old, far, 1).is_none(), "{what}, {kinds:?}");
+            assert!(page(&mut store, &old, far + 1, 1).is_none(), "{what}: for good");
+            assert!(old.is_gone());
+            let still = read(&mut store, &old, 0, EXTENT).expect("in memory");
+            assert!(still == bytes[..EXTENT], "{what}: what is in memory is the old version");
+            if path.exists() {
+                let new = entry(scratch.path(), "file");
+                let size = usize::try_from(new.size()).expect("small");
+                let now = read(&mut store, &new, 0, size).expect("the new version");
+                assert!(now == std::fs::read(&path).expect("reads"), "{what}");
+            }
+        }
+    }
+}
+
+/// A file system without `O_DIRECT` gets snapshots, and the counters say so.
+#[test]
+fn direct_is_told_apart_from_what_became_of_it() {
+    let Ok(tmpfs) = rustix::fs::statfs("/dev/shm") else {
+        return eprintln!("SKIPPED: no /dev/shm");
+    };
+    /// `TMPFS_MAGIC`, `include/uapi/linux/magic.h`.
+    const TMPFS: i64 = 0x0102_1994;
+    if tmpfs.f_type != TMPFS {
+        return eprintln!("SKIPPED: /dev/shm is no tmpfs");
+    }
+    let bytes = pattern(EXTENT, 4);
+    let scratch = Scratch::beneath(Path::new("/dev/shm"));
+    scratch.write("file", &bytes);
+    let entry = entry(scratch.path(), "file");
+    let pool = pool(4);
+    let mut store = store(&pool, Kinds::Direct);
+    assert!(read(&mut store, &entry, 0, EXTENT).expect("unchanged") == bytes);
+    let counters = store.counters();
+    assert_eq!((counters.snapshot.reads + counters.direct.reads, counters.failed), (1, 0));
+    assert_eq!((counters.snapshot.read_bytes + counters.direct.read_bytes), EXTENT as u64);
+}
+
+/// Small files share a slab: thirty-two of a unit, not one.
+#[test]
+fn small_files_do_not_take_the_room_of_large_ones() {
+    let scratch = Scratch::new();
+    let pool = pool(2);
+    let mut store = store(&pool, Kinds::Snapshot);
+    let entries: Vec<Arc<Entry>> = (0..64u64)
+        .map(|number| {
+            scratch.write(&number.to_string(), &pattern(100, number));
+            entry(scratch.path(), &number.to_string())
+        })
+        .collect();
+    for round in 0..2 {
+        for (number, entry) in (0..).zip(&entries) {
+            let bytes = read(&mut store, entry, 0, 100).expect("unchanged");
+            assert_eq!(bytes, pattern(100, number), "round {round}");
+        }
+    }
+    let counters = store.counters();
+    assert_eq!((counters.misses, counters.evicted, counters.snapshot.files), (64, 0, 64));
+}
+
+#[test]
+fn content_too_small_for_an_extent_is_refused() {
+    let plan = ArenaPlan { frames: 2, frame_size: 2048, content_bytes: 4096, huge_pages: false };
+    let pool = Pool::new(Arena::new(&plan).expect("small"));
+    let bell = Arc::new(Bell::new().expect("a descriptor"));
+    let error = Store::new(&pool, StorePlan::default(), bell).expect_err("too small");
+    assert!(error.to_string().contains("131072"), "{error}");
+}

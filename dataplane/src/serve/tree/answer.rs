@@ -1,0 +1,127 @@
+//! What a lookup has found.
+
+use super::entry::Entry;
+use super::listing::Items;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A file, and the precompressed forms of it that lie beside it.
+#[derive(Clone, Debug)]
+pub struct Forms {
+    /// The file itself.
+    pub plain: Arc<Entry>,
+    /// In the order of [`SUFFIXES`](Self::SUFFIXES).
+    pub beside: [Option<Arc<Entry>>; 3],
+}
+
+impl Forms {
+    /// What the names of the forms end in: Brotli (RFC 7932), Zstandard (RFC 8878), gzip (RFC 1952).
+    pub const SUFFIXES: [&str; 3] = [".br", ".zst", ".gz"];
+
+    pub(super) fn new(plain: Entry) -> Self {
+        Self { plain: Arc::new(plain), beside: [None, None, None] }
+    }
+
+    /// All entries.
+    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        std::iter::once(&self.plain).chain(self.beside.iter().flatten())
+    }
+
+    fn entries_mut(&mut self) -> impl Iterator<Item = &mut Arc<Entry>> {
+        std::iter::once(&mut self.plain).chain(self.beside.iter_mut().flatten())
+    }
+}
+
+/// What a path is.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// A file; for a directory, its index file.
+    File(Forms),
+    /// A directory, asked for without the slash at its end.
+    Redirect,
+    /// A directory without an index file, and listing is allowed.
+    Listing(Items),
+    /// Nothing is there, or a file was asked for as a directory.
+    NotFound,
+    /// It is there, but not for us or not to be shown: rights, a link against the policy, a device, a directory without
+    /// an index.
+    Forbidden,
+    /// No descriptor or memory was left for it, or it changed under the lookup: try again.
+    Busy,
+    /// Reading it failed; the log says how.
+    Failed,
+}
+
+impl Found {
+    /// Takes over the entries of `old` that are the same version of the same file, so that what is known under their
+    /// numbers stays of use.
+    pub(super) fn keep_entries_of(&mut self, old: &Self) {
+        let (Self::File(new), Self::File(old)) = (self, old) else { return };
+        for entry in new.entries_mut() {
+            let same = |old: &&Arc<Entry>| {
+                old.version() == entry.version() && old.name() == entry.name() && !old.is_gone()
+            };
+            if let Some(old) = old.entries().find(same) {
+                *entry = Arc::clone(old);
+            }
+        }
+    }
+}
+
+/// What was found, and whether that may have changed.
+#[derive(Debug)]
+pub struct Answer {
+    found: Found,
+    stale: AtomicBool,
+    watched: bool,
+}
+
+impl Answer {
+    /// An answer; `watched` if every change of it will be noticed.
+    #[must_use]
+    pub const fn new(found: Found, watched: bool) -> Self {
+        Self { found, stale: AtomicBool::new(false), watched }
+    }
+
+    /// What was found.
+    #[inline]
+    #[must_use]
+    pub const fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// Whether something has changed that this answer depends on: ask again.
+    #[inline]
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Acquire)
+    }
+
+    /// Notes that something has changed.
+    pub fn set_stale(&self) {
+        self.stale.store(true, Ordering::Release);
+    }
+
+    /// Notes that somebody has written to the file called `name`.
+    pub(super) fn written(&self, name: &[u8]) {
+        if let Found::File(forms) = &self.found {
+            forms
+                .entries()
+                .filter(|entry| entry.name().as_bytes() == name)
+                .for_each(|entry| entry.set_gone());
+        }
+        self.set_stale();
+    }
+
+    /// For how long it may be given without asking again. A watched file needs no such limit, except that a write
+    /// through a mapping or on another machine tells nobody.
+    #[must_use]
+    pub const fn good_for(&self) -> Duration {
+        match self.found {
+            Found::Busy | Found::Failed => Duration::from_millis(100),
+            Found::File(_) | Found::Redirect | Found::Listing(_) if self.watched => Duration::from_secs(60),
+            _ => Duration::from_secs(1),
+        }
+    }
+}
