@@ -1,7 +1,7 @@
 //! ARP (RFC 826): requests for our addresses are answered in the frame they came in, answers are learnt, and who uses an
 //! address of ours is told of it (RFC 5227 §2.4).
 
-use super::host::{Host, Input, source_mac, turn_round};
+use super::host::{Host, Input, turn_round};
 use super::neighbours::{Evidence, Neighbour};
 use super::path::Address;
 use super::wire::Link;
@@ -46,9 +46,13 @@ impl Host {
         let Some(packet) = frame.get(link.bytes..).and_then(parse) else {
             return Input::Discard(Reason::Malformed);
         };
-        // A lie about who speaks; and a group has no address to be asked for.
-        if packet.sender_mac != source_mac(frame) || packet.sender_mac[0] & 1 == 1 {
+        // RFC 1812 §3.3.2: a group is nobody's MAC address. That the frame itself comes from another is no lie: clusters
+        // that share an address do so.
+        if packet.sender_mac[0] & 1 == 1 {
             return Input::Discard(Reason::Malformed);
+        }
+        if packet.sender_mac == mac {
+            return Input::Discard(Reason::NotOurs);
         }
         let probe = *packet.sender.bytes() == *Address::v4([0; 4]).bytes();
         if interface.has(packet.sender) {
@@ -69,7 +73,8 @@ impl Host {
             };
         }
         let answered = packet.operation == ArpOperation::Reply && frame[..6] == mac;
-        if !probe && self.hear(now, rank, &packet, answered) {
+        // An answer is handed on even if nobody asked on this worker: another one may have.
+        if !probe && (self.hear(now, rank, &packet, answered) || answered) {
             return Input::Learnt(Neighbour { address: packet.sender, mac: packet.sender_mac });
         }
         Input::Discard(Reason::NotOurs)
@@ -95,6 +100,7 @@ fn answer(frame: &mut Frame<'_>, link: Link, mac: [u8; 6], packet: &Packet) -> O
         target_protocol_addr: sender.into(),
     };
     turn_round(frame, mac);
+    frame[..6].copy_from_slice(&packet.sender_mac);
     let end = link.bytes + ARP_BYTES;
     reply.emit(&mut ArpPacket::new_unchecked(frame.get_mut(link.bytes..end)?));
     frame.truncate(u16::try_from(end).ok()?);

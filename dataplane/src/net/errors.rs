@@ -213,7 +213,7 @@ impl Host {
             return Input::Discard(reason);
         };
         let group = datagram.local.bytes()[0] == 0xff || frame[0] & 1 == 1;
-        let nobody = *datagram.peer.bytes() == [0; 16];
+        let nobody = *datagram.peer.bytes() == [0; 16] || self.interfaces[rank].has(datagram.peer);
         if nobody || group && !even_to_groups || self.is_shared() {
             return Input::Discard(Reason::Malformed);
         }

@@ -30,7 +30,8 @@ pub enum Input {
     Answer,
     /// An ICMP error about one of our segments. The frame is done with: [`Reason::Consumed`].
     TcpError(TcpError),
-    /// A neighbour that was asked for, for workers that wait for it too ([`Host::learn`]). The frame is done with.
+    /// A neighbour that answered or moved; on another worker somebody may wait for it too ([`Host::learn`]). The frame is
+    /// done with.
     Learnt(Neighbour),
     /// Nothing for us.
     Discard(Reason),
@@ -269,7 +270,7 @@ impl Host {
         if frame[0] & 1 == 1 || !interface.has(datagram.local) {
             return Input::Discard(Reason::NotOurs);
         }
-        if self.shared && datagram.protocol != wire::ICMPV4 {
+        if self.shared && !matches!(datagram.protocol, wire::ICMPV4 | wire::TCP) {
             return Input::Discard(Reason::NotOurs);
         }
         if datagram.fragment {
@@ -298,9 +299,10 @@ impl Host {
         if !group && (frame[0] & 1 == 1 || !interface.has(datagram.local)) {
             return Input::Discard(Reason::NotOurs);
         }
-        // RFC 4862 §5.4.2: who probes for its address has none to send from yet.
-        let nobody = *datagram.peer.bytes() == [0; 16];
-        if !nobody && interface.is_martian(datagram.peer) {
+        // RFC 4862 §5.4: who probes for its address has none to send from yet, and who took ours speaks from it. Both are for
+        // neighbour discovery to notice.
+        let odd = *datagram.peer.bytes() == [0; 16] || interface.has(datagram.peer);
+        if !odd && interface.is_martian(datagram.peer) {
             return Input::Discard(Reason::Martian);
         }
         if let Err(objection) = wire::extensions(frame, &mut datagram) {
@@ -312,7 +314,7 @@ impl Host {
         match datagram.protocol {
             wire::ICMPV6 => self.icmp6(now, rank, frame, link, &datagram, self.shared),
             _ if group => Input::Discard(Reason::NotOurs),
-            _ if nobody => Input::Discard(Reason::Martian),
+            _ if odd => Input::Discard(Reason::Martian),
             // TCP behind extension headers: no host sends it, but every host must take it.
             wire::TCP => self.tcp(rank, frame, link, datagram),
             _ if self.shared => Input::Discard(Reason::NotOurs),

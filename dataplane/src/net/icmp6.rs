@@ -33,11 +33,11 @@ impl Host {
         if !wire::verify(frame, datagram, wire::ICMPV6) {
             return Input::Discard(Reason::BadChecksum);
         }
-        let nobody = *datagram.peer.bytes() == [0; 16];
+        let nobody = *datagram.peer.bytes() == [0; 16] || self.interfaces[rank].has(datagram.peer);
         match message[0] {
             SOLICITATION if !only_errors => self.solicited(now, rank, frame, link, datagram),
-            _ if nobody => Input::Discard(Reason::Martian),
             ADVERTISEMENT if !only_errors => self.advertised(now, rank, frame, datagram),
+            _ if nobody => Input::Discard(Reason::Martian),
             ECHO_REQUEST if !only_errors => self.echo6(rank, frame, link, datagram),
             // RFC 3810 §5.1.14: from a link-local address, one hop.
             LISTENER_QUERY if !only_errors && datagram.hop_limit == 1 => {

@@ -70,6 +70,10 @@ impl Host {
         if probe && (!group || asked.mac.is_some()) {
             return Input::Discard(Reason::Malformed);
         }
+        if interface.has(datagram.peer) {
+            self.contested(now, rank, datagram.peer, source_mac(frame));
+            return Input::Discard(Reason::Consumed);
+        }
         if !interface.has(asked.target) {
             return Input::Discard(Reason::NotOurs);
         }
@@ -100,7 +104,8 @@ impl Host {
         let group = datagram.local.bytes()[0] == 0xff;
         let said = parse(&frame[datagram.payload.clone()], datagram, TARGET_ADDRESS);
         // RFC 4861 §7.1.2: nobody asked on behalf of a group.
-        let Some(said) = said.filter(|said| !group || said.flags & SOLICITED == 0) else {
+        let nobody = *datagram.peer.bytes() == [0; 16];
+        let Some(said) = said.filter(|said| !nobody && (!group || said.flags & SOLICITED == 0)) else {
             return Input::Discard(Reason::Malformed);
         };
         if self.interfaces[rank].has(said.target) {
@@ -111,13 +116,11 @@ impl Host {
         // unicast question may leave it out.
         let mac = said.mac.unwrap_or_else(|| source_mac(frame));
         let replaces = said.flags & OVERRIDE != 0;
-        let evidence = if said.flags & SOLICITED != 0 {
-            Evidence::Answer { replaces }
-        } else {
-            Evidence::Heard { replaces }
-        };
+        let answered = said.flags & SOLICITED != 0;
+        let evidence = if answered { Evidence::Answer { replaces } } else { Evidence::Heard { replaces } };
         let neighbour = Neighbour { address: said.target, mac };
-        if self.neighbours.learn(now, rank, neighbour, evidence) {
+        // As with ARP: another worker may have asked.
+        if self.neighbours.learn(now, rank, neighbour, evidence) || answered {
             Input::Learnt(neighbour)
         } else {
             Input::Discard(Reason::NotOurs)

@@ -5,6 +5,7 @@
 //! ```
 
 mod answers;
+mod errors;
 mod garbage;
 mod segments;
 mod speaks;
