@@ -385,9 +385,10 @@ impl Desk<'_> {
             Err(words) => return self.fail(SessionError::App(words)),
         };
         let umem = umem(pool);
+        let cuts = self.ports.iter().any(Port::hands_over_uncut);
         let open = |(index, queue): &(usize, u32)| {
             let port = &self.ports[*index];
-            Ok(Member { port: port.id(), queue: port.open_queue(&umem, *queue)? })
+            Ok(Member { port: port.id(), queue: port.open_queue(&umem, *queue, cuts)? })
         };
         let members: Result<Vec<Member<AnyQueue<'_>>>, OpenError> = self.share.iter().map(open).collect();
         let mut worker = match members {

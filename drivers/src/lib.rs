@@ -9,7 +9,7 @@
 //! | [`xdp`] | AF_XDP: the NIC's queues through the kernel's fast path |
 //! | [`packet`] | AF_PACKET: the kernel-socket fallback |
 //! | [`pcap`] | replay from and record to a capture file |
-//! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Metered`: queue pairs around a queue pair |
+//! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Segment`, `Metered`: queue pairs around a queue pair |
 //!
 //! How to write one: `examples/04-own-driver.rs`, and the chapter "Writing a driver" of the book.
 
@@ -23,6 +23,7 @@ pub mod queue;
 mod random;
 mod rings;
 mod runs;
+mod segment;
 pub mod spec;
 pub mod wrap;
 pub mod xdp;
