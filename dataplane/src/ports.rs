@@ -4,7 +4,7 @@ use crate::app::PortId;
 use drivers::link::{self, Link};
 use drivers::packet::{PacketPlan, PacketQueue};
 use drivers::pcap::{PcapPlan, PcapQueue};
-use drivers::wrap::{Flatten, Lossy, LossyPlan, Tap, TapPlan};
+use drivers::wrap::{Flatten, Lossy, LossyPlan, Segment, Tap, TapPlan};
 use drivers::xdp::{Filter, Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
 use drivers::{Gather, OpenError, PortSpec, SpecError};
 use ringbuf::{BURST, Pool};
@@ -150,11 +150,17 @@ impl Port {
         matches!(self.device, Device::Packet(_))
     }
 
-    /// Opens one queue, on the thread that will own it.
+    /// Opens one queue, on the thread that will own it. `cuts` says whether packets may come that are still to be cut
+    /// into segments: it is done in software then where the device cannot.
     ///
     /// # Errors
     /// [`OpenError`], with the cure in words.
-    pub fn open_queue<'p>(&self, umem: &Rc<Umem<'p>>, queue: u32) -> Result<AnyQueue<'p>, OpenError> {
+    pub fn open_queue<'p>(
+        &self,
+        umem: &Rc<Umem<'p>>,
+        queue: u32,
+        cuts: bool,
+    ) -> Result<AnyQueue<'p>, OpenError> {
         let opened: AnyQueue<'p> = match &self.device {
             Device::Xdp(port) => Box::new(XdpQueue::open(umem, port, queue)?),
             Device::Packet(plan) => {
@@ -167,6 +173,9 @@ impl Port {
             None => opened,
             Some(file) => tapped(opened, file, queue)?,
         };
+        // Around the tap, which so records what leaves. A capture file takes packets of any size.
+        let cuts = cuts && matches!(self.device, Device::Xdp(_)) && !opened.caps().segmentation;
+        let opened = if cuts { Box::new(Segment::new(opened, umem.pool())) } else { opened };
         Ok(match self.bad_wire {
             None => opened,
             Some(plan) => {

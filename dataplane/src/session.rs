@@ -92,8 +92,16 @@ pub enum SessionError {
     Queue(OpenError),
     /// A worker's app could not be made; says why.
     App(String),
-    /// A worker's thread could not be started, or died.
+    /// A worker's thread could not be started or linked to the others.
     Thread(String),
+    /// A worker panicked, which is a defect of its app, a driver or ourselves. Its queues are closed, and the other
+    /// workers have stopped.
+    Died {
+        /// Its number.
+        worker: usize,
+        /// What it said.
+        why: String,
+    },
 }
 
 impl fmt::Display for SessionError {
@@ -116,6 +124,7 @@ impl fmt::Display for SessionError {
             Self::Queue(error) => error.fmt(f),
             Self::App(words) => f.write_str(words),
             Self::Thread(what) => write!(f, "a worker's thread: {what}"),
+            Self::Died { worker, why } => write!(f, "worker {worker} died, its queues are closed: {why}"),
         }
     }
 }
@@ -166,7 +175,8 @@ enum News {
 /// Both return whether to go on; without a start there are no ends.
 ///
 /// # Errors
-/// [`SessionError`] when a queue could not be opened; nothing runs then.
+/// [`SessionError`] when a queue could not be opened; nothing runs then. [`SessionError::Died`] when a worker panicked
+/// while it ran; all have ended then, and all queues are closed.
 pub fn session(
     ports: &[Port],
     plan: &SessionPlan,
@@ -184,14 +194,14 @@ pub fn session(
     let (news, inbox) = channel();
     std::thread::scope(|scope| {
         // Should we fail below, nobody shall wait for the word.
-        let _release = Release(&go);
+        let _release = Release { go: &go, stop };
         let mut threads = Vec::new();
         for (worker, (share, ends)) in shares.iter().zip(ends).enumerate() {
             let desk = Desk { worker, ports, share, ends, plan, stop, go: &go, news: news.clone() };
             let name = format!("ringway-{worker}");
             let started = std::thread::Builder::new().name(name).spawn_scoped(scope, move || desk.work(apps));
             match started {
-                Ok(thread) => threads.push(thread),
+                Ok(thread) => threads.push((worker, thread)),
                 Err(error) => drop(news.send(News::Failed(SessionError::Thread(error.to_string())))),
             }
         }
@@ -204,21 +214,36 @@ pub fn session(
             Ok(_) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
-        for thread in threads {
-            // A panic has been told as news; joined, it does not become ours.
-            let _ = thread.join();
+        let mut died = None;
+        for (worker, thread) in threads {
+            // Joined, a panic does not become ours.
+            if let Err(panic) = thread.join() {
+                died.get_or_insert(SessionError::Died { worker, why: words_of(&*panic) });
+            }
         }
-        ends
+        died.map_or(ends, Err)
     })
 }
 
-/// Gives the word not to run, if no other was given.
-struct Release<'g>(&'g OnceLock<bool>);
+/// Gives the word not to run, if no other was given; and to stop, should whoever watches panic.
+struct Release<'g> {
+    go: &'g OnceLock<bool>,
+    stop: &'g AtomicBool,
+}
 
 impl Drop for Release<'_> {
     fn drop(&mut self) {
-        let _ = self.0.set(false);
+        let _ = self.go.set(false);
+        if std::thread::panicking() {
+            self.stop.store(true, Ordering::Relaxed);
+        }
     }
+}
+
+/// What a panic said.
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no words".to_owned())
 }
 
 /// Which queues of which ports each worker owns: queue by queue in turn.
@@ -332,7 +357,7 @@ fn watch(
                 next += Duration::from_secs(1);
             }
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(SessionError::Thread("died; its queues are closed".to_owned()));
+                return Err(SessionError::Thread("ended without a word".to_owned()));
             }
         }
     }
@@ -358,8 +383,9 @@ impl Drop for Desk<'_> {
     /// Nobody shall wait for a worker that died.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _ =
-                self.news.send(News::Failed(SessionError::Thread("died; its queues are closed".to_owned())));
+            // What it said is known once it is joined.
+            let died = SessionError::Died { worker: self.worker, why: String::new() };
+            let _ = self.news.send(News::Failed(died));
         }
     }
 }
@@ -385,9 +411,10 @@ impl Desk<'_> {
             Err(words) => return self.fail(SessionError::App(words)),
         };
         let umem = umem(pool);
+        let cuts = self.ports.iter().any(Port::hands_over_uncut);
         let open = |(index, queue): &(usize, u32)| {
             let port = &self.ports[*index];
-            Ok(Member { port: port.id(), queue: port.open_queue(&umem, *queue)? })
+            Ok(Member { port: port.id(), queue: port.open_queue(&umem, *queue, cuts)? })
         };
         let members: Result<Vec<Member<AnyQueue<'_>>>, OpenError> = self.share.iter().map(open).collect();
         let mut worker = match members {

@@ -224,6 +224,7 @@ impl Snapshot {
             |number: fn(&QueueCounters) -> u64| self.queues.iter().map(|queue| number(&queue.counters)).sum();
         Books {
             received: sum(|counters| counters.received.packets),
+            cut: sum(|counters| counters.segments_cut).saturating_sub(sum(|counters| counters.packets_cut)),
             allocated: self.allocated,
             transmitted: sum(|counters| counters.transmitted.packets),
             unsendable: sum(|counters| counters.unsendable),
@@ -236,7 +237,7 @@ impl Snapshot {
     }
 }
 
-/// The sums that must balance, in packets: received + allocated + taken over = transmitted + delivered + unsendable +
+/// The sums that must balance, in packets: received + allocated + cut + taken over = transmitted + delivered + unsendable +
 /// discarded + held + handed over. Of all workers together: what was handed over and not taken over yet is on its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Books {
@@ -244,6 +245,8 @@ pub struct Books {
     pub received: u64,
     /// Were made by the app.
     pub allocated: u64,
+    /// Are more by cutting large ones into segments.
+    pub cut: u64,
     /// Went to a device.
     pub transmitted: u64,
     /// Were meant for the app itself: a server's own segments.
@@ -264,7 +267,7 @@ impl Books {
     /// Whether no packet has vanished.
     #[must_use]
     pub const fn balance(&self) -> bool {
-        let came = self.received + self.allocated + self.taken_over;
+        let came = self.received + self.allocated + self.cut + self.taken_over;
         let kept = self.delivered + self.held;
         came == self.transmitted + kept + self.unsendable + self.discarded + self.handed_over
     }
@@ -274,7 +277,10 @@ impl fmt::Display for Books {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.balance() { "=" } else { "≠" };
         write!(f, "received {} + allocated {}", self.received, self.allocated)?;
-        // Most sessions hand nothing over.
+        // Most sessions cut nothing and hand nothing over.
+        if self.cut > 0 {
+            write!(f, " + cut {}", self.cut)?;
+        }
         let handed = self.handed_over + self.taken_over > 0;
         if handed {
             write!(f, " + taken over {}", self.taken_over)?;

@@ -168,14 +168,19 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
 
     /// Makes the counters visible on the [`Board`].
     pub fn publish(&self) {
+        let mut discards = *self.outbox.discards();
         for (index, member) in self.members.iter().enumerate() {
-            self.board.publish_queue(index, &member.queue.counters(), member.queue.pending());
+            let counters = member.queue.counters();
+            // A segment is lost inside its queue, but for the same reasons as a packet in front of it.
+            discards[Reason::TransmitRingFull as usize] += counters.segments_no_room;
+            discards[Reason::OutOfFrames as usize] += counters.segments_no_frame;
+            self.board.publish_queue(index, &counters, member.queue.pending());
         }
         self.board.publish_worker(
             self.turns,
             self.outbox.allocated(),
             self.app.held() + self.outbox.waiting() as u64,
-            self.outbox.discards(),
+            &discards,
             self.outbox.delivered(),
             self.hand_off.as_ref().map(HandOff::handed).unwrap_or_default(),
         );

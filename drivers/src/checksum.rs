@@ -133,6 +133,46 @@ fn be16(packet: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*packet.get(at..)?.first_chunk()?))
 }
 
+/// Where the headers of a TCP or UDP packet are, outside of tunnels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Headers {
+    /// Where the IP header begins.
+    pub(crate) network: usize,
+    /// Where the TCP or UDP header begins.
+    pub(crate) transport: usize,
+    /// 6 or 17.
+    pub(crate) protocol: u8,
+    /// Bytes from the transport header on, by the IP header's word.
+    pub(crate) length: u16,
+    addresses: u64,
+}
+
+impl Headers {
+    /// The pseudo header's sum for so many bytes from the transport header on.
+    pub(crate) fn pseudo(&self, length: u16) -> u64 {
+        self.addresses + u64::from(u16::from_ne_bytes([0, self.protocol])) + u64::from(length.to_be())
+    }
+}
+
+/// The headers of a TCP or UDP packet over IPv4 or IPv6, no fragment; `None` for any other.
+pub(crate) fn headers(packet: &[u8]) -> Option<Headers> {
+    let (mut kind, mut network) = (be16(packet, 12)?, 14);
+    while VLAN.contains(&kind) && network <= 18 {
+        kind = be16(packet, network + 2)?;
+        network += 4;
+    }
+    let (protocol, (addresses, length), header) = match kind {
+        IPV4 => ipv4(packet.get(network..)?)?,
+        IPV6 => ipv6(packet.get(network..)?)?,
+        _ => return None,
+    };
+    // All of the fixed part is there.
+    let fixed = if protocol == TCP { 20 } else { 8 };
+    let transport = network + header;
+    let whole = matches!(protocol, TCP | UDP) && packet.len() >= transport + fixed;
+    whole.then_some(Headers { network, transport, protocol, length, addresses })
+}
+
 type Transport = (u8, (u64, u16), usize);
 
 /// Protocol, (sum of the addresses, length of the payload) and where the payload begins (RFC 791 §3.1).

@@ -10,7 +10,7 @@
 //! | [`packet`] | AF_PACKET: the kernel-socket fallback |
 //! | [`pcap`] | replay from and record to a capture file |
 //! | [`disk`] | no queue pair: files read into content, by io_uring |
-//! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Metered`: queue pairs around a queue pair |
+//! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Segment`, `Metered`: queue pairs around a queue pair |
 //!
 //! How to write one: `examples/04-own-driver.rs`, and the chapter "Writing a driver" of the book.
 
@@ -25,6 +25,7 @@ pub mod queue;
 mod random;
 mod rings;
 mod runs;
+mod segment;
 pub mod spec;
 pub mod wrap;
 pub mod xdp;

@@ -178,11 +178,21 @@ pub struct QueueCounters {
     pub checksums_finished: u64,
     /// Bytes copied because the device cannot gather.
     pub flattened_bytes: u64,
+    /// Packets cut into segments here because the device cannot.
+    pub packets_cut: u64,
+    /// The segments of these.
+    pub segments_cut: u64,
+    /// Bytes copied into them.
+    pub segment_bytes: u64,
+    /// Segments lost because the ring was full before the last of their packet.
+    pub segments_no_room: u64,
+    /// Segments lost because the pool had no frame for them.
+    pub segments_no_frame: u64,
 }
 
 impl QueueCounters {
     /// How many numbers there are.
-    pub const FIELDS: usize = 12;
+    pub const FIELDS: usize = 17;
     /// Their names, stable, in the order of [`to_array`](Self::to_array).
     pub const NAMES: [&'static str; Self::FIELDS] = [
         "received_packets",
@@ -197,6 +207,11 @@ impl QueueCounters {
         "link_down",
         "checksums_finished",
         "flattened_bytes",
+        "packets_cut",
+        "segments_cut",
+        "segment_bytes",
+        "segments_no_room",
+        "segments_no_frame",
     ];
 
     /// As plain numbers, for a counters page.
@@ -215,6 +230,11 @@ impl QueueCounters {
             self.link_down,
             self.checksums_finished,
             self.flattened_bytes,
+            self.packets_cut,
+            self.segments_cut,
+            self.segment_bytes,
+            self.segments_no_room,
+            self.segments_no_frame,
         ]
     }
 
@@ -222,7 +242,8 @@ impl QueueCounters {
     #[must_use]
     pub const fn from_array(numbers: [u64; Self::FIELDS]) -> Self {
         let [a, b, c, d, receive_missed, receive_malformed, transmit_dropped, rest @ ..] = numbers;
-        let [unsendable, wakeups, link_down, checksums_finished, flattened_bytes] = rest;
+        let [unsendable, wakeups, link_down, checksums_finished, flattened_bytes, rest @ ..] = rest;
+        let [packets_cut, segments_cut, segment_bytes, segments_no_room, segments_no_frame] = rest;
         Self {
             received: Tally { packets: a, bytes: b },
             transmitted: Tally { packets: c, bytes: d },
@@ -234,6 +255,11 @@ impl QueueCounters {
             link_down,
             checksums_finished,
             flattened_bytes,
+            packets_cut,
+            segments_cut,
+            segment_bytes,
+            segments_no_room,
+            segments_no_frame,
         }
     }
 }

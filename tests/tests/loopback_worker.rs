@@ -9,10 +9,10 @@ use dataplane::forward::{MacSwap, Wire};
 use dataplane::worker::{Member, TICK_EVERY};
 use dataplane::{App, PortId, Reason, Tick, Worker};
 use drivers::loopback::{Lie, Loopback, LoopbackPlan, Mischief, pair};
-use drivers::wrap::{Lossy, LossyPlan};
+use drivers::wrap::{Lossy, LossyPlan, Segment};
 use drivers::{Fault, QueuePair};
 use lab::traffic::Content;
-use ringbuf::{Arena, ArenaPlan, Burst, Pool, Stray};
+use ringbuf::{Arena, ArenaPlan, Burst, Offload, Pool, Segmentation, Stray};
 
 const FRAMES: u32 = 1024;
 
@@ -297,4 +297,54 @@ fn lies_are_named_and_cost_no_frame() {
             assert_eq!(last.discarded().collect::<Vec<_>>(), [(Reason::PortGone, 1)], "{lie:?} at {place}");
         }
     }
+}
+
+/// A UDP packet of 20 datagrams of 100 bytes, still to be cut.
+fn uncut<'p>(pool: &'p Pool) -> Burst<'p> {
+    let mut frame = pool.alloc().expect("a frame");
+    let mut headers = [0; 42];
+    headers[12..24].copy_from_slice(&[0x08, 0x00, 0x45, 0, 0x07, 0xec, 0, 0, 0, 0, 64, 17]);
+    frame.extend(&headers).expect("room");
+    frame.grow(1700).expect("room");
+    // 20 + 8 + 1700 bytes by the IP header.
+    frame[16..18].copy_from_slice(&1728u16.to_be_bytes());
+    frame.set_offload(Some(Offload {
+        checksum_start: 34,
+        checksum_offset: 6,
+        segment_bytes: 85,
+        header_bytes: 42,
+        segmentation: Segmentation::Udp,
+    }));
+    let mut burst = Burst::new();
+    burst.push(frame).expect("room");
+    burst
+}
+
+/// Packets cut on the way out, through a ring that takes some of the segments only: the books name each.
+#[test]
+fn segments_are_in_the_books() {
+    let pool = pool();
+    let plan = LoopbackPlan { ring: 32, start: u32::MAX - 70 };
+    let (mut near, left) = pair(&pool, &plan).expect("loans");
+    let (mut far, right) = pair(&pool, &plan).expect("loans");
+    let member = |port, queue| Member { port: PortId(port), queue: Segment::new(queue, &pool) };
+    let mut worker = Worker::new(&pool, vec![member(0, left), member(1, right)], Wire);
+    assert_eq!(near.transmit(&mut uncut(&pool)), 1);
+    worker.turn(Tick::default());
+    let books = worker.books();
+    assert_eq!((books.received, books.cut, books.transmitted), (1, 19, 20), "{books}");
+    assert!(books.balance(), "{books}");
+    // Room for 12 of the next 20, and for none of the third packet.
+    assert_eq!(near.transmit(&mut uncut(&pool)) + near.transmit(&mut uncut(&pool)), 2);
+    worker.turn(Tick::default());
+    let books = worker.books();
+    assert_eq!((books.received, books.cut, books.transmitted, books.discarded), (3, 38, 32, 9), "{books}");
+    assert!(books.balance(), "{books}");
+    let last = worker.board().snapshot();
+    assert_eq!(last.discarded().collect::<Vec<_>>(), [(Reason::TransmitRingFull, 9)]);
+    let mut burst = Burst::new();
+    assert_eq!(far.receive(&mut burst), 32);
+    assert!(burst.as_slice().iter().all(|frame| frame.len() == 42 + 85));
+    drop((burst, near, far, worker));
+    assert_eq!(pool.census().free, FRAMES);
 }

@@ -154,7 +154,6 @@ impl Watcher<'_> {
     fn ready(&mut self, workers: &[WorkerFacts]) -> bool {
         let now = total(workers);
         self.begun = Some(Instant::now());
-        warn_of_uncut(self.ports, &now);
         match self.args.format {
             Format::Json => say(&report::ready_json(self.mode, self.ports, workers, &now).to_string()),
             Format::Text => say(&report::ready_text(self.mode, self.ports, workers, &now)),
@@ -180,19 +179,6 @@ impl Watcher<'_> {
             *known = changed;
         }
         heard
-    }
-}
-
-/// A packet port hands over TCP as the kernel has it, tens of kilobytes at a time; not every other port can cut it.
-fn warn_of_uncut(ports: &[Port], now: &Snapshot) {
-    let uncut = ports.iter().find(|port| port.hands_over_uncut());
-    let cannot = now.queues.iter().find(|queue| !queue.caps.segmentation && queue.caps.driver != "pcap");
-    if let (Some(from), Some(to)) = (uncut, cannot) {
-        let (from, to) = (from.spec(), &to.caps.device);
-        tracing::warn!(
-            "{from} hands over TCP uncut, and {to} cannot cut it: such packets count as unsendable\n  \
-             use one driver for both ports, or let the peers cut it: ethtool -K DEVICE tso off gso off gro off"
-        );
     }
 }
 

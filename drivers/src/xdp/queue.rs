@@ -339,7 +339,7 @@ impl<'p> QueuePair<'p> for XdpQueue<'p> {
             wakeups: self.wakeups,
             link_down: self.link_down,
             checksums_finished: self.checksums,
-            flattened_bytes: 0,
+            ..QueueCounters::default()
         }
     }
 
