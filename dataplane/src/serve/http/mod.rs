@@ -1,10 +1,46 @@
-//! HTTP/1.1 as a file server speaks it, apart from how bytes travel: over our own TCP or over the kernel's sockets.
+//! HTTP/1.1 as a file server speaks it (RFC 9110, RFC 9112), apart from how bytes travel: over our own TCP or over the
+//! kernel's sockets.
 //!
-//! [`facts`] is what the file side tells of a file; everything else is built on it.
+//! ```text
+//!   bytes ─► Request::parse ─► (the file side: which file?) ─► respond ─► head in the caller's buffer, plan of the body
+//! ```
+//!
+//! | module | |
+//! |---|---|
+//! | [`request`] | the head of a request, strictly parsed |
+//! | [`facts`] | what the file side tells of a file |
+//! | [`respond`](mod@respond) | a request and its file to a response |
+//! | [`response`] | a response as a plan: stream offset to bytes by arithmetic |
+//! | [`policy`] | what a site adds: fields, cache rules, error pages |
+//! | [`limits`] | what a client may ask of us |
+//! | [`status`] | status codes; why bytes were refused |
+//! | [`media`] | media types by name |
+//! | [`date`] | dates, and the clock of a worker |
 
+mod conditions;
 pub mod date;
+mod encoding;
 pub mod facts;
+mod head;
+pub mod limits;
 pub mod media;
+pub mod policy;
+mod ranges;
+pub mod request;
+pub mod respond;
+pub mod response;
+pub mod status;
+mod target;
 
 pub use date::{Clock, Date};
 pub use facts::{Coding, Etag, Facts, Listing, Representation, Resource};
+pub use head::HEAD_MAX;
+pub use limits::{Limits, Waiting};
+pub use policy::{Pattern, Policy, PolicyError, PolicyPlan};
+pub use ranges::RANGES_MAX;
+pub use request::{Conditions, Expect, Framing, Method, Parsed, Request, Scratch, Version};
+pub use respond::{refuse, respond};
+pub use response::{Body, Parts, Place, Response};
+pub use status::Refusal;
+#[cfg(test)]
+mod tests;
