@@ -55,8 +55,6 @@ reasons! {
     Filtered = "filtered", "the app's own rule; if it should have passed, look at what the app filters";
     /// The pool had no frame for a packet to be made.
     OutOfFrames = "out-of-frames", "frames are held somewhere; --frames gives more of them";
-    /// What it carried was taken: a segment that was received, an answer that was learnt. Nothing is wrong.
-    Consumed = "consumed", "nothing: the host took what was in it";
     /// For another address, VLAN, protocol or program: nothing that this host answers.
     NotOurs = "not-ours", "usually nothing: floods, multicast and neighbours' broadcasts; if it should be ours, compare address and VLAN";
     /// Headers that contradict themselves or the packet's length.

@@ -57,7 +57,7 @@ impl Host {
         let probe = *packet.sender.bytes() == *Address::v4([0; 4]).bytes();
         if interface.has(packet.sender) {
             self.contested(now, rank, packet.sender, packet.sender_mac);
-            return Input::Discard(Reason::Consumed);
+            return Input::Taken;
         }
         if packet.operation == ArpOperation::Request && interface.has(packet.target) {
             // RFC 826, "Packet Reception": who asks us will be spoken to, if it is known at all.

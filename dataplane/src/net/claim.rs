@@ -89,6 +89,14 @@ impl Claim {
         }
     }
 
+    /// When there will be something to be said.
+    pub(super) fn deadline(&self) -> Option<Tick> {
+        if self.report {
+            return Some(Tick::default());
+        }
+        (self.step != Step::Rest).then_some(self.due)
+    }
+
     /// A router asked who listens (RFC 3810 §5.1).
     pub(super) const fn report(&mut self) {
         self.report = true;

@@ -10,7 +10,7 @@ use super::wire::{self, Datagram, Link};
 use crate::app::PortId;
 use crate::stats::Reason;
 use crate::worker::Tick;
-use ringbuf::Frame;
+use ringbuf::{Frame, Offload};
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -28,11 +28,13 @@ pub enum Input {
     },
     /// The frame has become the answer: send it back by the port it came in by.
     Answer,
-    /// An ICMP error about one of our segments. The frame is done with: [`Reason::Consumed`].
+    /// An ICMP error about one of our segments. The frame is done with: deliver it.
     TcpError(TcpError),
     /// A neighbour that answered or moved; on another worker somebody may wait for it too ([`Host::learn`]). The frame is
     /// done with.
     Learnt(Neighbour),
+    /// The host has what it brought, and nobody else need know. The frame is done with.
+    Taken,
     /// Nothing for us.
     Discard(Reason),
 }
@@ -189,15 +191,38 @@ impl Host {
         let interface = &self.interfaces[rank];
         match interface.read(frame) {
             Ok((link, Some(datagram))) if datagram.protocol == wire::TCP && !datagram.fragment => {
-                self.tcp(rank, frame, link, datagram)
+                self.tcp(rank, frame, frame.offload(), link, datagram)
             }
             Ok((link, datagram)) => self.other(now, rank, frame, link, datagram),
             Err(reason) => Input::Discard(reason),
         }
     }
 
+    /// The same for a packet that came in several frames and was put together in `bytes`, with what is undone in it.
+    /// Only TCP comes through; for all else such a packet is too long.
+    #[must_use]
+    pub fn input_copied(&self, from: PortId, bytes: &[u8], undone: Option<Offload>) -> Input {
+        let Some(rank) = self.interfaces.iter().position(|interface| interface.port == from) else {
+            return Input::Discard(Reason::NotOurs);
+        };
+        match self.interfaces[rank].read(bytes) {
+            Ok((link, Some(datagram))) if datagram.protocol == wire::TCP && !datagram.fragment => {
+                self.tcp(rank, bytes, undone, link, datagram)
+            }
+            Ok(_) => Input::Discard(Reason::InPieces),
+            Err(reason) => Input::Discard(reason),
+        }
+    }
+
     #[inline]
-    fn tcp(&self, rank: usize, frame: &Frame<'_>, link: Link, datagram: Datagram) -> Input {
+    fn tcp(
+        &self,
+        rank: usize,
+        frame: &[u8],
+        undone: Option<Offload>,
+        link: Link,
+        datagram: Datagram,
+    ) -> Input {
         let interface = &self.interfaces[rank];
         let Datagram { local, peer, .. } = datagram;
         // RFC 1122 §3.3.6 and §4.2.3.10: a group is no end of a connection, neither by its MAC nor by its IP address.
@@ -213,7 +238,7 @@ impl Host {
         if self.shared && !self.is_our_port(wire::be16(frame, datagram.payload.start + 2)) {
             return Input::Discard(Reason::NotOurs);
         }
-        let undone = frame.offload().is_some_and(|offload| offload.checksum_offset != 0);
+        let undone = undone.is_some_and(|offload| offload.checksum_offset != 0);
         if !undone && !wire::verify(frame, &datagram, wire::TCP) {
             return Input::Discard(Reason::BadChecksum);
         }
@@ -316,7 +341,7 @@ impl Host {
             _ if group => Input::Discard(Reason::NotOurs),
             _ if odd => Input::Discard(Reason::Martian),
             // TCP behind extension headers: no host sends it, but every host must take it.
-            wire::TCP => self.tcp(rank, frame, link, datagram),
+            wire::TCP => self.tcp(rank, frame, frame.offload(), link, datagram),
             _ if self.shared => Input::Discard(Reason::NotOurs),
             _ => self.refuse6(now, rank, frame, link, &datagram),
         }
@@ -394,6 +419,13 @@ impl Host {
         None
     }
 
+    /// When [`poll`](Self::poll) will have something next, for a worker that sleeps until then.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Tick> {
+        let claims = self.claims.iter().filter_map(|(_, _, claim)| claim.deadline());
+        claims.chain(self.neighbours.deadline()).min()
+    }
+
     /// Takes up a neighbour that another worker learnt, or that the kernel knows: for good when `known_beforehand`.
     pub fn learn(&mut self, now: Tick, port: PortId, neighbour: Neighbour, known_beforehand: bool) {
         let Some(rank) = self.interfaces.iter().position(|interface| interface.port == port) else { return };
@@ -437,7 +469,7 @@ impl Host {
 impl Interface {
     /// The layers of a frame, as far as they can be for us.
     #[inline]
-    fn read(&self, frame: &Frame<'_>) -> Result<(Link, Option<Datagram>), Reason> {
+    fn read(&self, frame: &[u8]) -> Result<(Link, Option<Datagram>), Reason> {
         let link = wire::link(frame, self.tags)?;
         if frame[..6] != self.mac && frame[0] & 1 == 0 {
             return Err(Reason::NotOurs);

@@ -42,7 +42,7 @@ impl Host {
             // RFC 3810 §5.1.14: from a link-local address, one hop.
             LISTENER_QUERY if !only_errors && datagram.hop_limit == 1 => {
                 self.report_groups(rank);
-                Input::Discard(Reason::Consumed)
+                Input::Taken
             }
             _ => match TcpError::from_icmp6(message, datagram.local) {
                 Some(error) if self.owns_port(error.local_port) => {

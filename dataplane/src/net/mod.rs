@@ -5,6 +5,7 @@
 //!                         ├─► Answer    the frame has become the answer: send it back (ARP, echo, ND, unreachable)
 //!                         ├─► TcpError  an ICMP error about one of our connections    ─► tcp
 //!                         ├─► Learnt    a neighbour's MAC address
+//!                         ├─► Taken     something for the host itself
 //!                         └─► Discard   a named reason
 //!
 //!   tcp ─► write_headers ─► frame          Host::poll ─► what the host sends by itself: probes, solicitations

@@ -72,7 +72,7 @@ impl Host {
         }
         if interface.has(datagram.peer) {
             self.contested(now, rank, datagram.peer, source_mac(frame));
-            return Input::Discard(Reason::Consumed);
+            return Input::Taken;
         }
         if !interface.has(asked.target) {
             return Input::Discard(Reason::NotOurs);
@@ -110,7 +110,7 @@ impl Host {
         };
         if self.interfaces[rank].has(said.target) {
             self.contested(now, rank, said.target, source_mac(frame));
-            return Input::Discard(Reason::Consumed);
+            return Input::Taken;
         }
         // §7.2.5 knows advertisements without an address, on links without any; Ethernet is none, but an answer to a
         // unicast question may leave it out.

@@ -193,6 +193,12 @@ impl Neighbours {
         true
     }
 
+    /// When there will be a question, or a neighbour be given up.
+    pub(super) fn deadline(&self) -> Option<Tick> {
+        let asked = |entry: &&Entry| matches!(entry.state, State::Incomplete { .. } | State::Probe { .. });
+        self.entries.iter().filter(asked).map(|entry| entry.until).min()
+    }
+
     /// The next question that is due, counted as asked.
     pub(super) fn due(&mut self, now: Tick) -> Option<Question> {
         for entry in &mut self.entries {

@@ -52,6 +52,11 @@ fn mend(bytes: &mut [u8]) {
 
 fn survives(bytes: &[u8]) {
     let (input, frame) = give(&mut host(), bytes);
+    match host().input_copied(PORT, bytes, None) {
+        copied @ Input::Tcp { .. } => assert_eq!(copied, input),
+        Input::Discard(_) => {}
+        other => panic!("{other:?}"),
+    }
     match input {
         Input::Tcp { segment, .. } => {
             assert!(segment.end <= bytes.len() && segment.len() >= 20, "{segment:?}");
@@ -61,7 +66,7 @@ fn survives(bytes: &[u8]) {
             assert!(frame.len() <= bytes.len().max(14 + 40 + 32) + 48, "no amplification");
             assert_eq!(frame[6..12], OUR_MAC);
         }
-        Input::Discard(_) | Input::TcpError(_) | Input::Learnt(_) => {}
+        Input::Discard(_) | Input::TcpError(_) | Input::Learnt(_) | Input::Taken => {}
     }
 }
 

@@ -26,6 +26,7 @@ fn a_segment_is_found_with_the_way_back() {
         let expected = Input::Tcp { path, segment, ecn: Ecn::NotCapable };
         assert_eq!(give(&mut host(), &bytes).0, expected);
         assert_eq!(give(&mut host(), &padded).0, expected, "Ethernet's padding is no part of it");
+        assert_eq!(host().input_copied(PORT, &padded, None), expected);
     }
 }
 
@@ -72,6 +73,19 @@ fn what_a_peer_left_undone_is_taken_as_it_is() {
     assert!(matches!(host().input(at(0), PORT, &mut frame), Input::Tcp { .. }));
     frame.set_offload(None);
     assert_eq!(host().input(at(0), PORT, &mut frame), Input::Discard(Reason::BadChecksum));
+}
+
+#[test]
+fn what_came_in_several_frames_is_put_together_first() {
+    let pool = pool();
+    let bytes = tcp4(&[7; 9000]);
+    let mut first = frame(&pool, &bytes[..3000]);
+    first.set_continues(true);
+    assert_eq!(host().input(at(0), PORT, &mut first), Input::Discard(Reason::InPieces));
+    let expected = Input::Tcp { path: path4(), segment: 34..bytes.len(), ecn: Ecn::NotCapable };
+    assert_eq!(host().input_copied(PORT, &bytes, None), expected);
+    let echo = to_us(&icmp4(PEER4, OUR4, &Icmpv4Repr::EchoRequest { ident: 1, seq_no: 2, data: &[7; 9000] }));
+    assert_eq!(host().input_copied(PORT, &echo, None), Input::Discard(Reason::InPieces));
 }
 
 #[test]
