@@ -3,7 +3,7 @@
 # Fails above the limit. The release binary is measured, as users run it. The aim is 60; docs/measuring.md says what was
 # tried, and the limit keeps what was reached.
 set -euo pipefail
-limit=90
+limit=73
 cd "$(dirname "$0")/.."
 cargo build --release --quiet -p ringway-lab --bin turn
 out=$(mktemp)

@@ -260,8 +260,8 @@ fn idle_for(every: Option<Duration>) -> Timer {
 #[test]
 fn a_sleeper_wakes_for_what_is_due() {
     let timer = idle_for(Some(Duration::from_millis(8)));
-    // Fifty at best; a worker that sleeps its 100 ms would come to five.
-    assert!((20..=50).contains(&timer.fired), "{} times in 400 ms", timer.fired);
+    // Fifty at best, fewer on a busy machine; a worker that sleeps its 100 ms would come to five.
+    assert!((8..=50).contains(&timer.fired), "{} times in 400 ms", timer.fired);
     let none = idle_for(None);
     assert!(none.turns < 100, "{} turns with nothing due", none.turns);
 }

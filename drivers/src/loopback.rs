@@ -218,7 +218,7 @@ impl<'p> Loopback<'p> {
             && sent > 0
             && self.outbound.unsendable == unsendable
         {
-            self.last = Some(Descriptor { offset, len, options: 0 });
+            self.last = Some(Descriptor::new(offset, len, 0));
         }
         sent
     }
@@ -249,11 +249,9 @@ impl<'p> Loopback<'p> {
             return false;
         }
         let descriptor = match lie {
-            Lie::Outside => Descriptor { offset: pool.arena().bytes() as u64, len: 64, options: 0 },
+            Lie::Outside => Descriptor::new(pool.arena().bytes() as u64, 64, 0),
             // The frame is home again before the other end hears of it.
-            Lie::NotLent => {
-                Descriptor { offset: pool.alloc().map_or(0, |frame| frame.offset()), len: 64, options: 0 }
-            }
+            Lie::NotLent => Descriptor::new(pool.alloc().map_or(0, |frame| frame.offset()), 64, 0),
             Lie::Twice => self.last.unwrap_or_default(),
             Lie::TooLong => {
                 let Some(frame) = burst.pop() else { return true };
@@ -263,7 +261,7 @@ impl<'p> Loopback<'p> {
                     return true;
                 }
                 self.outbound.tally.add(len, false);
-                Descriptor { offset, len: u32::from(pool.frame_size()) + 1, options: 0 }
+                Descriptor::new(offset, u32::from(pool.frame_size()) + 1, 0)
             }
         };
         self.outbound.push_raw(descriptor)

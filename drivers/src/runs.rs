@@ -46,7 +46,7 @@ impl<'p> Runs<'p> {
             count += 1;
             frames += self.frames_of(descriptor);
             fresh += if self.is_page(descriptor) { self.frames_of(descriptor) } else { 0 };
-            if descriptor.options & CONTINUES == 0 {
+            if descriptor.options() & CONTINUES == 0 {
                 break;
             }
         }
@@ -64,7 +64,7 @@ impl<'p> Runs<'p> {
             }
             let mut frame = arrive(self.pool, self.loan, descriptor)?;
             if run.is_empty() {
-                note(&mut frame, descriptor.options);
+                note(&mut frame, descriptor.options());
             }
             // There is room: the frames were counted above.
             drop(run.push(frame));
@@ -84,7 +84,7 @@ impl<'p> Runs<'p> {
             } else {
                 drop(arrive(self.pool, self.loan, descriptor)?);
             }
-            if descriptor.options & CONTINUES == 0 {
+            if descriptor.options() & CONTINUES == 0 {
                 return Ok(true);
             }
         }
@@ -96,7 +96,7 @@ impl<'p> Runs<'p> {
     }
 
     fn frames_of(&self, descriptor: Descriptor) -> usize {
-        let pieces = descriptor.len.div_ceil(u32::from(self.pool.frame_size())) as usize;
+        let pieces = descriptor.len().div_ceil(u32::from(self.pool.frame_size())) as usize;
         if self.is_page(descriptor) { pieces } else { 1 }
     }
 
@@ -105,13 +105,13 @@ impl<'p> Runs<'p> {
         let unknown = Stray::Unknown { offset: descriptor.offset };
         let start = descriptor.offset - self.pool.arena().content_start() as u64;
         let start = usize::try_from(start).map_err(|_| unknown)?;
-        let page = self.pool.page(start, descriptor.len as usize).ok_or(unknown)?;
+        let page = self.pool.page(start, descriptor.len() as usize).ok_or(unknown)?;
         self.pool.reclaim_page(descriptor.offset)?;
         let mut pieces = page.chunks(self.pool.frame_size().into()).peekable();
         while let Some(piece) = pieces.next() {
             let mut frame = self.pool.alloc().ok_or(unknown)?;
             frame.restart(0);
-            frame.set_continues(pieces.peek().is_some() || descriptor.options & CONTINUES != 0);
+            frame.set_continues(pieces.peek().is_some() || descriptor.options() & CONTINUES != 0);
             if frame.extend(piece).is_ok() {
                 drop(run.push(frame));
             }

@@ -56,34 +56,13 @@ use std::fmt;
 /// drop(frame);
 /// ```
 ///
-/// Invariant **bounds**: `slot` is the pool's and ours by the ledger, and `head + len <= frame_size`.
+/// Invariant **bounds**: the first byte lies in a slot of the pool, which is ours by the ledger, and the last in the
+/// same one. An empty frame too begins inside of its slot, so that its place always says which.
 pub struct Frame<'p> {
     pool: &'p Pool,
-    /// The slot in the low 24 bits, [`CONTINUES`] and [`OFFLOAD`] on top.
-    tag: u32,
-    span: Span,
-}
-
-/// Where the bytes lie in the slot. Half a word each, so that a burst is handled by the word.
-#[derive(Clone, Copy)]
-struct Span(u32);
-
-impl Span {
-    #[inline]
-    const fn new(head: u16, len: u16) -> Self {
-        Self(((len as u32) << 16) | head as u32)
-    }
-
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
-    const fn head(self) -> u16 {
-        self.0 as u16
-    }
-
-    #[inline]
-    const fn len(self) -> u16 {
-        (self.0 >> 16) as u16
-    }
+    /// Offset of the first byte in the low 40 bits, [`OFFLOAD`] and [`CONTINUES`] above it, the length in the top 16:
+    /// one word, as devices want it, so that a burst is handled by the word.
+    word: u64,
 }
 
 // Sixty-four frames are 1 KiB: a burst stays in sixteen cache lines.
@@ -91,10 +70,14 @@ const _: () = assert!(size_of::<Frame<'static>>() == 16);
 const _: () = assert!(size_of::<Option<Frame<'static>>>() == 16);
 
 /// The packet goes on in the next frame of the burst.
-const CONTINUES: u32 = 1 << 31;
+const CONTINUES: u64 = 1 << 47;
 /// The pool holds an [`Offload`] for this frame.
-const OFFLOAD: u32 = 1 << 30;
-const SLOT: u32 = (1 << 24) - 1;
+const OFFLOAD: u64 = 1 << 46;
+/// There are at most 2^24 slots, of at most 2^15 bytes.
+const OFFSET: u64 = (1 << 40) - 1;
+const LEN_SHIFT: u32 = 48;
+/// All but the length: the offset itself for a plain frame.
+const TAG: u64 = (1 << LEN_SHIFT) - 1;
 
 /// There is no room for so many bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,25 +121,12 @@ pub enum Segmentation {
 }
 
 impl<'p> Frame<'p> {
-    /// A frame over a slot that the ledger gives to this thread.
+    /// A frame in a slot that the ledger gives to this thread: `len` bytes, at most 2^15, from `offset` on, which have
+    /// been checked to lie in that slot.
     #[inline]
-    pub(crate) const fn at(pool: &'p Pool, slot: Slot, head: u16, len: u16) -> Self {
-        Self { pool, tag: slot.0, span: Span::new(head, len) }
-    }
-
-    /// The same from numbers that have been checked together: both are at most 2^15.
-    #[inline]
-    pub(crate) const fn at_checked(pool: &'p Pool, slot: Slot, head: u32, len: u32) -> Self {
-        debug_assert!(head <= 1 << 15 && len <= 1 << 15);
-        Self { pool, tag: slot.0, span: Span((len << 16) | head) }
-    }
-
-    /// Whether it is shorter than `bytes`, which is at most 2^15, in the top bit of the answer: for a loop that asks
-    /// this of a whole burst at once.
-    #[inline]
-    #[must_use]
-    pub const fn shorter_than(&self, bytes: u16) -> u32 {
-        self.span.0.wrapping_sub((bytes as u32) << 16)
+    pub(crate) const fn at(pool: &'p Pool, offset: u64, len: u64) -> Self {
+        debug_assert!(offset <= OFFSET && len <= 1 << 15);
+        Self { pool, word: (len << LEN_SHIFT) | offset }
     }
 
     /// The pool it goes back to.
@@ -170,20 +140,20 @@ impl<'p> Frame<'p> {
     #[inline]
     #[must_use]
     pub const fn slot(&self) -> Slot {
-        Slot(self.tag & SLOT)
+        self.pool.slot_at(self.offset())
     }
 
-    /// The slot with the flags on top: the slot itself for a plain frame.
+    /// The offset with the flags on top: the offset itself for a plain frame, and beyond every arena for others.
     #[inline]
-    pub(crate) const fn tag(&self) -> u32 {
-        self.tag
+    pub(crate) const fn tag(&self) -> u64 {
+        self.word & TAG
     }
 
     /// Offset of its first byte in the arena: how a device finds it.
     #[inline]
     #[must_use]
     pub const fn offset(&self) -> u64 {
-        self.pool.offset(self.slot()) + self.head() as u64
+        self.word & OFFSET
     }
 
     /// Length in bytes.
@@ -191,14 +161,21 @@ impl<'p> Frame<'p> {
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "the slice it derefs to has is_empty")]
     pub const fn len(&self) -> u16 {
-        self.span.len()
+        (self.word >> LEN_SHIFT) as u16
     }
 
     /// Bytes free in front.
     #[inline]
     #[must_use]
     pub const fn head(&self) -> u16 {
-        self.span.head()
+        self.pool.head_at(self.offset())
+    }
+
+    /// Takes other bytes of the same slot: `offset` and `len` keep *bounds*.
+    #[inline]
+    const fn set_span(&mut self, offset: u64, len: u16) {
+        debug_assert!(self.pool.slot_at(offset).0 == self.slot().0);
+        self.word = (self.word & TAG & !OFFSET) | offset | ((len as u64) << LEN_SHIFT);
     }
 
     /// Bytes free behind.
@@ -213,27 +190,27 @@ impl<'p> Frame<'p> {
     #[inline]
     #[must_use]
     pub const fn continues(&self) -> bool {
-        self.tag & CONTINUES != 0
+        self.word & CONTINUES != 0
     }
 
     /// Whether it is a packet by itself with nothing left undone: the common case.
     #[inline]
     #[must_use]
     pub const fn is_plain(&self) -> bool {
-        self.tag <= SLOT
+        self.word & (CONTINUES | OFFLOAD) == 0
     }
 
     /// Says whether the packet goes on in the next frame of the burst.
     #[inline]
     pub const fn set_continues(&mut self, continues: bool) {
-        self.tag = if continues { self.tag | CONTINUES } else { self.tag & !CONTINUES };
+        self.word = if continues { self.word | CONTINUES } else { self.word & !CONTINUES };
     }
 
     /// What was left undone in this packet, if anything; on the packet's first frame.
     #[inline]
     #[must_use]
     pub fn offload(&self) -> Option<Offload> {
-        (self.tag & OFFLOAD != 0).then(|| self.pool.offload_of(self.slot()).get())
+        (self.word & OFFLOAD != 0).then(|| self.pool.offload_of(self.slot()).get())
     }
 
     /// Notes what is undone in this packet; `None` when it is complete.
@@ -242,9 +219,9 @@ impl<'p> Frame<'p> {
         match offload {
             Some(offload) => {
                 self.pool.offload_of(self.slot()).set(offload);
-                self.tag |= OFFLOAD;
+                self.word |= OFFLOAD;
             }
-            None => self.tag &= !OFFLOAD,
+            None => self.word &= !OFFLOAD,
         }
     }
 
@@ -265,7 +242,7 @@ impl<'p> Frame<'p> {
     /// Takes up again what was noted for this slot before a device had it: for a wire that carries frames as they are.
     #[inline]
     pub const fn keep_offload(&mut self) {
-        self.tag |= OFFLOAD;
+        self.word |= OFFLOAD;
     }
 
     /// Appends bytes.
@@ -290,7 +267,7 @@ impl<'p> Frame<'p> {
         if count > self.tailroom() {
             return Err(NoRoom);
         }
-        self.span = Span::new(self.head(), self.len() + count);
+        self.set_span(self.offset(), self.len() + count);
         Ok(())
     }
 
@@ -303,7 +280,7 @@ impl<'p> Frame<'p> {
         if count > self.head() {
             return Err(NoRoom);
         }
-        self.span = Span::new(self.head() - count, self.len() + count);
+        self.set_span(self.offset() - u64::from(count), self.len() + count);
         self.shift_offload(|start| start.checked_add(count));
         Ok(())
     }
@@ -312,23 +289,25 @@ impl<'p> Frame<'p> {
     #[inline]
     pub const fn truncate(&mut self, len: u16) {
         if len < self.len() {
-            self.span = Span::new(self.head(), len);
+            self.set_span(self.offset(), len);
         }
     }
 
-    /// Cuts `count` bytes off the front, or all when there are fewer.
+    /// Cuts `count` bytes off the front, or all when there are fewer. One that ended with its slot and is empty now
+    /// begins at the slot's last byte.
     #[inline]
     pub fn trim_front(&mut self, count: u16) {
         let count = if count < self.len() { count } else { self.len() };
-        self.span = Span::new(self.head() + count, self.len() - count);
+        let head = (self.head() + count).min(self.pool.frame_size() - 1);
+        self.set_span(self.offset() - u64::from(self.head()) + u64::from(head), self.len() - count);
         self.shift_offload(|start| start.checked_sub(count));
     }
 
-    /// Empties it and sets its headroom, as far as the slot reaches.
+    /// Empties it and sets its headroom, at most so that a byte is left of the slot.
     #[inline]
     pub fn restart(&mut self, headroom: u16) {
-        let limit = self.pool.frame_size();
-        self.span = Span::new(if headroom < limit { headroom } else { limit }, 0);
+        let head = headroom.min(self.pool.frame_size() - 1);
+        self.set_span(self.offset() - u64::from(self.head()) + u64::from(head), 0);
         self.set_offload(None);
     }
 
@@ -339,8 +318,8 @@ impl<'p> Frame<'p> {
     /// [`NoRoom`] when the headroom is smaller.
     #[inline]
     pub fn headroom_mut(&mut self, count: u16) -> Result<&mut [u8], NoRoom> {
-        let start = self.head().checked_sub(count).ok_or(NoRoom)?;
-        Ok(self.slice_mut(start, count))
+        let head = self.head().checked_sub(count).ok_or(NoRoom)?;
+        Ok(self.slice_mut(head, count))
     }
 
     /// Gives up ownership without giving the slot back: the ledger entry moves next.
@@ -349,11 +328,16 @@ impl<'p> Frame<'p> {
         ManuallyDrop::new(self).slot()
     }
 
+    /// The same, when the slot is known.
+    #[inline]
+    pub(crate) fn forget(self) {
+        core::mem::forget(self);
+    }
+
     #[inline]
     fn slice_mut(&mut self, head: u16, len: u16) -> &mut [u8] {
         debug_assert!(head + len <= self.pool.frame_size());
-        // SAFETY: *bounds*: the offset lies in the slot.
-        let start = unsafe { self.pool.slot_start(self.slot()).add(usize::from(head)) };
+        let start = self.pool.byte_at(self.offset() - u64::from(self.head()) + u64::from(head));
         // SAFETY: the bytes lie in the slot, the ledger says that it is ours alone, and `&mut self` that nobody in
         // this thread looks on. The mapping was zeroed, so each byte is initialised.
         unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), usize::from(len)) }
@@ -365,8 +349,7 @@ impl Deref for Frame<'_> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: *bounds*: the offset lies in the slot.
-        let start = unsafe { self.pool.slot_start(self.slot()).add(usize::from(self.head())) };
+        let start = self.pool.byte_at(self.offset());
         // SAFETY: as in `slice_mut`, for reading.
         unsafe { core::slice::from_raw_parts(start.as_ptr(), usize::from(self.len())) }
     }

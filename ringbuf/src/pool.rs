@@ -123,7 +123,7 @@ impl Pool {
     #[inline]
     pub fn alloc(&self) -> Option<Frame<'_>> {
         let slot = self.pop(THREAD)?;
-        Some(Frame::at(self, slot, HEADROOM.min(self.frame_size / 2), 0))
+        Some(Frame::at(self, self.offset(slot) + u64::from(HEADROOM.min(self.frame_size / 2)), 0))
     }
 
     /// The right for one more ring of a device to hold slots; `None` after 252 of them.
@@ -151,12 +151,13 @@ impl Pool {
     #[inline]
     pub fn arrive(&self, slot: Slot, loan: Loan, head: u32, len: u32) -> Result<Frame<'_>, Stray> {
         // Added up wide: two large numbers must not meet again at a small one.
-        if u64::from(head) + u64::from(len) > u64::from(self.frame_size) {
+        let end = u64::from(head) + u64::from(len);
+        if end > u64::from(self.frame_size) || head >= u32::from(self.frame_size) {
             return Err(Stray::OutOfBounds { slot, head, len });
         }
         self.check(slot, loan)?;
         self.ledger.hand_over(slot, loan.number, THREAD)?;
-        Ok(Frame::at(self, slot, low16(head), low16(len)))
+        Ok(Frame::at(self, self.offset(slot) + u64::from(head), u64::from(len)))
     }
 
     /// Takes in a slot that a device has filled, by the offset of its first byte.
@@ -165,17 +166,18 @@ impl Pool {
     /// As [`arrive`](Self::arrive).
     #[inline]
     pub fn arrive_at(&self, offset: u64, loan: Loan, len: u32) -> Result<Frame<'_>, Stray> {
-        self.gate(loan).arrive(offset, len)
+        let (slot, head) = self.locate(offset)?;
+        self.arrive(slot, loan, head, len)
     }
 
     /// Where a burst of frames passes between this thread and one ring of a device.
     #[inline]
     #[must_use]
     pub fn gate(&self, loan: Loan) -> Gate<'_> {
-        let Self { shift, mask, frame_size, .. } = *self;
+        let Self { shift, mask, .. } = *self;
         // Through another pool's loan nothing passes.
         let holders = if loan.pool == self.id { self.ledger.holders() } else { &[] };
-        Gate { pool: self, holders, shift, mask, frame_size, loan: loan.number }
+        Gate { pool: self, holders, shift, above: !mask, loan: loan.number }
     }
 
     /// Lends a frame to a device for sending; the device says when it is done, see [`reclaim`](Self::reclaim).
@@ -320,12 +322,26 @@ impl Pool {
         self.push(slot);
     }
 
-    /// The first byte of a slot.
+    /// The byte at an offset in one of the slots.
     #[inline]
-    pub(crate) const fn slot_start(&self, slot: Slot) -> NonNull<u8> {
-        debug_assert!((slot.0 as usize) < self.free.len());
-        // SAFETY: slots of frames are below the arena's number of frames, so this stays in the mapping (*layout*).
-        unsafe { self.base.add((slot.0 as usize) << self.shift) }
+    #[expect(clippy::cast_possible_truncation, reason = "what lies in the arena has an address, so it fits")]
+    pub(crate) fn byte_at(&self, offset: u64) -> NonNull<u8> {
+        debug_assert!(((offset >> self.shift) as usize) < self.free.len());
+        // SAFETY: frames lie in slots (*bounds*), slots are below the arena's number of frames, and so this stays in
+        // the mapping (*layout*).
+        unsafe { self.base.add(offset as usize) }
+    }
+
+    /// The slot that an offset in one of the slots lies in.
+    #[inline]
+    pub(crate) const fn slot_at(&self, offset: u64) -> Slot {
+        Slot(low32(offset >> self.shift))
+    }
+
+    /// How far in.
+    #[inline]
+    pub(crate) const fn head_at(&self, offset: u64) -> u16 {
+        low16(low32(offset & self.mask))
     }
 
     pub(crate) fn offload_of(&self, slot: Slot) -> &Cell<Offload> {
@@ -340,32 +356,26 @@ pub struct Gate<'p> {
     pool: &'p Pool,
     holders: &'p [Cell<u8>],
     shift: u32,
-    mask: u64,
-    frame_size: u16,
+    /// The bits of an offset that name the slot, and all above.
+    above: u64,
     loan: u8,
 }
 
 impl<'p> Gate<'p> {
-    /// As [`Pool::arrive_at`].
-    ///
-    /// # Errors
-    /// As [`Pool::arrive`].
+    /// As [`Pool::arrive_at`], for the common case: `None` for all that it refuses, and for a frame that ends with its
+    /// slot. Nothing has changed then; ask there.
     #[inline]
-    pub fn arrive(&self, offset: u64, len: u32) -> Result<Frame<'p>, Stray> {
-        let slot = offset >> self.shift;
+    #[must_use]
+    pub fn arrive(&self, offset: u64, len: u64) -> Option<Frame<'p>> {
+        // With all bits above set, the sum runs over just when the bytes reach the slot's end, however many they are.
+        (offset | self.above).checked_add(len)?;
         // Where a usize is shorter than the offset, what does not fit is no slot either.
-        let holder = usize::try_from(slot).ok().and_then(|slot| self.holders.get(slot));
-        let Some(holder) = holder else { return Err(Stray::Unknown { offset }) };
-        // There are at most 2^24 slots, of at most 2^15 bytes.
-        let (slot, head) = (Slot(low32(slot)), low32(offset & self.mask));
-        if u64::from(head) + u64::from(len) > u64::from(self.frame_size) {
-            return Err(Stray::OutOfBounds { slot, head, len });
-        }
+        let holder = self.holders.get(usize::try_from(offset >> self.shift).ok()?)?;
         if holder.get() != self.loan {
-            return Err(Stray::NotOnLoan(slot));
+            return None;
         }
         holder.set(THREAD);
-        Ok(Frame::at_checked(self.pool, slot, head, len))
+        Some(Frame::at(self.pool, offset, len))
     }
 
     /// As [`Pool::depart`], for a frame that [is plain](Frame::is_plain); returns the offset of its first byte.
@@ -377,12 +387,14 @@ impl<'p> Gate<'p> {
         if !core::ptr::eq(frame.pool(), self.pool) {
             return Err(frame);
         }
-        // A plain frame's tag is its slot. With a flag on top it is larger than any slot, and has no entry.
-        let Some(holder) = self.holders.get(frame.tag() as usize) else { return Err(frame) };
+        // A plain frame's tag is its offset. With a flag on top it lies behind every slot, and has no entry.
+        let offset = frame.tag();
+        let holder = usize::try_from(offset >> self.shift).ok().and_then(|slot| self.holders.get(slot));
+        let Some(holder) = holder else { return Err(frame) };
         debug_assert_eq!(holder.get(), THREAD, "a frame is its thread's");
         holder.set(self.loan);
-        let head = u64::from(frame.head());
-        Ok((u64::from(frame.into_slot().0) << self.shift) + head)
+        frame.forget();
+        Ok(offset)
     }
 }
 

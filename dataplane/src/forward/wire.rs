@@ -4,7 +4,7 @@ use super::ETHERNET_HEADER;
 use crate::app::{App, Outbox, PortId};
 use crate::stats::Reason;
 use crate::worker::Tick;
-use ringbuf::Burst;
+use ringbuf::{Burst, Frame};
 
 /// Ports 0 and 1 are a cable, 2 and 3 another, and so on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,8 +24,10 @@ impl<'p> App<'p> for Wire {
 
 #[inline]
 pub(super) fn has_runt(burst: &Burst<'_>) -> bool {
-    // One question to the whole burst: no early end, since there hardly ever is a runt.
-    burst.as_slice().iter().fold(0, |any, frame| any | frame.shorter_than(ETHERNET_HEADER)) >> 31 != 0
+    let (chunks, rest) = burst.as_slice().as_chunks::<8>();
+    let short = |frame: &Frame<'_>| frame.len() < ETHERNET_HEADER;
+    // By eights, so that the loop's own steps are shared.
+    chunks.iter().any(|chunk| chunk.iter().any(short)) || rest.iter().any(short)
 }
 
 /// The last frame of a chain may be short; a packet may not.
