@@ -17,6 +17,8 @@
 //! | [`lab`] | two hosts as network namespaces, and the cables between them |
 //! | [`doctor`] | what this machine and its interfaces can do |
 //! | [`demo`] | the demonstration, act by act, and its one table |
+//! | [`net`] | what is around a segment: addresses, headers, neighbours |
+//! | [`tcp`] | TCP without input and output of its own |
 //! | [`run`] | a worker on its thread: clock, idling, stopping |
 #![forbid(unsafe_code)]
 
@@ -33,6 +35,7 @@ pub mod run;
 pub mod serve;
 pub mod session;
 pub mod stats;
+pub mod tcp;
 pub mod worker;
 
 pub use app::{App, Outbox, PortId};

@@ -1,0 +1,574 @@
+//! The connections of one worker.
+
+use super::config::Config;
+pub(crate) use super::conn::{Closed, Out, Sent};
+use super::conn::{Conn, ConnId, Service};
+use super::core::{Bits, Core, Digest, Due, State};
+use super::input::{Effects, Fresh};
+use super::output::Turn;
+use super::segment::Arrived;
+use super::seq::{Micros, length, micros, tick};
+use super::shared::Shared;
+use super::stats::Stats;
+use super::table::{Key, Secret, Table};
+use super::time_wait::Remains;
+use super::timers::{Links, Members, NOBODY, Wheel};
+use crate::net::{Ecn, Path};
+use crate::worker::Tick;
+
+/// A place for a connection.
+#[derive(Debug)]
+pub(crate) struct Slot<S> {
+    pub(crate) core: Core,
+    pub(crate) state: S,
+    generation: u32,
+    /// The next one in the list of those with something to send, or of free ones.
+    next: u32,
+    /// Whether it is in the list of those with something to send. A place that is freed stays in it until its turn.
+    ready: bool,
+    live: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Slots<S>(Vec<Slot<S>>);
+
+impl<S> Members for Slots<S> {
+    #[inline]
+    fn links(&mut self, index: u32) -> &mut Links {
+        &mut self.0[index as usize].core.links
+    }
+}
+
+impl<S> Slots<S> {
+    #[cfg(test)]
+    pub(crate) fn first(&self) -> Option<&Slot<S>> {
+        self.0.first()
+    }
+
+    #[inline]
+    fn at(&mut self, index: u32) -> &mut Slot<S> {
+        &mut self.0[index as usize]
+    }
+}
+
+/// The connections of one worker, with `S` kept for the application in each.
+///
+/// Nothing here reads a clock or draws a number: time is an argument, and the secret was. A turn is
+/// [`receive`](Self::receive) for each segment that came, [`tick`](Self::tick), [`transmit`](Self::transmit).
+#[derive(Debug)]
+pub struct Stack<S> {
+    pub(crate) slots: Slots<S>,
+    pub(crate) shared: Shared,
+    table: Table,
+    wheel: Wheel,
+    /// A bit for each port.
+    listening: Box<[u64; 1024]>,
+    free: Vec<u32>,
+    ready_first: u32,
+    ready_last: u32,
+    pub(crate) half_open: u32,
+    /// What [`Out::segment`] gets with a segment of no connection.
+    spare: S,
+}
+
+impl<S: Default> Stack<S> {
+    /// A stack without connections. `secret` must be random, and nobody else's: sequence numbers, cookies and the hash
+    /// of the connections are keyed with it.
+    pub fn new(config: Config, secret: [u8; 16]) -> Self {
+        let most = config.max_connections.max(1);
+        let config = Config { max_connections: most, ..config };
+        Self {
+            slots: Slots(Vec::with_capacity(most as usize)),
+            shared: Shared::new(Digest::new(config), secret),
+            table: Table::new(most, Secret::derive(secret, 0)),
+            wheel: Wheel::new(),
+            listening: Box::new([0; 1024]),
+            free: Vec::with_capacity(most as usize),
+            ready_first: NOBODY,
+            ready_last: NOBODY,
+            half_open: 0,
+            spare: S::default(),
+        }
+    }
+
+    /// Accepts connections to a port.
+    pub fn listen(&mut self, port: u16) {
+        self.listening[usize::from(port) / 64] |= 1 << (port % 64);
+    }
+
+    /// Accepts no new connections to a port; those that are there stay.
+    pub fn unlisten(&mut self, port: u16) {
+        self.listening[usize::from(port) / 64] &= !(1 << (port % 64));
+    }
+
+    pub(crate) fn is_listening(&self, port: u16) -> bool {
+        self.listening[usize::from(port) / 64] >> (port % 64) & 1 == 1
+    }
+
+    /// Begins a connection. `None` if the stack is full, or both ends are in use.
+    pub fn dial(&mut self, now: Tick, path: Path, local_port: u16, peer_port: u16) -> Option<ConnId> {
+        let now = micros(now);
+        let key = Key::new(&path, local_port, peer_port);
+        if self.find(&key).is_some() {
+            return None;
+        }
+        if let Some((remains, _)) = self.shared.waiting.find(&key) {
+            // RFC 6191 section 2: a later timestamp tells old segments from new ones; our clock has moved on, as has
+            // the initial sequence number.
+            self.shared.waiting.remove(remains);
+        }
+        let origin = self.shared.origin(&key, now);
+        let core = Core::dial(&self.shared.digest, now, path, local_port, peer_port, origin);
+        let index = self.add(core)?;
+        self.shared.stats.dialled += 1;
+        self.half_open += 1;
+        self.make_ready(index);
+        Some(self.id(index))
+    }
+
+    /// A segment that came: its bytes from the first of the TCP header to the last of the payload. The IP header and
+    /// the checksum must have been verified.
+    pub fn receive(
+        &mut self,
+        now: Tick,
+        path: &Path,
+        ecn: Ecn,
+        segment: &[u8],
+        service: &mut impl Service<S>,
+    ) {
+        let now = micros(now);
+        self.shared.stats.segments_in += 1;
+        let Ok(arrived) = Arrived::parse(segment) else {
+            self.shared.stats.malformed += 1;
+            return;
+        };
+        let key = Key::new(path, arrived.local_port, arrived.peer_port);
+        let Some(index) = self.find(&key) else {
+            self.receive_stray(now, path, &key, &arrived, service);
+            return;
+        };
+        self.deliver(index, now, ecn, &arrived, service);
+    }
+
+    /// A segment for the connection at `index`.
+    pub(crate) fn deliver(
+        &mut self,
+        index: u32,
+        now: Micros,
+        ecn: Ecn,
+        arrived: &Arrived<'_>,
+        service: &mut impl Service<S>,
+    ) {
+        let slot = self.slots.at(index);
+        let effects = if slot.core.state == State::SynSent {
+            slot.core.answered(&mut self.shared, now, arrived)
+        } else {
+            slot.core.arrive(&mut self.shared, now, ecn, arrived)
+        };
+        if effects.opened {
+            self.half_open -= 1;
+            self.shared.stats.established += 1;
+            self.with_conn(index, now, |conn| service.opened(conn));
+        }
+        if effects.acked {
+            self.with_conn(index, now, |conn| {
+                let upto = conn.acked();
+                service.acked(conn, upto);
+            });
+        }
+        if let Some(why) = effects.closed {
+            if why != Closed::Finished {
+                self.end(index, now, why, service);
+                return;
+            }
+            self.slots.at(index).core.wait_for_reader(&self.shared, now);
+        }
+        if !effects.ended {
+            self.hand_over(index, now, &effects, service);
+            self.take_fin(index, now, service);
+        }
+        self.settle(index, now, service);
+    }
+
+    /// Gives the application the bytes that came in order.
+    #[inline]
+    fn hand_over(&mut self, index: u32, now: Micros, effects: &Effects<'_>, service: &mut impl Service<S>) {
+        match effects.fresh {
+            Fresh::Nothing => {}
+            Fresh::Kept => self.offer(index, now, service),
+            Fresh::Direct(bytes) => {
+                let mut consumed = 0;
+                self.with_conn(index, now, |conn| consumed = service.data(conn, bytes));
+                let rest = &bytes[consumed.min(bytes.len())..];
+                self.shared.stats.bytes_in += bytes.len() as u64;
+                if !rest.is_empty() {
+                    self.keep_rest(index, rest);
+                }
+            }
+        }
+    }
+
+    /// Keeps bytes that were not consumed; without room for them they count as never received.
+    fn keep_rest(&mut self, index: u32, rest: &[u8]) {
+        let core = &mut self.slots.at(index).core;
+        let next = core.next.minus(length(rest.len()));
+        let block = self.shared.buffers.borrow();
+        let kept = block.map_or(0, |block| self.shared.buffers.keep(block, next, 0, rest).0);
+        core.buffer = block.unwrap_or(NOBODY);
+        core.next = next.plus(kept);
+        if (kept as usize) < rest.len() {
+            self.shared.stats.unread_dropped += 1;
+            self.shared.stats.bytes_in -= rest.len() as u64 - u64::from(kept);
+        }
+    }
+
+    /// Offers the unread bytes.
+    fn offer(&mut self, index: u32, now: Micros, service: &mut impl Service<S>) {
+        let slot = &mut self.slots.0[index as usize];
+        let block = slot.core.buffer;
+        if block == NOBODY {
+            return;
+        }
+        let id = ConnId { index, generation: slot.generation };
+        let unread = self.shared.buffers.unread(block);
+        if !unread.is_empty() {
+            let mut conn = Conn { id, core: &mut slot.core, state: &mut slot.state, now };
+            let consumed = length(service.data(&mut conn, unread));
+            self.shared.buffers.consume(block, consumed);
+        }
+        if self.shared.buffers.is_empty(block) {
+            self.shared.buffers.give_back(block);
+            slot.core.buffer = NOBODY;
+        }
+    }
+
+    /// The peer's FIN, if all before it is there.
+    fn take_fin(&mut self, index: u32, now: Micros, service: &mut impl Service<S>) {
+        if !self.slots.at(index).core.take_fin(&self.shared, now) {
+            return;
+        }
+        self.with_conn(index, now, |conn| service.half_closed(conn));
+    }
+
+    /// After anything happened to a connection: what the application asked for, the list of senders, the timer.
+    pub(crate) fn settle(&mut self, index: u32, now: Micros, service: &mut impl Service<S>) {
+        if self.slots.at(index).core.bits.take(Bits::MORE) {
+            self.offer(index, now, service);
+        }
+        let slot = self.slots.at(index);
+        if slot.core.bits.has(Bits::RESET) {
+            self.abort(index, now, Closed::Aborted, service);
+            return;
+        }
+        if slot.core.is_over() {
+            self.end(index, now, Closed::Finished, service);
+            return;
+        }
+        let open_window = slot.core.buffer == NOBODY;
+        if open_window && slot.core.state.receiving() {
+            slot.core.tell_opened_window(&self.shared);
+        }
+        if slot.core.has_work(now) {
+            self.make_ready(index);
+        } else {
+            slot.core.persist_if_blocked(&self.shared, now);
+        }
+        self.arm(index, now);
+    }
+
+    fn arm(&mut self, index: u32, now: Micros) {
+        let at = self.slots.at(index).core.earliest(now, &self.shared.digest);
+        self.wheel.arm(&mut self.slots, index, at);
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Tick, service: &mut impl Service<S>) {
+        let now = micros(now);
+        while let Some(index) = self.wheel.take(&mut self.slots, now) {
+            self.fire(index, now, service);
+        }
+        self.shared.waiting.expire(now);
+    }
+
+    fn fire(&mut self, index: u32, now: Micros, service: &mut impl Service<S>) {
+        let core = &mut self.slots.at(index).core;
+        if core.due_at <= now {
+            let fin_wait = core.due == Due::FinWait;
+            if !core.on_due(&mut self.shared, now) {
+                let why = if fin_wait { Closed::Finished } else { Closed::TimedOut };
+                self.abort(index, now, why, service);
+                return;
+            }
+        }
+        let core = &mut self.slots.at(index).core;
+        if core.ack_at <= now {
+            core.ack_at = super::seq::NEVER;
+            core.ack_now();
+        }
+        if core.keepalive_at(&self.shared.digest) <= now && !self.keep_alive(index, now, service) {
+            return;
+        }
+        let core = &mut self.slots.at(index).core;
+        if core.app_at <= now {
+            core.app_at = super::seq::NEVER;
+            self.with_conn(index, now, |conn| service.timer(conn));
+        }
+        self.settle(index, now, service);
+    }
+
+    /// RFC 9293 section 3.8.4: a probe, or the end when none was answered.
+    fn keep_alive(&mut self, index: u32, now: Micros, service: &mut impl Service<S>) -> bool {
+        let core = &mut self.slots.at(index).core;
+        if core.keepalives >= self.shared.digest.keep_probes {
+            self.abort(index, now, Closed::TimedOut, service);
+            return false;
+        }
+        core.keepalives += 1;
+        if core.board.outstanding() == 0 {
+            self.shared.stats.keepalives += 1;
+            core.bits.set(Bits::PROBE);
+        }
+        true
+    }
+
+    /// When [`tick`](Self::tick) has something to do, at the latest. `None` if nothing is going to happen by itself.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let wheel = self.wheel.next_at();
+        let waiting = self.shared.waiting.next_at();
+        [wheel, waiting].into_iter().flatten().min().map(tick)
+    }
+
+    /// Whether [`transmit`](Self::transmit) has something to send.
+    pub fn has_work(&self) -> bool {
+        self.ready_first != NOBODY || !self.shared.replies.is_empty()
+    }
+
+    /// Sends what may be sent, a quantum for each connection in turn, until `out` is full or nothing is left.
+    pub fn transmit(&mut self, now: Tick, out: &mut impl Out<S>, service: &mut impl Service<S>) {
+        let now = micros(now);
+        while let Some(reply) = self.shared.replies.front() {
+            if out.segment(reply, &mut self.spare) == Sent::Full {
+                return;
+            }
+            self.shared.stats.segments_out += 1;
+            self.shared.replies.pop_front();
+        }
+        while let Some(index) = self.next_ready() {
+            let slot = self.slots.at(index);
+            match slot.core.transmit(&mut self.shared, now, out, &mut slot.state) {
+                Turn::Done => {
+                    debug_assert!(!slot.core.has_work(now), "done, but not: {:?}", slot.core);
+                    slot.core.persist_if_blocked(&self.shared, now);
+                    self.arm(index, now);
+                }
+                Turn::More => {
+                    self.arm(index, now);
+                    self.make_ready(index);
+                }
+                Turn::Full => {
+                    self.arm(index, now);
+                    self.ready_again(index);
+                    return;
+                }
+                Turn::Gone => {
+                    self.shared.stats.content_gone += 1;
+                    self.abort(index, now, Closed::Gone, service);
+                }
+            }
+        }
+    }
+
+    /// Content has come for a connection that was told [`Sent::NotYet`], or its application wants to be offered what it
+    /// did not consume. Nothing happens if the connection is gone.
+    pub fn resume(&mut self, now: Tick, id: ConnId, service: &mut impl Service<S>) {
+        self.with(now, id, service, |conn, _| {
+            conn.core.bits.clear(Bits::PARKED);
+            conn.core.bits.set(Bits::MORE);
+        });
+    }
+
+    /// Does something with a connection from outside of its calls. `None` if it is gone.
+    pub fn with<T, V: Service<S>>(
+        &mut self,
+        now: Tick,
+        id: ConnId,
+        service: &mut V,
+        what: impl FnOnce(&mut Conn<'_, S>, &mut V) -> T,
+    ) -> Option<T> {
+        let now = micros(now);
+        let slot = self.slots.0.get_mut(id.index as usize)?;
+        if !slot.live || slot.generation != id.generation {
+            return None;
+        }
+        let mut conn = Conn { id, core: &mut slot.core, state: &mut slot.state, now };
+        let result = what(&mut conn, service);
+        self.settle(id.index, now, service);
+        Some(result)
+    }
+
+    /// The counters.
+    pub const fn stats(&self) -> &Stats {
+        &self.shared.stats
+    }
+
+    /// Connections that are there, half-open ones included, those in TIME-WAIT not.
+    pub fn connections(&self) -> usize {
+        self.slots.0.len() - self.free.len()
+    }
+
+    /// Connections in TIME-WAIT.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.len()
+    }
+
+    /// Blocks that connections hold: of runs in flight, and of bytes received.
+    pub fn blocks_in_use(&self) -> (usize, usize) {
+        (self.shared.blocks.held(), self.shared.buffers.in_use())
+    }
+
+    #[inline]
+    fn find(&self, key: &Key) -> Option<u32> {
+        self.table.find(self.table.hash(key), |index| {
+            let core = &self.slots.0[index as usize].core;
+            core.local_port == key.local_port
+                && core.peer_port == key.peer_port
+                && core.path.peer == key.peer
+                && core.path.local == key.local
+        })
+    }
+
+    fn id(&self, index: u32) -> ConnId {
+        ConnId { index, generation: self.slots.0[index as usize].generation }
+    }
+
+    #[inline]
+    pub(crate) fn with_conn(&mut self, index: u32, now: Micros, what: impl FnOnce(&mut Conn<'_, S>)) {
+        let slot = self.slots.at(index);
+        let id = ConnId { index, generation: slot.generation };
+        what(&mut Conn { id, core: &mut slot.core, state: &mut slot.state, now });
+    }
+
+    /// Puts a connection into a place.
+    pub(crate) fn add(&mut self, mut core: Core) -> Option<u32> {
+        core.tag = self.table.hash(&Key::new(&core.path, core.local_port, core.peer_port));
+        let tag = core.tag;
+        let index = if let Some(index) = self.free.pop() {
+            let slot = self.slots.at(index);
+            (slot.core, slot.state, slot.live) = (core, S::default(), true);
+            index
+        } else {
+            if self.slots.0.len() == self.shared.digest.config.max_connections as usize {
+                return None;
+            }
+            let state = S::default();
+            self.slots.0.push(Slot { core, state, generation: 0, next: NOBODY, ready: false, live: true });
+            length(self.slots.0.len() - 1)
+        };
+        self.table.insert(tag, index);
+        Some(index)
+    }
+
+    /// The connection ends with a reset to the peer.
+    fn abort(&mut self, index: u32, now: Micros, why: Closed, service: &mut impl Service<S>) {
+        let core = &self.slots.0[index as usize].core;
+        // RFC 9293 section 3.10.5: a SYN that was not answered is just forgotten.
+        if core.state != State::SynSent {
+            self.shared.abort(core, now);
+        }
+        self.end(index, now, why, service);
+    }
+
+    /// The connection is gone: the application is told, its place is free.
+    pub(crate) fn end(&mut self, index: u32, now: Micros, why: Closed, service: &mut impl Service<S>) {
+        let stats = &mut self.shared.stats;
+        match why {
+            Closed::Finished => stats.finished += 1,
+            Closed::TimedOut => stats.timed_out += 1,
+            _ => {}
+        }
+        let core = &self.slots.0[index as usize].core;
+        if !core.state.synchronised() {
+            self.half_open -= 1;
+        }
+        if why == Closed::Finished && core.state == State::TimeWait {
+            self.remember(index, now);
+        }
+        self.with_conn(index, now, |conn| service.closed(conn, why));
+        self.wheel.unlink(&mut self.slots, index);
+        let slot = self.slots.at(index);
+        self.shared.release(&mut slot.core);
+        let tag = slot.core.tag;
+        slot.state = S::default();
+        slot.live = false;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.table.remove(tag, index);
+        self.free.push(index);
+    }
+
+    /// Into TIME-WAIT.
+    fn remember(&mut self, index: u32, now: Micros) {
+        let core = &self.slots.0[index as usize].core;
+        let window = core.edge.bytes_since(core.next) >> core.our_scale;
+        let remains = Remains {
+            key: Key::new(&core.path, core.local_port, core.peer_port),
+            sent: core.seq_of(core.board.nxt),
+            next: core.next,
+            recent: core.bits.has(Bits::TIMESTAMPS).then_some(core.recent),
+            clock: core.clock,
+            window: u16::try_from(window).unwrap_or(u16::MAX),
+        };
+        self.shared.acknowledge_last(&core.path, &remains, now);
+        if self.shared.waiting.add(remains, now + self.shared.digest.time_wait) {
+            self.shared.stats.time_wait_dropped += 1;
+        }
+    }
+
+    /// Puts a connection at the end of the list of those with something to send.
+    #[inline]
+    pub(crate) fn make_ready(&mut self, index: u32) {
+        let slot = self.slots.at(index);
+        if slot.ready {
+            return;
+        }
+        (slot.ready, slot.next) = (true, NOBODY);
+        if self.ready_last == NOBODY {
+            self.ready_first = index;
+        } else {
+            let last = self.ready_last;
+            self.slots.at(last).next = index;
+        }
+        self.ready_last = index;
+    }
+
+    /// Puts a connection back to the front.
+    fn ready_again(&mut self, index: u32) {
+        let first = self.ready_first;
+        let slot = self.slots.at(index);
+        (slot.ready, slot.next) = (true, first);
+        self.ready_first = index;
+        if first == NOBODY {
+            self.ready_last = index;
+        }
+    }
+
+    /// Takes the first one with something to send off the list.
+    #[inline]
+    fn next_ready(&mut self) -> Option<u32> {
+        loop {
+            let index = self.ready_first;
+            if index == NOBODY {
+                return None;
+            }
+            let slot = self.slots.at(index);
+            slot.ready = false;
+            let (next, live) = (slot.next, slot.live);
+            self.ready_first = next;
+            if next == NOBODY {
+                self.ready_last = NOBODY;
+            }
+            if live {
+                return Some(index);
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Segments for which no connection is there: new ones, late ones, and noise.
+
+use super::conn::Service;
+use super::core::Core;
+use super::isn;
+use super::segment::{Arrived, Flags, Timestamps};
+use super::seq::Micros;
+use super::shared::{Shared, bare};
+use super::stack::Stack;
+use super::table::Key;
+use super::time_wait::Remains;
+use crate::net::Path;
+
+impl Shared {
+    /// The last acknowledgement of a connection, from what is left of it.
+    pub(crate) fn acknowledge_last(&mut self, path: &Path, remains: &Remains, now: Micros) {
+        let mut segment = bare(path, remains.key.local_port, remains.key.peer_port);
+        (segment.seq, segment.ack) = (remains.sent, remains.next);
+        segment.flags = Flags::ACK;
+        segment.window = remains.window;
+        if let Some(echo) = remains.recent {
+            let value = isn::timestamp(now, remains.clock);
+            segment.options.timestamps(Timestamps { value, echo });
+        }
+        self.reply(segment);
+    }
+}
+
+impl<S: Default> Stack<S> {
+    /// RFC 9293 section 3.10.7.1 and 3.10.7.2: no connection has these two ends.
+    pub(crate) fn receive_stray(
+        &mut self,
+        now: Micros,
+        path: &Path,
+        key: &Key,
+        arrived: &Arrived<'_>,
+        service: &mut impl Service<S>,
+    ) {
+        let _ = service;
+        if let Some((index, &remains)) = self.shared.waiting.find(key) {
+            if !self.reopens(&remains, arrived) {
+                self.receive_late(now, path, index, &remains, arrived);
+                return;
+            }
+            self.shared.stats.time_wait_reused += 1;
+            self.shared.waiting.remove(index);
+        }
+        if !self.is_listening(arrived.local_port) {
+            self.shared.refuse(path, arrived);
+            return;
+        }
+        if arrived.flags.has(Flags::RST) {
+            return;
+        }
+        if arrived.flags.has(Flags::ACK) {
+            self.shared.refuse(path, arrived);
+            return;
+        }
+        if arrived.flags.has(Flags::SYN) && !arrived.flags.has(Flags::FIN) {
+            self.accept(now, path, key, arrived);
+        }
+    }
+
+    /// A SYN for a port that is listened to.
+    fn accept(&mut self, now: Micros, path: &Path, key: &Key, arrived: &Arrived<'_>) {
+        if self.half_open >= self.shared.digest.config.half_open {
+            self.shared.stats.syn_dropped += 1;
+            return;
+        }
+        let origin = self.shared.origin(key, now);
+        let core = Core::accept(&self.shared.digest, now, path, arrived, origin);
+        let Some(index) = self.add(core) else {
+            self.shared.stats.syn_dropped += 1;
+            return;
+        };
+        self.shared.stats.accepted += 1;
+        self.half_open += 1;
+        self.make_ready(index);
+    }
+
+    /// RFC 9293 section 3.6.1 (MAY-2), RFC 6191: a SYN that is certainly newer than the connection that was.
+    fn reopens(&self, remains: &Remains, arrived: &Arrived<'_>) -> bool {
+        if !arrived.flags.has(Flags::SYN) || arrived.flags.any(Flags(Flags::ACK.0 | Flags::RST.0)) {
+            return false;
+        }
+        let newer_stamp = match (remains.recent, arrived.options.timestamps) {
+            (Some(recent), Some(stamps)) => stamps.value.wrapping_sub(recent).cast_signed() > 0,
+            _ => false,
+        };
+        self.is_listening(arrived.local_port) && (newer_stamp || arrived.seq.after(remains.next))
+    }
+
+    /// RFC 9293 section 3.10.7.4, TIME-WAIT: a FIN again is acknowledged again. A reset does not end it (RFC 1337).
+    fn receive_late(
+        &mut self,
+        now: Micros,
+        path: &Path,
+        index: u32,
+        remains: &Remains,
+        arrived: &Arrived<'_>,
+    ) {
+        if arrived.flags.has(Flags::RST) {
+            return;
+        }
+        let bare_ack = arrived.sequence_length() == 0 && arrived.seq == remains.next;
+        if bare_ack {
+            return;
+        }
+        self.shared.acknowledge_last(path, remains, now);
+        if arrived.flags.has(Flags::FIN) {
+            let until = now + self.shared.digest.time_wait;
+            self.shared.waiting.restart(index, until);
+        }
+    }
+}
