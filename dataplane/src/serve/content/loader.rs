@@ -1,5 +1,6 @@
 //! The thread that fills cells, so that the poll thread need not wait for a disk.
 
+use super::Kind;
 use crate::serve::bell::Bell;
 use crate::serve::tree::Entry;
 use crossbeam_queue::ArrayQueue;
@@ -190,6 +191,10 @@ impl Fills {
             return self.hand_back(Filled { grant, cell, want, direct, outcome: Outcome::Gone });
         }
         let direct = direct && entry.direct(open_direct).is_some();
+        if offset == 0 {
+            let kind = if direct { Kind::Direct } else { Kind::Snapshot };
+            tracing::debug!(name = entry.name(), size = entry.size(), ?kind, "reading a file");
+        }
         let len = if direct { want.next_multiple_of(DIRECT_ALIGN) } else { want };
         let read = Read { file: Job { entry, cell, direct }, offset, grant, len, want };
         if let Err(Read { file, grant, want, .. }) = self.reader.submit(read) {

@@ -23,7 +23,7 @@ fn store(pool: &Pool, kinds: Kinds) -> Store<'_> {
 fn entry(root: &Path, name: &str) -> Arc<Entry> {
     let tree = Tree::open(TreePlan::new(root)).expect("opens");
     match tree.look_up(HostId::default(), name) {
-        Found::File(forms) => forms.plain,
+        Found::File(forms) => Arc::clone(forms.plain()),
         other => panic!("{name}: {other:?}"),
     }
 }

@@ -1,7 +1,7 @@
 //! What a lookup has found.
 
 use super::entry::Entry;
-use super::listing::Items;
+use crate::serve::http::{Coding, Facts, Listing, Resource};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,18 +9,46 @@ use std::time::Duration;
 /// A file, and the precompressed forms of it that lie beside it.
 #[derive(Clone, Debug)]
 pub struct Forms {
-    /// The file itself.
-    pub plain: Arc<Entry>,
-    /// In the order of [`SUFFIXES`](Self::SUFFIXES).
-    pub beside: [Option<Arc<Entry>>; 3],
+    facts: Facts,
+    plain: Arc<Entry>,
+    /// In the order of [`Coding::PRECOMPRESSED`].
+    beside: [Option<Arc<Entry>>; 3],
 }
 
 impl Forms {
-    /// What the names of the forms end in: Brotli (RFC 7932), Zstandard (RFC 8878), gzip (RFC 1952).
-    pub const SUFFIXES: [&str; 3] = [".br", ".zst", ".gz"];
-
     pub(super) fn new(plain: Entry) -> Self {
-        Self { plain: Arc::new(plain), beside: [None, None, None] }
+        let facts = Facts::new(plain.name(), plain.representation());
+        Self { facts, plain: Arc::new(plain), beside: [None, None, None] }
+    }
+
+    /// Adds a precompressed form.
+    pub(super) fn add(mut self, coding: Coding, entry: Entry) -> Self {
+        if let Some(place) = Coding::PRECOMPRESSED.iter().position(|known| *known == coding) {
+            self.facts = self.facts.with(coding, entry.representation());
+            self.beside[place] = Some(Arc::new(entry));
+        }
+        self
+    }
+
+    /// What HTTP wants to know.
+    #[must_use]
+    pub const fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The file itself.
+    #[must_use]
+    pub const fn plain(&self) -> &Arc<Entry> {
+        &self.plain
+    }
+
+    /// The form of this coding.
+    #[must_use]
+    pub fn entry(&self, coding: Coding) -> Option<&Arc<Entry>> {
+        match Coding::PRECOMPRESSED.iter().position(|known| *known == coding) {
+            None => Some(&self.plain),
+            Some(place) => self.beside[place].as_ref(),
+        }
     }
 
     /// All entries.
@@ -41,7 +69,7 @@ pub enum Found {
     /// A directory, asked for without the slash at its end.
     Redirect,
     /// A directory without an index file, and listing is allowed.
-    Listing(Items),
+    Listing(Listing),
     /// Nothing is there, or a file was asked for as a directory.
     NotFound,
     /// It is there, but not for us or not to be shown: rights, a link against the policy, a device, a directory without
@@ -54,6 +82,20 @@ pub enum Found {
 }
 
 impl Found {
+    /// The same, as HTTP sees it.
+    #[must_use]
+    pub const fn resource(&self) -> Resource<'_> {
+        match self {
+            Self::File(forms) => Resource::File(forms.facts()),
+            Self::Redirect => Resource::Redirect,
+            Self::Listing(listing) => Resource::Listing(listing),
+            Self::NotFound => Resource::NotFound,
+            Self::Forbidden => Resource::Forbidden,
+            Self::Busy => Resource::Busy,
+            Self::Failed => Resource::Failed,
+        }
+    }
+
     /// Takes over the entries of `old` that are the same version of the same file, so that what is known under their
     /// numbers stays of use.
     pub(super) fn keep_entries_of(&mut self, old: &Self) {

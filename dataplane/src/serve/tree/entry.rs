@@ -1,5 +1,6 @@
 //! One version of one file.
 
+use crate::serve::http::Representation;
 use rustix::fs::Stat;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -90,10 +91,10 @@ impl Entry {
         base.and_then(|base| base.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(UNIX_EPOCH)
     }
 
-    /// Its number in its file system.
+    /// What HTTP wants to know.
     #[must_use]
-    pub const fn inode(&self) -> u64 {
-        self.version.inode
+    pub fn representation(&self) -> Representation {
+        Representation::new(self.size(), self.modified(), self.version.inode)
     }
 
     /// Which version it is.

@@ -55,6 +55,9 @@ struct Slot {
     host: HostId,
     path: Arc<str>,
     state: State,
+    /// Whoever asked has had the answer; from then on it counts who else does.
+    had: bool,
+    /// Had again since the hand last came by.
     used: bool,
 }
 
@@ -103,7 +106,7 @@ impl Finder {
                 }
                 self.counters.hits += 1;
                 let slot = &mut self.slots[place as usize];
-                slot.used = true;
+                slot.used |= std::mem::replace(&mut slot.had, true);
                 match &slot.state {
                     State::Known { answer, .. } => Lookup::Known(answer),
                     State::Asked(_) => Lookup::Asked,
@@ -149,10 +152,11 @@ impl Finder {
             return Lookup::Busy;
         }
         let path: Arc<str> = path.into();
-        let slot = Slot { host, path: Arc::clone(&path), state: State::Asked(List::EMPTY), used: false };
+        let slot =
+            Slot { host, path: Arc::clone(&path), state: State::Asked(List::EMPTY), had: false, used: false };
         let place = self.place(slot);
         self.places[host.place()].insert(path, place);
-        self.ask(place, waiter)
+        self.ask(place, None, waiter)
     }
 
     #[cold]
@@ -162,13 +166,17 @@ impl Finder {
             return Lookup::Busy;
         }
         self.counters.asked_again += 1;
-        self.slots[place as usize].state = State::Asked(List::EMPTY);
-        self.ask(place, waiter)
+        let asked = State::Asked(List::EMPTY);
+        let old = match std::mem::replace(&mut self.slots[place as usize].state, asked) {
+            State::Known { answer, .. } => Some(answer),
+            State::Asked(_) => None,
+        };
+        self.ask(place, old, waiter)
     }
 
-    fn ask(&mut self, ticket: u32, waiter: Waiter) -> Lookup<'_> {
+    fn ask(&mut self, ticket: u32, old: Option<Arc<Answer>>, waiter: Waiter) -> Lookup<'_> {
         let Slot { host, path, state, .. } = &mut self.slots[ticket as usize];
-        let question = Question { host: *host, path: Arc::clone(path), ticket };
+        let question = Question { host: *host, path: Arc::clone(path), old, ticket };
         if let State::Asked(list) = state {
             self.waiters.add(list, waiter);
         }

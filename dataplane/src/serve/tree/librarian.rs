@@ -24,6 +24,8 @@ const ROUND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 pub(super) struct Question {
     pub(super) host: HostId,
     pub(super) path: Arc<str>,
+    /// What the worker knew before.
+    pub(super) old: Option<Arc<Answer>>,
     /// The worker's own number for it.
     pub(super) ticket: u32,
 }
@@ -203,8 +205,8 @@ impl Desks {
         };
         let mut served = 0;
         for desk in desks {
-            if let Some(Question { host, path, ticket }) = desk.questions.pop() {
-                let answer = self.answer(host, path);
+            if let Some(Question { host, path, old, ticket }) = desk.questions.pop() {
+                let answer = self.answer(host, path, old);
                 // There is room: each reply takes the place of a question.
                 drop(desk.replies.push(Reply { ticket, answer }));
                 desk.worker.ring();
@@ -214,12 +216,12 @@ impl Desks {
         served
     }
 
-    fn answer(&mut self, host: HostId, path: Arc<str>) -> Arc<Answer> {
+    fn answer(&mut self, host: HostId, path: Arc<str>, old: Option<Arc<Answer>>) -> Arc<Answer> {
         // What was changed before the question is heard of before the lookup.
         self.watches.drain();
         let key = (host, path);
-        let old = self.known.get(&key).and_then(Weak::upgrade);
-        if let Some(answer) = &old
+        let known = self.known.get(&key).and_then(Weak::upgrade);
+        if let Some(answer) = &known
             && !answer.is_stale()
             && answer.good_for().as_secs() > 1
             && fresh(answer)
@@ -227,7 +229,7 @@ impl Desks {
             self.shared.answered_from_memory.fetch_add(1, Ordering::Relaxed);
             return Arc::clone(answer);
         }
-        let answer = self.look_up(host, &key.1, old.as_deref());
+        let answer = self.look_up(host, &key.1, known.or(old).as_deref());
         self.known.insert(key, Arc::downgrade(&answer));
         let lookups = self.shared.lookups.fetch_add(1, Ordering::Relaxed) + 1;
         if lookups % PURGE_EVERY == 0 {

@@ -22,8 +22,8 @@ pub use answer::{Answer, Forms, Found};
 pub use entry::{Entry, Version};
 pub use finder::{Finder, FinderCounters, Lookup};
 pub use librarian::{Desk, Librarian, LibrarianCounters};
-pub use listing::{Item, Items};
 
+use crate::serve::http::Coding;
 use resolve::{Nowhere, Place, Trail, walk};
 use rustix::fs::{FileType, Mode, OFlags, open};
 use rustix::io::Errno;
@@ -227,33 +227,36 @@ impl Tree {
         }
         let (directory, _) = place.open()?;
         let directory = Arc::new(directory);
-        let items = listing::read(&directory, self.symlinks)?;
+        let listing = listing::read(&directory, path, self.symlinks)?;
         trail.listed.push(directory);
-        Ok(Found::Listing(items))
+        Ok(Found::Listing(listing))
     }
 
     fn file(&self, host: &Host, path: &str, place: &Place, trail: &mut Trail) -> Result<Found, Nowhere> {
         let name = path.rsplit('/').next().unwrap_or(path);
         let (file, stat) = place.open()?;
+        trail.note_file(&file, &stat);
         let mut forms = Forms::new(Entry::new(name, file, &stat));
-        if self.precompressed {
-            for (form, suffix) in forms.beside.iter_mut().zip(Forms::SUFFIXES) {
-                *form = self.beside(host, &format!("{path}{suffix}"), &forms.plain, trail);
+        for coding in Coding::PRECOMPRESSED.into_iter().filter(|_| self.precompressed) {
+            let path = format!("{path}{}", coding.suffix());
+            if let Some(entry) = self.beside(host, &path, forms.plain(), trail) {
+                forms = forms.add(coding, entry);
             }
         }
         Ok(Found::File(forms))
     }
 
     /// A precompressed form of a file, if it is one: regular, not empty, and not older than the file.
-    fn beside(&self, host: &Host, path: &str, plain: &Entry, trail: &mut Trail) -> Option<Arc<Entry>> {
+    fn beside(&self, host: &Host, path: &str, plain: &Entry, trail: &mut Trail) -> Option<Entry> {
         let place = walk(&host.root, path.as_bytes(), self.symlinks, trail).ok()?;
         if place.kind() != FileType::RegularFile {
             return None;
         }
         let name = path.rsplit('/').next().unwrap_or(path);
         let (file, stat) = place.open().ok()?;
+        trail.note_file(&file, &stat);
         let entry = Entry::new(name, file, &stat);
-        (entry.size() > 0 && entry.modified() >= plain.modified()).then(|| Arc::new(entry))
+        (entry.size() > 0 && entry.modified() >= plain.modified()).then_some(entry)
     }
 }
 

@@ -7,7 +7,7 @@
 //! Every directory in which a name was looked up is in the [`Trail`]: what to watch to know when the answer changes.
 
 use super::Symlinks;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2, readlinkat};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -32,6 +32,22 @@ pub(super) struct Trail {
     pub(super) steps: Vec<Step>,
     /// Directories whose every name counts: those that are listed.
     pub(super) listed: Vec<Arc<OwnedFd>>,
+    /// Whether something was met that can change without a word to whoever watches directories.
+    pub(super) unsure: bool,
+}
+
+impl Trail {
+    /// A file with a second name may be written to by that; one on another machine, or behind a file system in user
+    /// space, by others.
+    pub(super) fn note_file(&mut self, file: &OwnedFd, stat: &Stat) {
+        /// `include/uapi/linux/magic.h`, `fs/smb/client/smb2glob.h`: NFS, SMB, CIFS, 9p, Ceph, AFS, FUSE.
+        const REMOTE: [u32; 7] =
+            [0x6969, 0xfe53_4d42, 0xff53_4d42, 0x0102_1997, 0x00c3_6400, 0x5346_414f, 0x6573_5546];
+        // The type of the field differs between machines; the numbers have 32 bits.
+        let remote = fstatfs(file)
+            .is_ok_and(|fs| REMOTE.iter().any(|magic| i128::from(fs.f_type) == i128::from(*magic)));
+        self.unsure |= remote || stat.st_nlink > 1;
+    }
 }
 
 /// Why a path leads nowhere.

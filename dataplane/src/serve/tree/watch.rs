@@ -50,7 +50,7 @@ impl Watches {
 
     /// Watches all directories of a trail.
     pub(super) fn watch(&mut self, trail: &Trail) -> Watched {
-        let mut watched = Watched { complete: true, ..Watched::default() };
+        let mut watched = Watched { complete: !trail.unsure, ..Watched::default() };
         let mut last: Option<(i32, i32)> = None;
         for step in &trail.steps {
             let number = step.directory.as_raw_fd();
