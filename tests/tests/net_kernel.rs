@@ -7,7 +7,9 @@
 
 use dataplane::app::{App, Outbox, PortId};
 use dataplane::lab::Side;
-use dataplane::net::{Conflict, Host, HostCounters, HostPlan, Input, InterfacePlan, Prefix, Route, Tags};
+use dataplane::net::{
+    Conflict, Host, HostCounters, HostPlan, Input, InterfacePlan, Prefix, Route, Tags, kernel_neighbours,
+};
 use dataplane::ports::Port;
 use dataplane::run::Idle;
 use dataplane::session::{Apps, SessionPlan, session};
@@ -233,5 +235,42 @@ fn the_kernel_does_not_get_our_address() {
             let expected = Conflict { port: PORT, address: OURS.ipv6().into(), mac: Side::Left.host_mac() };
             if heard.conflict == Some(expected) { Ok(()) } else { Err(format!("{heard:?}")) }
         });
+    });
+}
+
+/// A host that shares the kernel's addresses dials by the kernel's routes, and has the kernel ask for neighbours.
+#[test]
+fn the_kernels_addresses_routes_and_neighbours_are_shared() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip");
+    let lab = TestLab::up().expect("a laboratory");
+    let gateway: IpAddr = OURS.ipv4().into();
+    let far: IpAddr = [192, 0, 2, 1].into();
+    TestLab::run(lab.host(Side::Left), "ip", &format!("route add default via {gateway} dev left0"))
+        .expect("a route");
+    beside(&lab, "packet", |_| {
+        let _inside = lab.host(Side::Left).enter().expect("inside");
+        TestLab::run(lab.host(Side::Left), "ip", "neigh flush dev left0").expect("no neighbours");
+        let link = drivers::link::Link::by_name("left0").expect("a link");
+        let plan = HostPlan::shared(PORT, &link, vec![8080], 0..0).expect("the kernel tells");
+        let mut host = Host::new(&plan).expect("what the kernel has, can be");
+        let begin = Instant::now();
+        link.resolve(gateway).expect("the right to ask");
+        eventually("the kernel knows", || {
+            for neighbour in kernel_neighbours(&link).expect("the kernel tells") {
+                host.learn(Tick(begin.elapsed()), PORT, neighbour, true);
+            }
+            let route = host.route(Tick(begin.elapsed()), far);
+            assert!(host.poll(Tick(begin.elapsed())).is_none(), "the kernel asks, not we");
+            match route {
+                Route::Path(path) => {
+                    assert_eq!(path.peer_mac, Side::Left.port_mac());
+                    assert_eq!(path.local_mac, Side::Left.host_mac());
+                    assert_eq!((path.local.ip(), path.peer.ip()), (Side::Left.ipv4().into(), far));
+                    Ok(())
+                }
+                other => Err(format!("{other:?}")),
+            }
+        });
+        assert_eq!(host.route(Tick(begin.elapsed()), [127, 0, 0, 1].into()), Route::NoRoute);
     });
 }

@@ -55,7 +55,10 @@ pub struct Headers<'a> {
 pub fn write_headers(frame: &mut Frame<'_>, headers: &Headers<'_>) -> Result<usize, NoRoom> {
     let path = headers.path;
     let options = headers.options;
-    if !frame.is_empty() || options.len() % 4 != 0 || options.len() > 40 || path.is_v4() != path.peer.is_v4()
+    if !frame.is_empty()
+        || !options.len().is_multiple_of(4)
+        || options.len() > 40
+        || path.is_v4() != path.peer.is_v4()
     {
         return Err(NoRoom);
     }

@@ -19,6 +19,7 @@
 //! |---|---|
 //! | `path.rs` | the way to a peer |
 //! | `plan.rs` | what the user says of this host |
+//! | `kernel.rs` | the same, read from the kernel that owns the addresses |
 //! | `wire.rs` | frame in: tags, IP headers, checksums, as fast as may be |
 //! | `host.rs` | what a frame is, and who sees to it |
 //! | `arp.rs`, `icmp4.rs`, `icmp6.rs`, `nd.rs` | the protocols that a host must speak |
@@ -35,6 +36,7 @@ mod headers;
 mod host;
 mod icmp4;
 mod icmp6;
+mod kernel;
 mod message;
 mod nd;
 mod neighbours;
@@ -49,6 +51,7 @@ pub use claim::Conflict;
 pub use errors::{TcpError, Trouble};
 pub use headers::{HEADER_BYTES, Headers, write_headers};
 pub use host::{Host, HostCounters, Input, Route};
+pub use kernel::kernel_neighbours;
 pub use message::Message;
 pub use neighbours::Neighbour;
 pub use path::{Address, Ecn, Path, Vlan};

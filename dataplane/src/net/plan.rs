@@ -139,7 +139,7 @@ impl HostPlan {
             let interface = self.interfaces.iter().find(|interface| interface.port == hop.port);
             let interface = interface.ok_or(PlanError::NoSuchPort(hop.port.0))?;
             let Some(gateway) = hop.gateway else { continue };
-            if !link_local(gateway) && !interface.covers(Address::from(gateway)) {
+            if !interface.reaches(gateway) {
                 return Err(PlanError::GatewayBeyond(gateway));
             }
         }
@@ -172,8 +172,10 @@ impl InterfacePlan {
         Ok(())
     }
 
-    fn covers(&self, address: Address) -> bool {
-        self.addresses.iter().any(|own| own.contains(address))
+    /// Whether a router is on the link.
+    pub(super) fn reaches(&self, gateway: IpAddr) -> bool {
+        let address = Address::from(gateway);
+        link_local(gateway) || self.addresses.iter().any(|own| own.contains(address))
     }
 }
 

@@ -10,11 +10,13 @@
 //! | driver, bus address, queues in use | `SIOCETHTOOL` (`ethtool.rs`), else the link kind and the netdev family |
 //! | XDP and AF_XDP features, queues held | generic netlink `netdev`, Linux 6.3 (6.8 for queues, 6.14 for who holds them) |
 //! | offloads | generic netlink `ethtool`, Linux 5.6 |
+//! | addresses, neighbours, routes | rtnetlink, when asked for |
 //!
-//! Nothing here needs a privilege.
+//! Nothing here needs a privilege but [`Link::resolve`].
 
 mod ethtool;
 mod kernel;
+mod neighbours;
 mod netdev;
 mod netlink;
 mod offloads;
@@ -25,6 +27,7 @@ mod zero_copy;
 mod tests;
 
 pub use kernel::KernelVersion;
+pub use neighbours::{LinkAddress, LinkNeighbour, LinkRoute};
 pub use netdev::XdpFeatures;
 pub use offloads::Offloads;
 pub use rtnl::{AttachMode, AttachedProgram};

@@ -26,13 +26,15 @@ const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 
-/// Whether the kernel is asked for one thing or for all that there are.
+/// Whether the kernel is asked for one thing, for all that there are, or to make one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     /// One object; the kernel acknowledges or refuses.
     One,
     /// Every object of its kind that matches.
     Dump,
+    /// One object that is made if there is none; the kernel acknowledges or refuses.
+    Create,
 }
 
 /// A netlink socket in the namespace of the thread that opened it.
@@ -64,6 +66,7 @@ impl Conversation {
         let flags = match scope {
             Scope::One => NlmF::REQUEST | NlmF::ACK,
             Scope::Dump => NlmF::REQUEST | NlmF::DUMP,
+            Scope::Create => NlmF::REQUEST | NlmF::ACK | NlmF::CREATE,
         };
         let question = NlmsghdrBuilder::default()
             .nl_type(kind)

@@ -184,3 +184,69 @@ fn the_numa_node_is_read_where_there_is_one() {
     fs::remove_dir_all(&root).unwrap();
     assert_eq!(found, (Some(1), None, None, None, None));
 }
+
+#[test]
+fn addresses_neighbours_and_routes_are_the_kernels() {
+    let Some(namespace) = Namespace::with_veth("addresses_neighbours_and_routes_are_the_kernels") else {
+        return;
+    };
+    let ip = |line: &str| namespace.ip(&line.split_whitespace().collect::<Vec<_>>());
+    for line in [
+        "link set va up",
+        "link set vb up",
+        "address add 192.0.2.2/24 dev va",
+        "address add 2001:db8::2/64 dev va nodad",
+        "route add 198.51.100.0/24 via 192.0.2.1 dev va metric 7",
+        "route add default via 192.0.2.9 dev va src 192.0.2.2",
+        "route add default via 2001:db8::1 dev va",
+        "route add blackhole 203.0.113.0/24",
+        "neigh add 192.0.2.1 lladdr 02:00:00:00:00:01 dev va nud reachable",
+        "neigh add 2001:db8::1 lladdr 02:00:00:00:00:06 dev va",
+        "neigh add 192.0.2.1 lladdr 02:00:00:00:00:99 dev vb",
+    ] {
+        ip(line);
+    }
+    let parse = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    namespace.inside(|| {
+        let link = Link::by_name("va").unwrap();
+        let addresses = link.addresses().unwrap();
+        for (text, bits) in [("192.0.2.2", 24), ("2001:db8::2", 64)] {
+            let expected = LinkAddress { address: parse(text), bits, unusable: false };
+            assert!(addresses.contains(&expected), "{addresses:?}");
+        }
+        let neighbours = link.neighbours().unwrap();
+        let four = LinkNeighbour { address: parse("192.0.2.1"), mac: [2, 0, 0, 0, 0, 1] };
+        let six = LinkNeighbour { address: parse("2001:db8::1"), mac: [2, 0, 0, 0, 0, 6] };
+        assert!(
+            neighbours.len() == 2 && neighbours.contains(&four) && neighbours.contains(&six),
+            "{neighbours:?}"
+        );
+        let routes = link.routes().unwrap();
+        for (network, bits, gateway, source) in [
+            ("192.0.2.0", 24, None, Some("192.0.2.2")),
+            ("198.51.100.0", 24, Some("192.0.2.1"), None),
+            ("0.0.0.0", 0, Some("192.0.2.9"), Some("192.0.2.2")),
+            ("::", 0, Some("2001:db8::1"), None),
+            ("2001:db8::", 64, None, None),
+        ] {
+            let found = routes.iter().any(|route| {
+                (route.network, route.bits) == (parse(network), bits)
+                    && (route.gateway, route.source) == (gateway.map(parse), source.map(parse))
+            });
+            assert!(found, "{network}: {routes:?}");
+        }
+        assert!(routes.iter().all(|route| route.network != parse("203.0.113.0")), "{routes:?}");
+        assert!(routes.iter().any(|route| route.metric == 7), "{routes:?}");
+        // Asked for, but nobody answers: no neighbour, and no error.
+        link.resolve(parse("192.0.2.77")).unwrap();
+        assert_eq!(link.neighbours().unwrap().len(), 2);
+        let gone = Link { index: 9999, ..link };
+        assert!(gone.resolve(parse("192.0.2.77")).is_err());
+    });
+    let shown =
+        Command::new("ip").args(["-n", &namespace.0, "neigh", "show", "192.0.2.77"]).output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&shown.stdout).contains("192.0.2.77 dev va"),
+        "it was asked for: {shown:?}"
+    );
+}

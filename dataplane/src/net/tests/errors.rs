@@ -65,7 +65,9 @@ fn a_tagged_error_keeps_its_tag() {
 
 #[test]
 fn a_pointer_says_which_header_is_unknown() {
-    let table: [(&[u8], u8, Option<(u8, u8, u32)>); 9] = [
+    // Type, code and pointer of the answer, if there is one.
+    type Problem = Option<(u8, u8, u32)>;
+    let table: [(&[u8], u8, Problem); 9] = [
         // Something unknown behind options; behind two headers.
         (&[132, 0, 1, 4, 0, 0, 0, 0], 60, Some((4, 1, 40))),
         (&[60, 0, 1, 4, 0, 0, 0, 0, 132, 0, 1, 4, 0, 0, 0, 0], 0, Some((4, 1, 48))),

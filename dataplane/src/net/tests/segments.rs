@@ -192,19 +192,23 @@ fn options_and_extension_headers_are_skipped() {
 
 #[test]
 fn tags_must_be_ours_and_come_back() {
-    let (c, s) = (0x8100, 0x88a8);
+    const C: u16 = 0x8100;
+    const S: u16 = 0x88a8;
     let inner = tcp(PEER4.into(), OUR4.into(), b"x");
-    let table: [(Tags, &[(u16, u16)], Option<Option<u16>>); 10] = [
+    // The tag of the path, if the frame is for us.
+    type Tag = Option<Option<u16>>;
+    type Sent = &'static [(u16, u16)];
+    let table: [(Tags, Sent, Tag); 10] = [
         (Tags::None, &[], Some(None)),
-        (Tags::None, &[(c, 0xa000)], Some(Some(0xa000))),
-        (Tags::None, &[(c, 7)], None),
+        (Tags::None, &[(C, 0xa000)], Some(Some(0xa000))),
+        (Tags::None, &[(C, 7)], None),
         (Tags::One(7), &[], None),
-        (Tags::One(7), &[(c, 0x6007)], Some(Some(0x6007))),
-        (Tags::One(7), &[(c, 8)], None),
-        (Tags::One(7), &[(s, 7), (c, 7)], None),
-        (Tags::Two { service: 5, customer: 7 }, &[(s, 5), (c, 0x2007)], Some(Some(0x2007))),
-        (Tags::Two { service: 5, customer: 7 }, &[(c, 7)], None),
-        (Tags::Two { service: 5, customer: 7 }, &[(s, 7), (c, 5)], None),
+        (Tags::One(7), &[(C, 0x6007)], Some(Some(0x6007))),
+        (Tags::One(7), &[(C, 8)], None),
+        (Tags::One(7), &[(S, 7), (C, 7)], None),
+        (Tags::Two { service: 5, customer: 7 }, &[(S, 5), (C, 0x2007)], Some(Some(0x2007))),
+        (Tags::Two { service: 5, customer: 7 }, &[(C, 7)], None),
+        (Tags::Two { service: 5, customer: 7 }, &[(S, 7), (C, 5)], None),
     ];
     let pool = pool();
     for (tags, sent, expected) in table {
@@ -294,8 +298,8 @@ proptest! {
         let tcp = TcpPacket::new_checked(segment).expect("TCP");
         prop_assert!(tcp.verify_checksum(&path.local.ip().into(), &path.peer.ip().into()));
         prop_assert_eq!((tcp.src_port(), tcp.dst_port()), (local_port, peer_port));
-        prop_assert_eq!(tcp.seq_number().0 as u32, sequence);
-        prop_assert_eq!(tcp.ack_number().0 as u32, acknowledgement);
+        prop_assert_eq!(tcp.seq_number().0.cast_unsigned(), sequence);
+        prop_assert_eq!(tcp.ack_number().0.cast_unsigned(), acknowledgement);
         prop_assert!(tcp.psh() && tcp.ack() && !tcp.syn() && !tcp.fin() && !tcp.rst());
         prop_assert_eq!(tcp.window_len(), window);
         prop_assert_eq!(tcp.options(), &options[..]);
