@@ -3,6 +3,7 @@
 use crate::stats::Reason;
 use crate::worker::Tick;
 use ringbuf::{BURST, Burst, Frame, Packet, Packets, Pool};
+use std::os::fd::BorrowedFd;
 
 /// A port's place on the command line, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +29,20 @@ pub trait App<'p> {
     fn deadline(&self) -> Option<Tick> {
         None
     }
+
+    /// Its worker is about to sleep. From here on, what other threads have for this app makes [`waker`](Self::waker)
+    /// readable. `false`: there is something already, so don't sleep. [`get_up`](Self::get_up) follows in any case.
+    fn lie_down(&self) -> bool {
+        true
+    }
+
+    /// What becomes readable when another thread has something for this app; `None` when no thread ever has.
+    fn waker(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Its worker is awake again.
+    fn get_up(&self) {}
 
     /// Does what is due, every [`TICK_EVERY`](crate::worker::TICK_EVERY).
     fn tick(&mut self, now: Tick, out: &mut Outbox<'p>) {
@@ -252,6 +267,17 @@ impl<'p> Outbox<'p> {
         let frame = self.pool.alloc()?;
         self.allocated += 1;
         Some(frame)
+    }
+
+    /// Another frame for a packet that was begun with [`allocate`](Self::allocate): it counts as part of that.
+    pub fn another(&mut self) -> Option<Frame<'p>> {
+        self.pool.alloc()
+    }
+
+    /// A packet that was begun with [`allocate`](Self::allocate) is not to be: the app has dropped its frames.
+    #[inline]
+    pub const fn abandon(&mut self) {
+        self.allocated -= 1;
     }
 
     /// Packets that the app made.

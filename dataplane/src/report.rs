@@ -137,7 +137,7 @@ fn port_json(port: &Port, snapshot: &Snapshot, counters: bool) -> Value {
 pub fn ready_text(mode: &str, ports: &[Port], workers: &[WorkerFacts], now: &Snapshot) -> String {
     let mut text = String::new();
     let plural = if workers.len() == 1 { "worker" } else { "workers" };
-    let _ = writeln!(text, "ringway forward: {mode}, {} {plural}", workers.len());
+    let _ = writeln!(text, "ringway: {mode}, {} {plural}", workers.len());
     for port in ports {
         for (i, queue) in now.queues.iter().filter(|queue| queue.port == port.id()).enumerate() {
             let name = if i == 0 { format!("port {}  {}", port.id().0, port.spec()) } else { String::new() };

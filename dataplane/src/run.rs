@@ -159,6 +159,7 @@ fn sleep<'p, Q: Gather<'p>, A: App<'p>>(worker: &Worker<'p, Q, A>, limit: Durati
     fds.extend(wakers.map(|waker| PollFd::from_borrowed_fd(waker, PollFlags::IN)));
     let links = worker.hand_off();
     fds.extend(links.map(|links| PollFd::from_borrowed_fd(links.waker(), PollFlags::IN)));
+    fds.extend(worker.app().waker().map(|waker| PollFd::from_borrowed_fd(waker, PollFlags::IN)));
     if fds.len() < members.len() + usize::from(links.is_some()) {
         std::thread::sleep(NAP.min(limit));
         return;
@@ -166,9 +167,12 @@ fn sleep<'p, Q: Gather<'p>, A: App<'p>>(worker: &Worker<'p, Q, A>, limit: Durati
     if links.is_some_and(|links| !links.lie_down()) {
         return;
     }
-    let timeout = Timespec::try_from(limit).unwrap_or_default();
-    // Interrupted or not, the next turn looks for itself.
-    let _ = poll(&mut fds, Some(&timeout));
+    if worker.app().lie_down() {
+        let timeout = Timespec::try_from(limit).unwrap_or_default();
+        // Interrupted or not, the next turn looks for itself.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+    worker.app().get_up();
     if let Some(links) = links {
         links.get_up();
     }

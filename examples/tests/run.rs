@@ -106,7 +106,7 @@ fn forward_joins_two_hosts() {
         lab::traffic::tcp(&lab, Side::Left, 4 << 20, 2, Duration::from_secs(10)).expect("a connection");
     assert!(transfer.intact(), "{transfer:?}");
     let printed = forward.finish();
-    assert!(printed.contains("ringway forward: wire, 1 worker"), "{printed}");
+    assert!(printed.contains("ringway: wire, 1 worker"), "{printed}");
     assert_books(&printed, 6);
 }
 

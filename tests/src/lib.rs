@@ -5,6 +5,7 @@
 //! * [`Ringway`] is the program under test as a process inside it;
 //! * [`traffic`] and [`counters`] are the real peers: the kernel's own TCP, UDP and ping, and what its interfaces counted;
 //! * [`Forwarder`] is `ringway forward` between its two ports, [`Report`] what it printed;
+//! * [`server`] is `ringway serve` with a tree of files, and its clients;
 //! * [`raw`] sends frames that no kernel stack touches, and looks at each that arrives;
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@ mod forwarder;
 pub mod needs;
 mod process;
 pub mod raw;
+pub mod server;
 pub mod source;
 mod testlab;
 

@@ -53,7 +53,7 @@ enum Mode {
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum IdleWord {
+pub(super) enum IdleWord {
     /// Poll on, for a core of one's own.
     Spin,
     /// Poll on, but let others run.
@@ -63,7 +63,17 @@ enum IdleWord {
     Adaptive,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+impl From<IdleWord> for Idle {
+    fn from(word: IdleWord) -> Self {
+        match word {
+            IdleWord::Spin => Self::Spin,
+            IdleWord::Yield => Self::Yield,
+            IdleWord::Adaptive => Self::Adaptive,
+        }
+    }
+}
+
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
@@ -92,11 +102,7 @@ where
     let plan = SessionPlan {
         cpus: args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect(),
         frames: args.frames,
-        idle: match args.idle {
-            IdleWord::Spin => Idle::Spin,
-            IdleWord::Yield => Idle::Yield,
-            IdleWord::Adaptive => Idle::Adaptive,
-        },
+        idle: args.idle.into(),
         duration: args.duration,
         content_bytes: 0,
     };
@@ -184,7 +190,7 @@ impl Watcher<'_> {
 
 /// Prints a line; says whether anybody still reads. A log that cannot be written, on a full disk say, is no reason to
 /// stop forwarding.
-fn say(line: &str) -> bool {
+pub(super) fn say(line: &str) -> bool {
     match writeln!(std::io::stdout(), "{line}") {
         Ok(()) => true,
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => false,

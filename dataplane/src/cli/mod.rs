@@ -4,6 +4,7 @@ mod demo;
 mod doctor;
 mod forward;
 mod lab;
+mod serve;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Demo(demo::DemoArgs),
     /// Forward packets between ports.
     Forward(forward::ForwardArgs),
+    /// Serve files over our own TCP.
+    Serve(Box<serve::ServeArgs>),
     /// Say what this machine and each interface can do, and the cure for what they can't.
     Doctor(doctor::DoctorArgs),
     /// The two-host veth laboratory: up, down, exec.
@@ -37,6 +40,7 @@ impl Command {
         match self {
             Self::Demo(args) => demo::run(&args),
             Self::Forward(args) => forward::run(&args),
+            Self::Serve(args) => serve::run(&args),
             Self::Doctor(args) => doctor::run(&args),
             Self::Lab(args) => lab::run(&args),
         }

@@ -10,6 +10,7 @@
 pub mod bell;
 pub mod content;
 pub mod http;
+pub mod server;
 #[cfg(test)]
 mod testing;
 pub mod tree;

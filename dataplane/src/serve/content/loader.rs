@@ -93,6 +93,10 @@ impl Loader {
         Ok(())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.shared.filled.is_empty()
+    }
+
     pub(super) fn next(&self) -> Option<Filled> {
         self.shared.filled.pop()
     }

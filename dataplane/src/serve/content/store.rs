@@ -203,6 +203,12 @@ impl<'p> Store<'p> {
         }
     }
 
+    /// Whether [`poll`](Self::poll) would find something.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        !self.loader.is_empty()
+    }
+
     /// What it has done so far.
     #[must_use]
     pub const fn counters(&self) -> StoreCounters {

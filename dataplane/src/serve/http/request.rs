@@ -128,6 +128,12 @@ impl Scratch {
     pub fn new(limits: &Limits) -> Self {
         Self(vec![0; limits.head_bytes].into())
     }
+
+    /// No room at all: what stands in for the real one while that is in use.
+    #[must_use]
+    pub(in crate::serve) fn empty() -> Self {
+        Self(Box::default())
+    }
 }
 
 impl<'b> Request<'b> {

@@ -127,6 +127,12 @@ impl Finder {
         }
     }
 
+    /// Whether [`poll`](Self::poll) would find something.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.desk.has_replies()
+    }
+
     /// What it has done so far.
     #[must_use]
     pub const fn counters(&self) -> FinderCounters {

@@ -59,6 +59,10 @@ impl Desk {
         self.replies.pop()
     }
 
+    pub(super) fn has_replies(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
     /// Questions that may be open at once.
     pub(super) fn places(&self) -> usize {
         self.questions.capacity()

@@ -1,0 +1,258 @@
+//! Segments to packets: headers, and behind them the bytes that a response's plan names.
+//!
+//! ```text
+//!   Segment { payload: 5000..6448 } ─► answers.find(5000) ─┬─ Bytes ─► copied behind the headers
+//!                                                          └─ File  ─► long: pages behind the frame, no copy
+//!                                                                      short: copied from pages, counted
+//! ```
+
+use super::answers::{Answers, Found};
+use super::talk::Talk;
+use crate::app::Outbox;
+use crate::net::{Headers, Host, write_headers};
+use crate::serve::Waiter;
+use crate::serve::content::{Piece, Store};
+use crate::serve::http::{Coding, Place};
+use crate::serve::tree::{self, Entry};
+use crate::tcp::{Out, Segment, Sent};
+use ringbuf::{Burst, Frame, Packet, Page};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// How file bytes left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EmitCounters {
+    /// Bytes of files copied into frames by this program.
+    pub copied_bytes: u64,
+    /// Bytes of files handed to the queue as pages.
+    pub gathered_bytes: u64,
+}
+
+/// Puts segments into the outbox.
+#[derive(Debug)]
+pub(super) struct Emitter<'e, 'p> {
+    pub(super) answers: &'e RefCell<Answers>,
+    pub(super) store: &'e mut Store<'p>,
+    pub(super) host: &'e Host,
+    pub(super) outbox: &'e mut Outbox<'p>,
+    /// Shorter pieces of files are copied.
+    pub(super) copy_below: usize,
+    pub(super) counters: &'e mut EmitCounters,
+    /// Whether anything was put into the outbox.
+    pub(super) sent: bool,
+}
+
+/// Why a packet could not be filled.
+enum Stop {
+    /// No frame is free.
+    Full,
+    /// Content is on its way.
+    NotYet,
+    /// Content has changed.
+    Gone,
+    /// The frame is too small for what must be copied, or the packet for its pages.
+    Large,
+}
+
+impl Out<Talk> for Emitter<'_, '_> {
+    fn segment(&mut self, segment: &Segment, talk: &mut Talk) -> Sent {
+        if self.outbox.room(segment.path.port) == 0 {
+            return Sent::Full;
+        }
+        let sent = match self.packet(segment, talk) {
+            Ok(()) => Sent::Yes,
+            Err(Stop::Full) => Sent::Full,
+            Err(Stop::NotYet) => Sent::NotYet,
+            Err(Stop::Gone | Stop::Large) => Sent::Gone,
+        };
+        self.sent |= sent == Sent::Yes;
+        sent
+    }
+}
+
+impl<'p> Emitter<'_, 'p> {
+    /// Makes one packet of a segment and puts it into the outbox.
+    #[inline]
+    fn packet(&mut self, segment: &Segment, talk: &Talk) -> Result<(), Stop> {
+        let mut frame = self.outbox.allocate().ok_or(Stop::Full)?;
+        let bytes = usize::try_from(segment.payload.end - segment.payload.start).unwrap_or(usize::MAX);
+        let headers = Headers {
+            path: &segment.path,
+            service: self.host.service_tag(&segment.path),
+            local_port: segment.local_port,
+            peer_port: segment.peer_port,
+            sequence: segment.seq.0,
+            acknowledgement: segment.ack.0,
+            flags: segment.flags.0,
+            window: segment.window,
+            options: segment.options.as_bytes(),
+            ecn: segment.ecn,
+            payload_bytes: bytes,
+            segment_bytes: segment.mss,
+        };
+        let written = write_headers(&mut frame, &headers);
+        debug_assert!(written.is_ok(), "every frame holds the headers: {headers:?}");
+        let mut packet = Packet::new(frame);
+        let filled = match written {
+            Ok(_) if bytes == 0 => Ok(()),
+            Ok(_) => self.fill(&mut packet, segment, talk),
+            Err(_) => Err(Stop::Gone),
+        };
+        match (filled, written) {
+            (Ok(()), _) => {
+                // There is room: it was looked at before.
+                drop(self.outbox.send_gathered(segment.path.port, packet));
+                Ok(())
+            }
+            (Err(Stop::Large), Ok(headers)) => self.chain(packet, headers, segment, talk),
+            (Err(stop), _) => {
+                drop(packet);
+                self.outbox.abandon();
+                Err(stop)
+            }
+        }
+    }
+
+    /// Puts the payload behind the headers.
+    #[inline]
+    fn fill(&mut self, packet: &mut Packet<'p>, segment: &Segment, talk: &Talk) -> Result<(), Stop> {
+        let answers = self.answers.borrow();
+        let (mut at, end) = (segment.payload.start, segment.payload.end);
+        while at < end {
+            let found = answers.find(&talk.answers, at).ok_or(Stop::Gone)?;
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            at += match found.place {
+                Place::Bytes(bytes) => {
+                    let bytes = &bytes[..bytes.len().min(left)];
+                    packet.head_mut().extend(bytes).map_err(|_| Stop::Large)?;
+                    bytes.len() as u64
+                }
+                Place::File { coding, start, len } => {
+                    let entry = entry_of(&found, coding)?;
+                    let stretch = usize::try_from(len).unwrap_or(usize::MAX).min(left);
+                    let (at, waiter) = (Stretch { entry, start, len: stretch }, talk.waiter());
+                    // Nothing can follow pages but pages.
+                    let long = stretch >= self.copy_below || stretch > packet.head().tailroom().into();
+                    if stretch == left && long {
+                        self.gather(packet, &at, waiter)?;
+                    } else {
+                        self.copy(packet.head_mut(), &at, waiter)?;
+                    }
+                    stretch as u64
+                }
+                Place::End => return Err(Stop::Gone),
+            };
+        }
+        Ok(())
+    }
+
+    /// Puts a stretch of a file behind the frame, as pages.
+    #[inline]
+    fn gather(&mut self, packet: &mut Packet<'p>, at: &Stretch<'_>, waiter: Waiter) -> Result<(), Stop> {
+        let mut done = 0;
+        while done < at.len {
+            let page = self.page(at, done, at.len - done, waiter)?;
+            done += page.len();
+            packet.push(page).map_err(|_| Stop::Large)?;
+        }
+        self.counters.gathered_bytes += done as u64;
+        Ok(())
+    }
+
+    /// Copies a stretch of a file into the frame.
+    #[inline]
+    fn copy(&mut self, frame: &mut Frame<'p>, at: &Stretch<'_>, waiter: Waiter) -> Result<(), Stop> {
+        let mut done = 0;
+        while done < at.len {
+            let page = self.page(at, done, at.len - done, waiter)?;
+            frame.extend(&page).map_err(|_| Stop::Large)?;
+            done += page.len();
+        }
+        self.counters.copied_bytes += done as u64;
+        Ok(())
+    }
+
+    #[inline]
+    fn page(&mut self, at: &Stretch<'_>, done: usize, len: usize, waiter: Waiter) -> Result<Page<'p>, Stop> {
+        match self.store.page(at.entry, at.start + done as u64, len, waiter) {
+            Piece::Page(page) => Ok(page),
+            Piece::Later => Err(Stop::NotYet),
+            Piece::Gone => Err(Stop::Gone),
+        }
+    }
+
+    /// The rare packet that holds the end of a file and the beginning of the next response, and is larger than a frame:
+    /// all of it is copied, into as many frames as it takes.
+    #[cold]
+    fn chain(
+        &mut self,
+        packet: Packet<'p>,
+        headers: usize,
+        segment: &Segment,
+        talk: &Talk,
+    ) -> Result<(), Stop> {
+        let (mut head, _) = packet.into_parts();
+        head.truncate(u16::try_from(headers).unwrap_or(0));
+        let mut chain = Burst::new();
+        let filled = self.fill_chain(&mut chain, head, segment, talk);
+        if filled.is_err() {
+            drop(chain);
+            self.outbox.abandon();
+            return filled;
+        }
+        // What finds no room is discarded by name; it will be sent again.
+        self.outbox.send_packet(segment.path.port, &mut chain);
+        Ok(())
+    }
+
+    fn fill_chain(
+        &mut self,
+        chain: &mut Burst<'p>,
+        mut frame: Frame<'p>,
+        segment: &Segment,
+        talk: &Talk,
+    ) -> Result<(), Stop> {
+        let answers = self.answers.borrow();
+        let (mut at, end) = (segment.payload.start, segment.payload.end);
+        while at < end {
+            if frame.tailroom() == 0 {
+                let next = self.outbox.another().ok_or(Stop::Full)?;
+                frame.set_continues(true);
+                chain.push(std::mem::replace(&mut frame, next)).map_err(|_| Stop::Gone)?;
+            }
+            let found = answers.find(&talk.answers, at).ok_or(Stop::Gone)?;
+            let room = usize::try_from(end - at).unwrap_or(usize::MAX).min(frame.tailroom().into());
+            at += match found.place {
+                Place::Bytes(bytes) => {
+                    let bytes = &bytes[..bytes.len().min(room)];
+                    frame.extend(bytes).map_err(|_| Stop::Gone)?;
+                    bytes.len() as u64
+                }
+                Place::File { coding, start, len } => {
+                    let entry = entry_of(&found, coding)?;
+                    let len = usize::try_from(len).unwrap_or(usize::MAX).min(room);
+                    self.copy(&mut frame, &Stretch { entry, start, len }, talk.waiter())?;
+                    len as u64
+                }
+                Place::End => return Err(Stop::Gone),
+            };
+        }
+        chain.push(frame).map_err(|_| Stop::Gone)
+    }
+}
+
+/// The file that a stretch is of.
+#[inline]
+fn entry_of<'a>(found: &Found<'a>, coding: Coding) -> Result<&'a Arc<Entry>, Stop> {
+    match found.source.map(|answer| answer.found()) {
+        Some(tree::Found::File(forms)) => forms.entry(coding).ok_or(Stop::Gone),
+        _ => Err(Stop::Gone),
+    }
+}
+
+/// A stretch of a file.
+struct Stretch<'f> {
+    entry: &'f Arc<Entry>,
+    start: u64,
+    len: usize,
+}

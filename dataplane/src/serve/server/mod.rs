@@ -1,0 +1,158 @@
+//! The file server as an app: frames in, TCP, HTTP, files, packets out.
+//!
+//! ```text
+//!   frame ─► Host ─► Stack ─► Clerk: request ─► Finder: which file ─► response, queued as a plan
+//!                      │
+//!   packet ◄─ Emitter ◄┘ segments, by stream offset ─► Answers: which bytes ─► Store: pages of the arena
+//! ```
+//!
+//! | file | |
+//! |---|---|
+//! | `mod.rs` | the app |
+//! | `clerk.rs` | what is said over a connection |
+//! | `answers.rs` | responses under way, as plans |
+//! | `emit.rs` | segments to packets |
+//! | `talk.rs` | HTTP's part of a connection |
+//! | `start.rs` | from the plan to one app a worker |
+
+mod answers;
+mod clerk;
+mod emit;
+mod page;
+mod start;
+mod talk;
+
+pub use clerk::TalkCounters;
+pub use emit::EmitCounters;
+pub use page::{Figures, ServePage};
+pub use start::{ServeError, ServePlan, Servers};
+
+use crate::app::{App, Outbox, PortId};
+use crate::net::{Host, Input};
+use crate::serve::Waiter;
+use crate::serve::bell::Bell;
+use crate::serve::content::Store;
+use crate::stats::Reason;
+use crate::tcp::Stack;
+use crate::worker::Tick;
+use clerk::Clerk;
+use emit::Emitter;
+use ringbuf::Burst;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+use talk::{Talk, connection};
+
+/// Serves files, on one worker.
+#[derive(Debug)]
+pub struct FileServer<'p> {
+    host: Host,
+    stack: Stack<Talk>,
+    clerk: Clerk,
+    store: Store<'p>,
+    bell: Arc<Bell>,
+    /// Shorter pieces of files are copied into frames.
+    copy_below: usize,
+    counters: EmitCounters,
+    woken: Vec<Waiter>,
+    /// Set from outside: no new connections, and those that there are end after their responses.
+    drain: Arc<AtomicBool>,
+    listen: u16,
+    page: Arc<ServePage>,
+    /// The wall clock at the worker's beginning.
+    born: SystemTime,
+}
+
+impl<'p> App<'p> for FileServer<'p> {
+    fn handle(&mut self, now: Tick, from: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>) {
+        while let Some(mut frame) = burst.pop() {
+            match self.host.input(now, from, &mut frame) {
+                Input::Tcp { path, segment, ecn } => {
+                    let segment = frame.get(segment).unwrap_or_default();
+                    self.stack.receive(now, &path, ecn, segment, &mut self.clerk);
+                    out.deliver(frame);
+                }
+                Input::Answer => out.send(from, frame),
+                Input::TcpError(_) | Input::Learnt(_) | Input::Taken => out.deliver(frame),
+                Input::Discard(reason) => discard(burst, frame, reason, out),
+            }
+        }
+    }
+
+    fn poll(&mut self, now: Tick, out: &mut Outbox<'p>) -> bool {
+        self.store.poll(now, &mut self.woken);
+        self.clerk.finder.poll(now, &mut self.woken);
+        for waiter in self.woken.drain(..) {
+            self.stack.resume(now, connection(waiter), &mut self.clerk);
+        }
+        if self.stack.next_deadline().is_some_and(|due| due <= now) {
+            self.stack.tick(now, &mut self.clerk);
+        }
+        if !self.stack.has_work() {
+            return false;
+        }
+        let Self { host, stack, clerk, store, counters, copy_below, .. } = self;
+        // The clerk hears of what ends meanwhile, and the emitter reads what the clerk has queued.
+        let answers = Rc::clone(&clerk.answers);
+        let mut emitter = Emitter {
+            answers: &answers,
+            store,
+            host,
+            outbox: out,
+            copy_below: *copy_below,
+            counters,
+            sent: false,
+        };
+        stack.transmit(now, &mut emitter, clerk);
+        emitter.sent
+    }
+
+    fn deadline(&self) -> Option<Tick> {
+        self.stack.next_deadline()
+    }
+
+    fn tick(&mut self, now: Tick, out: &mut Outbox<'p>) {
+        self.clerk.clock.at(self.born + now.0);
+        while let Some(message) = self.host.poll(now) {
+            let Some(mut frame) = out.allocate() else { break };
+            if frame.extend(message.bytes()).is_ok() {
+                out.send(message.port(), frame);
+            } else {
+                out.discard(frame, Reason::Unhandled);
+            }
+        }
+        if let Some(conflict) = self.host.take_conflict() {
+            tracing::warn!(?conflict, "somebody else uses our address");
+        }
+        if self.drain.load(Ordering::Relaxed) && !self.clerk.draining {
+            self.clerk.draining = true;
+            self.stack.unlisten(self.listen);
+        }
+        self.publish();
+    }
+
+    fn lie_down(&self) -> bool {
+        self.bell.doze();
+        !(self.clerk.finder.has_news() || self.store.has_news())
+    }
+
+    fn waker(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.bell.as_fd())
+    }
+
+    fn get_up(&self) {
+        self.bell.rise();
+    }
+}
+
+/// Discards the rest of a packet too, should it come in several frames.
+#[cold]
+fn discard<'p>(burst: &mut Burst<'p>, frame: ringbuf::Frame<'p>, reason: Reason, out: &mut Outbox<'p>) {
+    let continues = frame.continues();
+    out.discard(frame, reason);
+    if continues {
+        out.discard_packet(burst, reason);
+    }
+}

@@ -1,0 +1,125 @@
+//! What other threads see of a server's counters.
+
+use super::FileServer;
+use crate::tcp::Stats;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters of the server proper; those of TCP follow.
+const OWN: [&str; 24] = [
+    "connections",
+    "connections_opened",
+    "connections_closed",
+    "connections_time_wait",
+    "requests",
+    "responses_2xx",
+    "responses_3xx",
+    "responses_4xx",
+    "responses_5xx",
+    "response_bytes",
+    "requests_refused",
+    "timed_out",
+    "content_gone",
+    "copied_bytes",
+    "gathered_bytes",
+    "paths_known",
+    "paths_asked",
+    "content_hits",
+    "content_misses",
+    "content_evicted",
+    "snapshot_bytes",
+    "direct_bytes",
+    "echoes",
+    "resolutions",
+];
+
+/// Room for the counters of TCP.
+const TCP_MAX: usize = 64;
+
+/// One worker's counters: written by it at each tick, read by anybody.
+#[derive(Debug)]
+pub struct ServePage {
+    own: [AtomicU64; OWN.len()],
+    tcp: [AtomicU64; TCP_MAX],
+}
+
+impl Default for ServePage {
+    fn default() -> Self {
+        Self { own: [const { AtomicU64::new(0) }; OWN.len()], tcp: [const { AtomicU64::new(0) }; TCP_MAX] }
+    }
+}
+
+/// Names and numbers, of one worker or of several added up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures(Vec<(&'static str, u64)>);
+
+impl Figures {
+    /// All workers' numbers added up.
+    #[must_use]
+    pub fn of<'a>(pages: impl IntoIterator<Item = &'a ServePage>) -> Self {
+        let names: Vec<(&'static str, &'static str)> = OWN
+            .iter()
+            .map(|name| ("", *name))
+            .chain(Stats::default().each().map(|(name, _)| ("tcp_", name)))
+            .collect();
+        let mut sums = vec![0; names.len()];
+        for page in pages {
+            for (sum, cell) in sums.iter_mut().zip(page.own.iter().chain(&page.tcp)) {
+                *sum += cell.load(Ordering::Relaxed);
+            }
+        }
+        Self(names.into_iter().map(|(_, name)| name).zip(sums).collect())
+    }
+
+    /// Names and numbers; those of the server first, then those of TCP.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// One number; 0 when there is none of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.iter().find(|(other, _)| *other == name).map_or(0, |(_, number)| *number)
+    }
+}
+
+impl FileServer<'_> {
+    /// Makes the counters visible.
+    pub(super) fn publish(&self) {
+        let talk = &self.clerk.counters;
+        let (finder, store) = (self.clerk.finder.counters(), self.store.counters());
+        let host = self.host.counters();
+        let [two, three, four, five] = talk.statuses;
+        let own: [u64; OWN.len()] = [
+            self.stack.connections() as u64,
+            talk.opened,
+            talk.closed,
+            self.stack.waiting() as u64,
+            talk.requests,
+            two,
+            three,
+            four,
+            five,
+            talk.queued_bytes,
+            talk.refused.iter().sum(),
+            talk.timed_out,
+            talk.gone,
+            self.counters.copied_bytes,
+            self.counters.gathered_bytes,
+            self.clerk.finder.len() as u64,
+            finder.asked,
+            store.hits,
+            store.misses,
+            store.evicted,
+            store.snapshot.read_bytes,
+            store.direct.read_bytes,
+            host.echoes,
+            host.resolutions,
+        ];
+        for (cell, number) in self.page.own.iter().zip(own) {
+            cell.store(number, Ordering::Relaxed);
+        }
+        for (cell, (_, number)) in self.page.tcp.iter().zip(self.stack.stats().each()) {
+            cell.store(number, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! HTTP's part of a connection.
+
+use super::answers::Chain;
+use crate::serve::Waiter;
+use crate::tcp::ConnId;
+
+/// What a connection is doing, in HTTP's terms. It lies in the connection's own place, so it is small.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Talk {
+    /// The connection's name, once it is open.
+    pub(super) id: Option<ConnId>,
+    /// Responses that the peer does not have yet.
+    pub(super) answers: Chain,
+    /// Bytes of a request's body that are still to be thrown away.
+    pub(super) skip: u64,
+    /// Requests so far.
+    pub(super) requests: u32,
+    /// Acknowledged bytes when the timer was last set: whether a slow reader has moved.
+    pub(super) acked: u64,
+    pub(super) doing: Doing,
+    /// The last response has been queued: nothing that comes is read any more.
+    pub(super) closing: bool,
+    /// Whether the peer has said all that it will say.
+    pub(super) half_closed: bool,
+    /// Whether the address of the peer counts it.
+    pub(super) counted: bool,
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// For a request to begin.
+    #[default]
+    Nothing,
+    /// For the rest of a head or body.
+    Reading,
+    /// For the librarian to look up a path.
+    Asking,
+    /// For the peer to take responses; maybe with a request that has to wait for that.
+    Sending,
+}
+
+const _: () = assert!(size_of::<Talk>() <= 128);
+
+impl Talk {
+    /// The number under which it waits for content and lookups.
+    #[inline]
+    pub(super) fn waiter(&self) -> Waiter {
+        self.id.map_or(Waiter(u64::MAX), waiter)
+    }
+}
+
+/// A connection as a number.
+#[inline]
+pub(super) fn waiter(id: ConnId) -> Waiter {
+    Waiter(u64::from(id.generation) << 32 | u64::from(id.index))
+}
+
+/// And back.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+pub(super) const fn connection(waiter: Waiter) -> ConnId {
+    ConnId { index: waiter.0 as u32, generation: (waiter.0 >> 32) as u32 }
+}

@@ -1,0 +1,46 @@
+//! What is asked for, over what kind of wire.
+
+/// One row of the benchmark.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) file: &'static str,
+    pub(crate) bytes: f64,
+    pub(crate) connections: u32,
+    pub(crate) mtu: u32,
+    /// TSO and GSO at both ends.
+    pub(crate) segmentation: bool,
+    /// The client's receiving is done on the client's CPU.
+    pub(crate) split: bool,
+}
+
+const SMALL: Case = Case {
+    name: "1 KiB",
+    file: "1k.bin",
+    bytes: 1024.0,
+    connections: 64,
+    mtu: 1500,
+    segmentation: true,
+    split: false,
+};
+
+const LARGE: Case = Case {
+    name: "1 MiB, 1500",
+    file: "1m.bin",
+    bytes: 1_048_576.0,
+    connections: 16,
+    mtu: 1500,
+    segmentation: false,
+    split: false,
+};
+
+/// All of them. `TSO` says that nginx's kernel may hand 64 KiB to the veth at once, which AF_XDP cannot.
+pub(crate) const CASES: &[Case] = &[
+    SMALL,
+    Case { name: "1 KiB, split", split: true, ..SMALL },
+    LARGE,
+    Case { name: "1 MiB, 1500, split", split: true, ..LARGE },
+    Case { name: "1 MiB, 9000", mtu: 9000, ..LARGE },
+    Case { name: "1 MiB, 9000, split", mtu: 9000, split: true, ..LARGE },
+    Case { name: "1 MiB, 1500, TSO", segmentation: true, ..LARGE },
+];

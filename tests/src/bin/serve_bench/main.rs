@@ -1,0 +1,232 @@
+//! `make bench`, the second half: the file server beside nginx, on the same interface, with the same client, in one run.
+//!
+//! ```text
+//!   CPU 1                 CPU 0
+//!   wrk ── left0 ═══ rw-left [ ringway serve | nginx, sendfile ]
+//! ```
+//!
+//! A veth as it comes does the client's receiving on the server's CPU. In arrangement `split` the client's end has GRO
+//! and threaded NAPI, and that thread is on the client's CPU, as it would be with two machines.
+
+mod case;
+mod server;
+
+use case::{CASES, Case};
+use dataplane::lab::{Lab, LabPlan, Namespace, Side};
+use serde::Serialize;
+use server::{Server, cpu_times};
+use std::error::Error;
+use std::time::Instant;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// One measurement.
+#[derive(Clone, Debug, Serialize)]
+struct Sample {
+    case: &'static str,
+    server: &'static str,
+    /// Requests a second, as the client counted them.
+    requests: f64,
+    /// Megabytes of bodies a second.
+    megabytes: f64,
+    /// CPU time of the server's process, in percent of one CPU.
+    process_percent: f64,
+    /// Share of CPU 0 that was busy: the server's, with what the kernel does there.
+    cpu0_percent: f64,
+    /// Share of CPU 1 that was busy: the client's.
+    cpu1_percent: f64,
+    /// Responses that were not 2xx, connections that broke, timeouts.
+    errors: u64,
+}
+
+struct Settings {
+    rounds: usize,
+    seconds: u32,
+    json: bool,
+    case: Option<String>,
+    only: Option<String>,
+}
+
+fn main() -> Outcome<()> {
+    let settings = settings()?;
+    let site = server::Site::new()?;
+    let mut samples = Vec::new();
+    for case in CASES {
+        if settings.case.as_ref().is_some_and(|only| !case.name.contains(only.as_str())) {
+            continue;
+        }
+        for round in 0..settings.rounds {
+            for server in Server::ALL {
+                if settings.only.as_ref().is_some_and(|only| !server.name().contains(only.as_str())) {
+                    continue;
+                }
+                let sample = measure(case, *server, &site, settings.seconds)?;
+                eprintln!(
+                    "{:<24} round {round}  {:<28} {:>9.0} requests/s, {:>6.0} MB/s, process {:>3.0} %, CPU 0 {:>3.0} %, CPU 1 {:>3.0} %, errors {}",
+                    case.name,
+                    sample.server,
+                    sample.requests,
+                    sample.megabytes,
+                    sample.process_percent,
+                    sample.cpu0_percent,
+                    sample.cpu1_percent,
+                    sample.errors
+                );
+                samples.push(sample);
+            }
+        }
+    }
+    if settings.json {
+        println!("{}", serde_json::to_string_pretty(&samples)?);
+    } else {
+        print!("{}", table(&samples));
+    }
+    Ok(())
+}
+
+fn settings() -> Outcome<Settings> {
+    let mut settings = Settings { rounds: 3, seconds: 3, json: false, case: None, only: None };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--rounds" => settings.rounds = value()?.parse()?,
+            "--seconds" => settings.seconds = value()?.parse()?,
+            "--case" => settings.case = Some(value()?),
+            "--only" => settings.only = Some(value()?),
+            "--json" => settings.json = true,
+            _ => {
+                return Err(format!(
+                    "unknown argument {arg}; there are --rounds N, --seconds S, --case NAME, --only NAME, --json"
+                )
+                .into());
+            }
+        }
+    }
+    Ok(settings)
+}
+
+/// A fresh laboratory for each measurement, so that no server inherits another's leavings.
+fn measure(case: &'static Case, server: Server, site: &server::Site, seconds: u32) -> Outcome<Sample> {
+    let lab = Lab::up(&LabPlan { ipv6: false, mtu: case.mtu, ..LabPlan::private("rwb") })?;
+    let state = if case.segmentation { "on" } else { "off" };
+    for (namespace, interface) in [(lab.host(Side::Left), "left0"), (lab.middle(), "rw-left")] {
+        run(namespace, &format!("ethtool -K {interface} tso {state} gso {state}"))?;
+    }
+    let running = server.start(&lab, site)?;
+    if case.split {
+        split(&lab)?;
+    }
+    let client = |seconds: u32| -> Outcome<Client> {
+        let mut command = lab.host(Side::Left).command("taskset");
+        command.args(["-c", "1", "wrk", "-t1", "--timeout", "5s"]);
+        command.arg(format!("-c{}", case.connections)).arg(format!("-d{seconds}s"));
+        let output = command.arg(format!("http://{}/{}", server.address(), case.file)).output()?;
+        Client::read(&String::from_utf8_lossy(&output.stdout))
+    };
+    client(1)?;
+    let before = (running.cpu()?, cpu_times()?);
+    let clock = Instant::now();
+    let answer = client(seconds)?;
+    let time = clock.elapsed().as_secs_f64();
+    let after = (running.cpu()?, cpu_times()?);
+    running.stop()?;
+    let busy = |cpu: usize| {
+        (after.1[cpu].busy - before.1[cpu].busy) / (after.1[cpu].all - before.1[cpu].all) * 100.0
+    };
+    Ok(Sample {
+        case: case.name,
+        server: server.name(),
+        requests: answer.requests,
+        megabytes: answer.requests * case.bytes / 1e6,
+        process_percent: (after.0 - before.0) / time * 100.0,
+        cpu0_percent: busy(0),
+        cpu1_percent: busy(1),
+        errors: answer.errors,
+    })
+}
+
+fn run(namespace: &Namespace, line: &str) -> Outcome<()> {
+    let output = namespace.command("sh").args(["-c", line]).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr)).into())
+}
+
+/// The client's receiving to the client's CPU: GRO, threaded NAPI, its thread pinned.
+fn split(lab: &Lab) -> Outcome<()> {
+    let line = "ethtool -K left0 gro on; echo 1 > /sys/class/net/left0/threaded; \
+                for task in /proc/[0-9]*; do \
+                    case $(cat $task/comm 2>/dev/null) in napi/left0-*) taskset -pc 1 ${task#/proc/};; esac; \
+                done | grep -q affinity";
+    run(lab.host(Side::Left), line)
+}
+
+/// What wrk printed.
+struct Client {
+    requests: f64,
+    errors: u64,
+}
+
+impl Client {
+    fn read(text: &str) -> Outcome<Self> {
+        let line = |start: &str| text.lines().find_map(|line| line.trim().strip_prefix(start));
+        let requests = line("Requests/sec:").ok_or_else(|| format!("no rate from wrk: {text}"))?;
+        let numbers = |line: &str| -> u64 {
+            line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<u64>().ok()).sum()
+        };
+        let errors =
+            line("Socket errors:").map_or(0, numbers) + line("Non-2xx or 3xx responses:").map_or(0, numbers);
+        Ok(Self { requests: requests.trim().parse()?, errors })
+    }
+}
+
+/// Medians, with the least and the greatest, and each server's ratio to nginx: of rates, and of rates over the busy
+/// share of the server's CPU.
+fn table(samples: &[Sample]) -> String {
+    let mut text = String::from(
+        "\n| case | server | requests/s: median (least .. greatest) | MB/s | x nginx | x nginx per busy CPU 0 | process CPU % | CPU 0 % | CPU 1 % | errors |\n|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for case in CASES {
+        let of = |server: Server, figure: fn(&Sample) -> f64| {
+            let chosen = samples.iter().filter(|s| s.case == case.name && s.server == server.name());
+            let mut figures: Vec<f64> = chosen.map(figure).collect();
+            figures.sort_by(f64::total_cmp);
+            figures
+        };
+        // Of an even number: half way between the two in the middle.
+        let median = |figures: &[f64]| match figures.len() {
+            0 => f64::NAN,
+            count => f64::midpoint(figures[(count - 1) / 2], figures[count / 2]),
+        };
+        let rate = |server| median(&of(server, |s| s.requests));
+        let per_cpu = |server| median(&of(server, |s| s.requests / s.cpu0_percent));
+        for server in Server::ALL {
+            let requests = of(*server, |s| s.requests);
+            if requests.is_empty() {
+                continue;
+            }
+            let errors: u64 = samples
+                .iter()
+                .filter(|s| s.case == case.name && s.server == server.name())
+                .map(|s| s.errors)
+                .sum();
+            text += &format!(
+                "| {} | {} | {:.0} ({:.0} .. {:.0}) | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {errors} |\n",
+                case.name,
+                server.name(),
+                median(&requests),
+                requests.first().copied().unwrap_or(f64::NAN),
+                requests.last().copied().unwrap_or(f64::NAN),
+                median(&of(*server, |s| s.megabytes)),
+                rate(*server) / rate(Server::Nginx),
+                per_cpu(*server) / per_cpu(Server::Nginx),
+                median(&of(*server, |s| s.process_percent)),
+                median(&of(*server, |s| s.cpu0_percent)),
+                median(&of(*server, |s| s.cpu1_percent)),
+            );
+        }
+    }
+    text
+}

@@ -1,0 +1,170 @@
+//! `ringway serve` as a test sees it: a tree of files, a server at a port of the middle, clients at the hosts.
+
+use crate::forwarder::Report;
+use crate::process::Ringway;
+use crate::{Outcome, TestLab};
+use dataplane::lab::{Namespace, Side};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// How long opening may take: content is read first, and test machines are slow.
+const OPENING: Duration = Duration::from_secs(20);
+
+/// How long ending may take: connections are drained.
+const ENDING: Duration = Duration::from_secs(30);
+
+/// The server's IPv4 address, which no kernel has.
+pub const SERVER: &str = "10.77.0.100";
+
+/// The server's IPv6 address.
+pub const SERVER6: &str = "fd77::100";
+
+/// The TCP port that it listens on.
+pub const PORT: u16 = 8080;
+
+/// A folder of a test's own, gone when the test ends.
+#[derive(Debug)]
+pub struct Tree(PathBuf);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+impl Tree {
+    /// An empty one, on disk.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new() -> Outcome<Self> {
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// An empty one in memory (tmpfs).
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn in_memory() -> Outcome<Self> {
+        Self::below(Path::new("/dev/shm"))
+    }
+
+    fn below(folder: &Path) -> Outcome<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("ringway-tree-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file of `bytes` pseudo-random bytes, the same for the same name; returns them.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn file(&self, name: &str, bytes: usize) -> Outcome<Vec<u8>> {
+        let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        let mut state = seed | 1;
+        let mut content = Vec::with_capacity(bytes + 8);
+        while content.len() < bytes {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            content.extend(state.to_le_bytes());
+        }
+        content.truncate(bytes);
+        self.write(name, &content)?;
+        Ok(content)
+    }
+
+    /// Writes a file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, content: &[u8]) -> Outcome<()> {
+        let path = self.0.join(name);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        Ok(std::fs::write(path, content)?)
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A server that is ready for clients. Dropped while it runs, it is killed.
+#[derive(Debug)]
+pub struct Server(Ringway);
+
+impl Server {
+    /// Starts `ringway serve` at the left port of a laboratory, by `driver`, with `args` behind what every test needs;
+    /// waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead; the sentence contains all that it printed.
+    pub fn start(lab: &TestLab, driver: &str, tree: &Tree, args: &[&str]) -> Outcome<Self> {
+        let port = format!("{driver}:{}", Side::Left.port());
+        let (v4, v6) = (format!("{SERVER}/24"), format!("{SERVER6}/64"));
+        let root = tree.path().to_string_lossy().into_owned();
+        let mut all = vec!["--port", &port, "--address", &v4, "--address", &v6, "--root", &root];
+        all.extend(args);
+        Self::with(lab.middle(), &all)
+    }
+
+    /// Starts `ringway serve ARGS` inside a namespace and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn with(namespace: &Namespace, args: &[&str]) -> Outcome<Self> {
+        let mut all = vec!["serve", "--format", "json"];
+        all.extend(args);
+        let mut ringway = Ringway::start(namespace, &all)?;
+        ringway.ready("\"event\":\"ready\"", OPENING)?;
+        Ok(Self(ringway))
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&mut self) -> &mut Ringway {
+        &mut self.0
+    }
+
+    /// Interrupts it, waits for its end, and returns its report once the books have been looked at.
+    ///
+    /// # Errors
+    /// When it does not end, does not end well, or its books are not in order.
+    pub fn finish(self) -> Outcome<Report> {
+        self.0.interrupt()?;
+        let report = Report::of(&self.0.wait(ENDING)?)?;
+        if report.code != Some(0) {
+            return Err(format!("ended with {:?}: {report:?}", report.code).into());
+        }
+        Ok(report)
+    }
+}
+
+/// What `curl ARGS` answered at the left host, whatever its exit code.
+///
+/// # Errors
+/// When it could not be started.
+pub fn curl(lab: &TestLab, args: &[&str]) -> Outcome<Output> {
+    let mut command = lab.host(Side::Left).command("curl");
+    Ok(command
+        .args(["--silent", "--show-error", "--max-time", "60", "--noproxy", "*"])
+        .args(args)
+        .output()?)
+}
+
+/// The address of a path at the server.
+#[must_use]
+pub fn url(path: &str) -> String {
+    format!("http://{SERVER}:{PORT}{path}")
+}
