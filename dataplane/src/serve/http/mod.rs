@@ -16,11 +16,13 @@
 //! | [`limits`] | what a client may ask of us |
 //! | [`peers`] | connections by address |
 //! | [`status`] | status codes; why bytes were refused |
+//! | [`counts`] | what HTTP counts |
 //! | [`media`] | media types by name |
 //! | [`date`] | dates, and the clock of a worker |
 
 mod chunks;
 mod conditions;
+pub mod counts;
 pub mod date;
 mod encoding;
 pub mod facts;
@@ -37,6 +39,7 @@ pub mod response;
 pub mod status;
 mod target;
 
+pub use counts::{Counts, CountsBoard};
 pub use date::{Clock, Date};
 pub use facts::{Coding, Etag, Facts, Listing, Representation, Resource};
 pub use head::HEAD_MAX;
