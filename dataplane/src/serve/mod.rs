@@ -3,6 +3,9 @@
 //! | module | |
 //! |---|---|
 //! | [`http`] | HTTP/1.1: bytes to a request, a request to the head of a response and a plan of its body |
+//! | [`log`] | the access log |
+//! | [`metrics`] | numbers for Prometheus |
+//! | [`server`] | the server as an app |
 //! | [`tree`] | which file a path is |
 //! | [`content`] | a file's bytes as pages that a device can read |
 //! | [`bell`] | waking a thread that sleeps |
@@ -10,6 +13,8 @@
 pub mod bell;
 pub mod content;
 pub mod http;
+pub mod log;
+pub mod metrics;
 pub mod server;
 #[cfg(test)]
 mod testing;

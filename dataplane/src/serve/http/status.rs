@@ -22,7 +22,7 @@ macro_rules! statuses {
             }
         }
 
-        /// All that we send.
+        /// All that we send, in ascending order.
         pub const STATUSES: &[u16] = &[$($code),+];
     };
 }

@@ -1,6 +1,7 @@
 //! Raw requests to whole answers, against a small tree in memory.
 
 mod delivery;
+mod intake;
 mod parse;
 mod select;
 
