@@ -6,6 +6,10 @@
 use dataplane::forward::{MacSwap, Wire};
 use dataplane::hand_off::{HandOff, connect};
 use dataplane::lab::Side;
+use dataplane::serve::Waiter;
+use dataplane::serve::bell::Bell;
+use dataplane::serve::content::{Piece, Store, StorePlan};
+use dataplane::serve::tree::{Finder, Found, HostId, Librarian, Lookup, Tree, TreePlan};
 use dataplane::worker::{Member, TICK_EVERY};
 use dataplane::{App, PortId, Tick, Worker};
 use drivers::loopback::{Loopback, LoopbackPlan, pair};
@@ -16,6 +20,8 @@ use lab::{TestLab, needs};
 use ringbuf::{Arena, ArenaPlan, Burst, Pool};
 use std::alloc::System;
 use std::cell::Cell;
+use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 thread_local! {
@@ -226,4 +232,93 @@ fn af_xdp_allocates_nothing() {
     assert!(moved > 1000, "{moved} frames");
     assert_eq!(during, 0, "allocations in {TURNS} turns of {moved} frames");
     assert!(worker.books().balance());
+}
+
+/// A file of a site, by one worker: looked up, and its bytes as pages.
+struct Site<'p> {
+    finder: Finder,
+    store: Store<'p>,
+    host: HostId,
+    woken: Vec<Waiter>,
+}
+
+impl Site<'_> {
+    /// One request for everything there is at `path`: bytes, or none if it must be waited for.
+    fn request(&mut self, now: Tick, path: &str) -> Option<u64> {
+        self.finder.poll(now, &mut self.woken);
+        self.store.poll(now, &mut self.woken);
+        self.woken.clear();
+        let Lookup::Known(answer) = self.finder.find(now, self.host, path, Waiter(1)) else { return None };
+        let Found::File(forms) = answer.found() else { panic!("{path}: {answer:?}") };
+        let entry = forms.plain();
+        let mut offset = 0;
+        while offset < entry.size() {
+            let Piece::Page(page) = self.store.page(entry, offset, 1448, Waiter(1)) else { return None };
+            offset += page.len() as u64;
+        }
+        Some(offset)
+    }
+}
+
+/// Looks up and takes apart files that are in memory: without an allocation, and without any system call, for the
+/// thread has forsworn them (`SECCOMP_MODE_STRICT` ends a thread at the first one but `read`, `write` and `exit`).
+#[test]
+fn a_warm_file_takes_no_allocation_and_no_system_call() {
+    let root = std::env::temp_dir().join(format!("ringway-warm-{}", std::process::id()));
+    std::fs::create_dir(&root).expect("a directory");
+    let paths = ["small", "large", "page.html"];
+    for (path, bytes) in paths.into_iter().zip([100, 600_000, 5000]) {
+        std::fs::write(root.join(path), vec![7; bytes]).expect("writes");
+    }
+    let librarian =
+        Librarian::start(Arc::new(Tree::open(TreePlan::new(&root)).expect("opens"))).expect("starts");
+    let (bell, desk) = {
+        let bell = Arc::new(Bell::new().expect("a descriptor"));
+        (Arc::clone(&bell), librarian.desk(8, bell))
+    };
+    let (mut from, mut to) = std::io::pipe().expect("a pipe");
+    let (mut never, _open) = std::io::pipe().expect("a pipe");
+    // Never joined: a thread without system calls cannot end in an orderly way.
+    std::thread::spawn(move || {
+        let plan = ArenaPlan { frames: 8, content_bytes: 1 << 20, ..ArenaPlan::default() };
+        let pool = Pool::new(Arena::new(&plan).expect("memory"));
+        let mut site = Site {
+            finder: Finder::new(desk, 1, 64),
+            store: Store::new(&pool, StorePlan::default(), bell).expect("starts"),
+            host: HostId::default(),
+            woken: Vec::with_capacity(8),
+        };
+        let mut moved = 0;
+        for path in paths {
+            while site.request(Tick::default(), path).is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        while site.store.reading() > 0 {
+            site.store.poll(Tick::default(), &mut Vec::new());
+        }
+        let before = allocations();
+        if rustix::thread::set_secure_computing_mode(rustix::thread::SecureComputingMode::Strict).is_err() {
+            to.write_all(b"?").expect("writes");
+            return;
+        }
+        for turn in 0..TURNS {
+            moved += site.request(Tick(TURN * turn), paths[turn as usize % 3]).unwrap_or(0);
+        }
+        let good = allocations() == before && moved > 100 * u64::from(TURNS);
+        let _ = to.write_all(if good { b"+" } else { b"-" });
+        let _ = never.read(&mut [0]);
+    });
+    let ready = rustix::event::poll(
+        &mut [rustix::event::PollFd::new(&from, rustix::event::PollFlags::IN)],
+        Some(&rustix::time::Timespec { tv_sec: 20, tv_nsec: 0 }),
+    );
+    drop(std::fs::remove_dir_all(&root));
+    assert_eq!(ready, Ok(1), "the thread was ended at a system call");
+    let mut word = [0];
+    from.read_exact(&mut word).expect("a word");
+    match &word {
+        b"?" => eprintln!("SKIPPED: this kernel has no strict seccomp mode"),
+        word => assert_eq!(word, b"+", "an allocation, or a file that went missing"),
+    }
 }

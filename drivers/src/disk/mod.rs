@@ -1,7 +1,7 @@
 //! Files into content: many reads under way at once, each into memory that nobody else can reach.
 //!
 //! ```text
-//!   Read { file, offset, grant } ── submit ──► [ in flight: the reader keeps file and grant ] ── next ──► Done
+//!   Read { file, offset, grant } ── submit ──► [ in flight: the reader keeps file and grant ] ── next_done ──► Done
 //! ```
 //!
 //! By io_uring where the kernel allows it, one by one with `pread` where not. With a file opened `O_DIRECT` the disk's
@@ -104,7 +104,6 @@ impl<F: AsFd> Reader<F> {
     ///
     /// # Errors
     /// The read itself, when `depth` are under way, or it asks for more bytes than its grant has, or for none.
-    #[expect(clippy::result_large_err, reason = "the read goes back to its owner by move")]
     pub fn submit(&mut self, read: Read<F>) -> Result<(), Read<F>> {
         if self.under_way() >= self.depth || read.len == 0 || read.len > read.grant.len() {
             return Err(read);
@@ -132,8 +131,8 @@ impl<F: AsFd> Reader<F> {
     }
 
     /// The next read that is over, in whatever order.
-    pub fn next(&mut self) -> Option<Done<F>> {
-        self.done.pop_front().or_else(|| self.uring.as_mut()?.next())
+    pub fn next_done(&mut self) -> Option<Done<F>> {
+        self.done.pop_front().or_else(|| self.uring.as_mut()?.next_done())
     }
 
     /// Reads submitted and not handed back yet.

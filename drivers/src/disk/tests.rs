@@ -34,7 +34,7 @@ fn readers() -> Vec<Reader<Arc<OwnedFd>>> {
 fn wait<F: AsFd>(reader: &mut Reader<F>) -> Done<F> {
     reader.flush();
     loop {
-        if let Some(done) = reader.next() {
+        if let Some(done) = reader.next_done() {
             return done;
         }
         std::thread::yield_now();

@@ -31,7 +31,6 @@ impl<F: AsFd> Uring<F> {
     }
 
     /// Puts a read on the ring, `got` bytes of which are there already.
-    #[expect(clippy::result_large_err, reason = "the read goes back to its owner by move")]
     pub(super) fn push(&mut self, read: Read<F>, got: usize) -> Result<(), Read<F>> {
         let Some(slot) = self.free.pop() else { return Err(read) };
         let flight = self.slots[slot].insert(Flight { read, got });
@@ -62,7 +61,7 @@ impl<F: AsFd> Uring<F> {
         }
     }
 
-    pub(super) fn next(&mut self) -> Option<Done<F>> {
+    pub(super) fn next_done(&mut self) -> Option<Done<F>> {
         loop {
             let completion = self.ring.completion().next()?;
             let slot = usize::try_from(completion.user_data()).ok();

@@ -179,7 +179,7 @@ impl Fills {
         if self.reader.under_way() > 0 {
             self.reader.flush();
         }
-        while let Some(done) = self.reader.next() {
+        while let Some(done) = self.reader.next_done() {
             self.end(done);
             moved = true;
         }

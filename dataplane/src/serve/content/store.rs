@@ -52,7 +52,7 @@ pub struct StorePlan {
 
 impl Default for StorePlan {
     fn default() -> Self {
-        Self { kinds: Kinds::Auto, depth: 64, ahead: 4, waiters: 1024 }
+        Self { kinds: Kinds::Auto, depth: 64, ahead: 8, waiters: 1024 }
     }
 }
 

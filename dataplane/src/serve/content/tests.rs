@@ -252,3 +252,49 @@ fn content_too_small_for_an_extent_is_refused() {
     let error = Store::new(&pool, StorePlan::default(), bell).expect_err("too small");
     assert!(error.to_string().contains("131072"), "{error}");
 }
+
+/// Not a test: what direct reads bring on this disk, to be held against
+/// `fio --name=x --filename=FILE --rw=read --direct=1 --bs=128k --ioengine=io_uring --iodepth=8 --readonly`.
+///
+/// ```text
+/// RINGWAY_LARGE=FILE cargo test -p ringway --release --lib serve::content::tests::speed -- --ignored --nocapture
+/// ```
+#[test]
+#[ignore = "a measurement, of a large file that RINGWAY_LARGE names"]
+fn speed_of_direct_reads() {
+    let path = std::path::PathBuf::from(std::env::var_os("RINGWAY_LARGE").expect("RINGWAY_LARGE"));
+    let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+    let entry = entry(path.parent().expect("a directory"), name);
+    for (readers, ahead) in [(1, 4), (1, 8), (8, 4)] {
+        let pool = pool(512);
+        let plan = StorePlan { kinds: Kinds::Direct, ahead, ..StorePlan::default() };
+        let bell = Arc::new(Bell::new().expect("a descriptor"));
+        let mut store = Store::new(&pool, plan, Arc::clone(&bell)).expect("starts");
+        let share = entry.size() / readers / EXTENT as u64 * EXTENT as u64;
+        let mut at: Vec<(u64, bool)> = (0..readers).map(|reader| (reader * share, true)).collect();
+        let (begin, mut woken) = (Instant::now(), Vec::new());
+        while at.iter().zip(1..).any(|((offset, _), reader)| *offset < reader * share) {
+            for (reader, (offset, ready)) in at.iter_mut().enumerate() {
+                while *ready && *offset < (reader as u64 + 1) * share {
+                    match store.page(&entry, *offset, 4096, Waiter(reader as u64)) {
+                        Piece::Page(page) => *offset += page.len() as u64,
+                        Piece::Later => *ready = false,
+                        Piece::Gone => panic!("it has changed"),
+                    }
+                }
+            }
+            bell.doze();
+            store.poll(now(), &mut woken);
+            if woken.is_empty() {
+                let limit = rustix::time::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+                let fd = rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN);
+                let _ = rustix::event::poll(&mut [fd], Some(&limit));
+            }
+            bell.rise();
+            woken.drain(..).for_each(|Waiter(reader)| at[usize::try_from(reader).expect("few")].1 = true);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a report")]
+        let speed = (share * readers) as f64 / begin.elapsed().as_secs_f64() / 1e6;
+        eprintln!("{readers} readers, {ahead} extents ahead: {speed:.0} MB/s; {:?}", store.counters());
+    }
+}

@@ -236,7 +236,7 @@ impl Desks {
         let answer = self.look_up(host, &key.1, known.or(old).as_deref());
         self.known.insert(key, Arc::downgrade(&answer));
         let lookups = self.shared.lookups.fetch_add(1, Ordering::Relaxed) + 1;
-        if lookups % PURGE_EVERY == 0 {
+        if lookups.is_multiple_of(PURGE_EVERY) {
             self.watches.purge();
             self.known.retain(|_, answer| answer.strong_count() > 0);
         }

@@ -148,7 +148,7 @@ fn what_may_not_be_read_is_forbidden() {
     }
     let scratch = site();
     let path = scratch.path().join("root/a.txt");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0)).expect("changes");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000)).expect("changes");
     let tree = tree(&scratch.path().join("root"), |_| ());
     assert_eq!(word(&tree.look_up(HostId::default(), "a.txt")), "forbidden");
 }
