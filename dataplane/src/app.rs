@@ -96,6 +96,13 @@ impl<'p> Outbox<'p> {
         }
     }
 
+    /// Only so many lanes are queues; those behind lead to other workers, and take frames alone: a page belongs to this
+    /// worker's arena.
+    pub(crate) fn with_own(mut self, queues: usize) -> Self {
+        self.packet_lanes.truncate(queues);
+        self
+    }
+
     /// The frames that come next came in by this queue.
     #[inline]
     pub(crate) const fn face(&mut self, queue: usize) {
@@ -166,7 +173,7 @@ impl<'p> Outbox<'p> {
     /// books count it as held.
     ///
     /// # Errors
-    /// The packet itself, when there is no [room](Self::room).
+    /// The packet itself, when there is no [room](Self::room): never any at a port that is reached through another worker.
     #[expect(
         clippy::result_large_err,
         reason = "the packet goes back to its owner by move, not by allocation"
@@ -314,5 +321,20 @@ mod tests {
         let ports = [PortId(0), PortId(0), PortId(1), PortId(1), PortId(2)];
         assert_eq!(routes_from(&ports, 1, 4), [1, 3, 4, NOWHERE]);
         assert_eq!(routes_from(&ports, 4, 4), [0, 2, 4, NOWHERE]);
+    }
+
+    /// A packet with pages cannot go to another worker: it comes back at once, and does not wait for ever.
+    #[test]
+    fn packets_with_pages_stay_with_their_worker() {
+        let plan = ringbuf::ArenaPlan { frames: 4, frame_size: 2048, ..ringbuf::ArenaPlan::default() };
+        let pool = Pool::new(ringbuf::Arena::new(&plan).expect("memory"));
+        let mut out = Outbox::new(&pool, &[PortId(0), PortId(1)]).with_own(1);
+        let packet = || Packet::new(pool.alloc().expect("a frame"));
+        assert_eq!((out.room(PortId(0)), out.room(PortId(1))), (BURST, 0));
+        assert!(out.send_gathered(PortId(0), packet()).is_ok());
+        assert!(out.send_gathered(PortId(1), packet()).is_err());
+        assert_eq!(out.waiting(), 1);
+        out.send(PortId(1), pool.alloc().expect("a frame"));
+        assert_eq!(out.lane(1).len(), 1);
     }
 }

@@ -218,7 +218,7 @@ pub fn session(
         for (worker, thread) in threads {
             // Joined, a panic does not become ours.
             if let Err(panic) = thread.join() {
-                died.get_or_insert(SessionError::Died { worker, why: words_of(&*panic) });
+                died.get_or_insert_with(|| SessionError::Died { worker, why: words_of(&*panic) });
             }
         }
         died.map_or(ends, Err)

@@ -55,7 +55,7 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
     pub fn with_hand_off(mut self, hand_off: HandOff<'p>) -> Self {
         let own = self.members.iter().map(|member| member.port);
         let ports: Vec<PortId> = own.chain(hand_off.ports()).collect();
-        self.outbox = Outbox::new(hand_off.pool(), &ports);
+        self.outbox = Outbox::new(hand_off.pool(), &ports).with_own(self.members.len());
         self.hand_off = Some(hand_off);
         self
     }
