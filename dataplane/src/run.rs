@@ -16,6 +16,10 @@ pub enum Idle {
     Spin,
     /// Lets whoever waits for the core run first. For a core shared with the device's own kernel threads.
     Yield,
+    /// Sleeps at once until a frame comes. For a core shared with the device's own kernel threads, by a worker of
+    /// real-time priority: it then runs whenever there is work and they run whenever there is none, and nothing that
+    /// they receive is thrown away.
+    Wait,
     /// Naps 50 microseconds; and after [`SLEEP_AFTER`] without a frame sleeps until one comes.
     #[default]
     Adaptive,
@@ -86,6 +90,8 @@ pub fn run<'p, Q: Gather<'p>, A: App<'p>>(
             _ if busy => {}
             Idle::Spin => core::hint::spin_loop(),
             Idle::Yield => std::thread::yield_now(),
+            // As if it had been quiet for long.
+            Idle::Wait => rest(worker, now, SLEEP_AFTER, duration),
             Idle::Adaptive => rest(worker, now, now - last_frame, duration),
         }
     };

@@ -40,19 +40,26 @@ fn round_trip(lab: &TestLab) -> f64 {
 #[test]
 fn adaptive_idling_sleeps_and_wakes() {
     needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
-    sleeps_and_wakes("af-xdp");
+    sleeps_and_wakes("af-xdp", &[]);
 }
 
 /// The same by packet sockets.
 #[test]
 fn adaptive_idling_sleeps_and_wakes_by_packet_sockets() {
     needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
-    sleeps_and_wakes("packet");
+    sleeps_and_wakes("packet", &[]);
 }
 
-fn sleeps_and_wakes(driver: &str) {
+/// `--idle wait` sleeps whenever there is nothing, and loses no frame for it.
+#[test]
+fn waiting_sleeps_and_wakes() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
+    sleeps_and_wakes("af-xdp", &["--idle", "wait"]);
+}
+
+fn sleeps_and_wakes(driver: &str, arguments: &[&str]) {
     let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");
-    let mut forwarder = Forwarder::between(&lab, driver, "", &[]).expect("a forwarder");
+    let mut forwarder = Forwarder::between(&lab, driver, "", arguments).expect("a forwarder");
     ping(&lab, Side::Left, 2, 5).expect("answers");
     let pid = forwarder.process().pid();
     // Neighbours ask once more some seconds after they met (delay_first_probe_time): that is not idleness either.

@@ -58,6 +58,8 @@ pub(super) enum IdleWord {
     Spin,
     /// Poll on, but let others run.
     Yield,
+    /// Sleep at once until a frame comes: under `chrt -f 1`, for a core shared with the device's kernel threads.
+    Wait,
     /// Poll for a while, then sleep until a frame comes.
     #[default]
     Adaptive,
@@ -68,6 +70,7 @@ impl From<IdleWord> for Idle {
         match word {
             IdleWord::Spin => Self::Spin,
             IdleWord::Yield => Self::Yield,
+            IdleWord::Wait => Self::Wait,
             IdleWord::Adaptive => Self::Adaptive,
         }
     }

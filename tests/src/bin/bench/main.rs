@@ -36,6 +36,8 @@ struct Sample {
     lost_percent: f64,
     /// CPU time of the forwarder's process, in percent of one CPU.
     process_percent: f64,
+    /// CPU time of the generator for each frame that it sent, in nanoseconds: all of CPU 1's part in `a`.
+    sender_nanos: f64,
     /// Share of CPU 0 that was busy: the forwarder's.
     cpu0_percent: f64,
     /// Share of CPU 1 that was busy: the generator's.
@@ -49,6 +51,7 @@ struct Settings {
     only: Option<String>,
     arrangement: Option<String>,
     bytes: Option<u16>,
+    tried: Vec<String>,
 }
 
 fn main() -> Outcome<()> {
@@ -63,20 +66,23 @@ fn main() -> Outcome<()> {
                 continue;
             }
             for round in 0..settings.rounds {
-                for forwarder in Forwarder::all(arrangement) {
-                    if settings.only.as_ref().is_some_and(|only| !forwarder.name().contains(only.as_str())) {
+                let tried = settings.tried.iter().map(|text| Forwarder::tried(text));
+                for forwarder in Forwarder::all(arrangement).into_iter().chain(tried) {
+                    let wanted = |only: &String| only.split('|').any(|word| forwarder.name().contains(word));
+                    if !settings.only.as_ref().is_none_or(wanted) {
                         continue;
                     }
                     let sample = measure(arrangement, bytes, &forwarder, settings.seconds)?;
                     eprintln!(
-                        "{} {bytes:>4} B  round {round}  {:<28} {:.3} of {:.3} Mpps, process {:.0} %, CPU 0 {:.0} %, CPU 1 {:.0} %",
+                        "{} {bytes:>4} B  round {round}  {:<28} {:.3} of {:.3} Mpps, process {:.0} %, CPU 0 {:.0} %, CPU 1 {:.0} %, {:.0} ns",
                         arrangement.name(),
                         sample.forwarder,
                         sample.mpps,
                         sample.offered_mpps,
                         sample.process_percent,
                         sample.cpu0_percent,
-                        sample.cpu1_percent
+                        sample.cpu1_percent,
+                        sample.sender_nanos
                     );
                     samples.push(sample);
                 }
@@ -94,8 +100,15 @@ fn main() -> Outcome<()> {
 }
 
 fn settings() -> Outcome<Settings> {
-    let mut settings =
-        Settings { rounds: 5, seconds: 3.0, json: false, only: None, arrangement: None, bytes: None };
+    let mut settings = Settings {
+        rounds: 5,
+        seconds: 3.0,
+        json: false,
+        only: None,
+        arrangement: None,
+        bytes: None,
+        tried: Vec::new(),
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
@@ -105,10 +118,11 @@ fn settings() -> Outcome<Settings> {
             "--arrangement" => settings.arrangement = Some(value()?),
             "--bytes" => settings.bytes = Some(value()?.parse()?),
             "--only" => settings.only = Some(value()?),
+            "--try" => settings.tried.push(value()?),
             "--json" => settings.json = true,
             _ => {
                 return Err(format!(
-                    "unknown argument {arg}; there are --rounds N, --seconds S, --arrangement a|b, --bytes N, --only NAME, --json"
+                    "unknown argument {arg}; there are --rounds N, --seconds S, --arrangement a|b, --bytes N, --only NAME, --try 'PREFIX; PORT OPTIONS; ARGUMENTS', --json"
                 )
                 .into());
             }
@@ -131,10 +145,22 @@ fn measure(arrangement: Arrangement, bytes: u16, forwarder: &Forwarder, seconds:
     let generator = Generator::start(&lab, bytes, 1)?;
     // Warm up: rings fill, caches and the scheduler settle.
     std::thread::sleep(Duration::from_millis(700));
-    let before = (generator.sent(), right.traffic()?, running.cpu()?, cpu_times()?);
+    let before = (
+        generator.sent(),
+        right.traffic()?,
+        running.cpu()?,
+        cpu_times()?,
+        rival::process_cpu(std::process::id())?,
+    );
     let clock = std::time::Instant::now();
     std::thread::sleep(Duration::from_secs_f64(seconds));
-    let after = (generator.sent(), right.traffic()?, running.cpu()?, cpu_times()?);
+    let after = (
+        generator.sent(),
+        right.traffic()?,
+        running.cpu()?,
+        cpu_times()?,
+        rival::process_cpu(std::process::id())?,
+    );
     let time = clock.elapsed().as_secs_f64();
     generator.stop();
     running.stop()?;
@@ -152,6 +178,7 @@ fn measure(arrangement: Arrangement, bytes: u16, forwarder: &Forwarder, seconds:
         offered_mpps,
         lost_percent: (100.0 * (1.0 - mpps / offered_mpps)).max(0.0),
         process_percent: (after.2 - before.2) / time * 100.0,
+        sender_nanos: (after.4 - before.4) / time / offered_mpps * 1e3,
         cpu0_percent: busy(0),
         cpu1_percent: busy(1),
     })
@@ -167,7 +194,7 @@ fn table(samples: &[Sample]) -> String {
         }
     }
     let mut text = String::from(
-        "\n| arrangement | bytes | forwarder | Mpps: median (least .. greatest) | x testpmd | sent Mpps | lost % | process CPU % | CPU 0 % | CPU 1 % |\n|---|---|---|---|---|---|---|---|---|---|\n",
+        "\n| arrangement | bytes | forwarder | Mpps: median (least .. greatest) | x testpmd | sent Mpps | lost % | process CPU % | CPU 0 % | CPU 1 % | sender ns/frame |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for ((arrangement, bytes), names) in &groups {
         let of = |name: &str, figure: fn(&Sample) -> f64| {
@@ -187,7 +214,7 @@ fn table(samples: &[Sample]) -> String {
         for name in names {
             let mpps = of(name, |s| s.mpps);
             text += &format!(
-                "| {arrangement} | {bytes} | {name} | {:.3} ({:.3} .. {:.3}) | {:.2} | {:.3} | {:.1} | {:.0} | {:.0} | {:.0} |\n",
+                "| {arrangement} | {bytes} | {name} | {:.3} ({:.3} .. {:.3}) | {:.2} | {:.3} | {:.1} | {:.0} | {:.0} | {:.0} | {:.0} |\n",
                 median(&mpps),
                 mpps.first().copied().unwrap_or(f64::NAN),
                 mpps.last().copied().unwrap_or(f64::NAN),
@@ -197,6 +224,7 @@ fn table(samples: &[Sample]) -> String {
                 median(&of(name, |s| s.process_percent)),
                 median(&of(name, |s| s.cpu0_percent)),
                 median(&of(name, |s| s.cpu1_percent)),
+                median(&of(name, |s| s.sender_nanos)),
             );
         }
     }

@@ -30,43 +30,61 @@ impl Arrangement {
 }
 
 /// A forwarder and how it is started.
+#[derive(Clone)]
 pub(crate) struct Forwarder {
-    name: &'static str,
+    name: String,
+    /// Words in front of its own command: another scheduling policy, a profiler.
+    prefix: Vec<String>,
     program: Program,
 }
 
+#[derive(Clone)]
 enum Program {
-    Ringway(&'static [&'static str], &'static str),
+    /// Arguments of `forward`, and options of each port.
+    Ringway(Vec<String>, String),
     Testpmd,
 }
 
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
 impl Forwarder {
+    fn ringway(name: &str, prefix: &str, options: &str, arguments: &str) -> Self {
+        let program = Program::Ringway(words(arguments), options.to_owned());
+        Self { name: name.to_owned(), prefix: words(prefix), program }
+    }
+
     /// Those to be compared in an arrangement, testpmd first.
     pub(crate) fn all(arrangement: Arrangement) -> Vec<Self> {
-        let mut all = vec![Self { name: TESTPMD, program: Program::Testpmd }];
+        let testpmd = Self { name: TESTPMD.to_owned(), prefix: Vec::new(), program: Program::Testpmd };
+        let mut all = vec![testpmd];
         match arrangement {
             Arrangement::A => {
-                all.push(Self { name: "ringway, spin", program: Program::Ringway(&["--idle", "spin"], "") });
-                all.push(Self { name: "ringway, adaptive", program: Program::Ringway(&[], "") });
-                all.push(Self {
-                    name: "ringway, spin, busy-poll",
-                    program: Program::Ringway(&["--idle", "spin"], ",busy-poll=20"),
-                });
+                all.push(Self::ringway("ringway, spin", "", "", "--idle spin"));
+                all.push(Self::ringway("ringway, adaptive", "", "", ""));
+                all.push(Self::ringway("ringway, spin, ring=512", "", ",ring=512", "--idle spin"));
             }
             Arrangement::B => {
-                all.push(Self { name: "ringway, adaptive", program: Program::Ringway(&[], "") });
-                all.push(Self {
-                    name: "ringway, busy-poll",
-                    program: Program::Ringway(&[], ",busy-poll=20"),
-                });
-                all.push(Self { name: "ringway, chrt -f 1", program: Program::Ringway(&[], "") });
+                all.push(Self::ringway("ringway, adaptive", "", "", ""));
+                let wait = |prefix, name: &str| Self::ringway(name, prefix, ",ring=512", "--idle wait");
+                all.push(wait("", "ringway, wait, ring=512"));
+                all.push(wait("chrt -f 1", "ringway, wait, ring=512, chrt -f 1"));
             }
         }
         all
     }
 
+    /// One more, to try an idea: `words in front; options of each port; arguments`.
+    pub(crate) fn tried(text: &str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let mut part = || parts.next().unwrap_or_default();
+        let (prefix, options, arguments) = (part(), part(), part());
+        Self::ringway(&format!("ringway: {text}"), prefix, options, arguments)
+    }
+
     pub(crate) fn name(&self) -> &str {
-        self.name
+        &self.name
     }
 
     /// Starts it in the middle of the laboratory, on CPU 0, and waits until it forwards.
@@ -74,9 +92,7 @@ impl Forwarder {
         // A session of its own: else the scheduler shares one portion between it and the generator (autogroup).
         let mut command = lab.middle().command("taskset");
         command.args(["-c", "0", "setsid", "--wait"]);
-        if self.name.contains("chrt") {
-            command.args(["chrt", "-f", "1"]);
-        }
+        command.args(&self.prefix);
         let ready = match &self.program {
             Program::Ringway(arguments, options) => {
                 let ringway = std::env::current_exe()?.with_file_name("ringway");
@@ -84,7 +100,7 @@ impl Forwarder {
                 for port in ["rw-left", "rw-right"] {
                     command.arg("--port").arg(format!("af-xdp:{port}{options}"));
                 }
-                command.args(["--format", "json"]).args(*arguments);
+                command.args(["--format", "json"]).args(arguments);
                 "\"event\":\"ready\""
             }
             Program::Testpmd => {
@@ -136,11 +152,7 @@ impl Running {
 
     /// CPU seconds of the process so far, user and system.
     pub(crate) fn cpu(&self) -> Outcome<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks =
-            |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-        Ok((ticks(11) + ticks(12)) / 100.0)
+        process_cpu(self.child.id())
     }
 
     /// Ends it as its user would.
@@ -165,6 +177,14 @@ impl Drop for Running {
     }
 }
 
+/// CPU seconds of a process so far, user and system (proc_pid_stat(5): fields 14 and 15, in hundredths of a second).
+pub(crate) fn process_cpu(pid: u32) -> Outcome<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok((ticks(11) + ticks(12)) / 100.0)
+}
+
 /// Where the forwarders' standard error goes.
 pub(crate) fn log() -> std::path::PathBuf {
     std::env::temp_dir().join(format!("ringway-bench-{}.log", std::process::id()))
@@ -179,10 +199,7 @@ fn tempfile() -> Outcome<(String, std::fs::File)> {
 pub(crate) fn share_cpu_0(lab: &Lab) -> Outcome<()> {
     for port in ["rw-left", "rw-right"] {
         let dir = format!("/sys/class/net/{port}");
-        // As Documentation/networking/napi.rst asks of whoever polls by system call: interrupts stay away meanwhile.
-        let script = format!(
-            "echo 1 > {dir}/threaded; echo 2 > {dir}/napi_defer_hard_irqs; echo 200000 > {dir}/gro_flush_timeout"
-        );
+        let script = format!("echo 1 > {dir}/threaded");
         let status = lab.middle().command("sh").args(["-c", &script]).status()?;
         if !status.success() {
             return Err(format!("threaded NAPI could not be switched on at {port}").into());
