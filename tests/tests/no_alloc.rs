@@ -90,6 +90,60 @@ fn an_allocation_is_counted() {
     assert_eq!(allocations() - before, 1);
 }
 
+/// A request that is parsed and answered, a second passing now and then: nothing, but for several ranges at once.
+#[test]
+fn a_warm_request_allocates_nothing() {
+    use dataplane::serve::http::{
+        Clock, Coding, Counts, Facts, HEAD_MAX, Intake, Limits, Listing, Next, Policy, PolicyPlan,
+        Representation, Resource, Scratch, respond,
+    };
+    let start = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+    let (limits, mut head, mut intake) = (Limits::default(), [0; HEAD_MAX], Intake::default());
+    let (mut scratch, mut clock, mut counts) = (Scratch::new(&limits), Clock::new(start), Counts::default());
+    let plan = PolicyPlan {
+        cache: vec![("*.css".into(), "max-age=60".into())],
+        pages: vec![(404, "text/plain".into(), b"gone".to_vec())],
+        ..PolicyPlan::default()
+    };
+    let policy = Policy::new(&plan).expect("good");
+    let form = |inode| Representation::new(1000 - inode, start, inode);
+    let facts = Facts::new("a.css", form(1)).with(Coding::Gzip, form(2));
+    let listing = Listing { html: b"<p>".as_slice().into(), json: b"[]".as_slice().into() };
+    let resources = [
+        Resource::File(&facts),
+        Resource::Listing(&listing),
+        Resource::Redirect,
+        Resource::NotFound,
+        Resource::Busy,
+    ];
+    let requests = [
+        "GET /a.css HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip, br;q=0.5\r\nUser-Agent: x\r\n\r\n",
+        "GET /%61.css HTTP/1.1\r\nHost: a\r\nRange: bytes=5-10\r\nIf-Range: \"x\"\r\n\r\n",
+        "GET /b/./a.css HTTP/1.1\r\nHost: a\r\nRange: bytes=5000-\r\n\r\n",
+        "HEAD /a.css HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"x\"\r\nIf-None-Match: *\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\nContent-Length: 2\r\n\r\nxy",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxy\r\n0\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    ];
+    let before = allocations();
+    let mut bytes = 0;
+    for turn in 0..TURNS {
+        let date = *clock.at(start + TURN * turn * 1000);
+        let raw = requests[turn as usize % requests.len()].as_bytes();
+        let (used, next) = intake.next(raw, &mut scratch, &limits);
+        let Next::Request(request, len) = next else { panic!("a request") };
+        let resource = resources[turn as usize % resources.len()];
+        let response = respond(&request, resource, &policy, &date, &mut head);
+        intake.answered(&request, &response, &limits);
+        counts.answered(request.method, &response);
+        bytes += response.total_len();
+        let (rest, _) = intake.next(&raw[used + len..], &mut scratch, &limits);
+        assert_eq!(used + len + rest, raw.len());
+    }
+    assert_eq!(allocations() - before, 0, "allocations in {TURNS} requests");
+    assert!(bytes > 100 * u64::from(TURNS), "{bytes} bytes");
+}
+
 /// Turns with a burst of 32 in each, and now and then a chain and a runt; `wrapped` puts the port into a wrapper.
 fn turns_over_memory<'p, Q: Gather<'p>>(
     pool: &'p Pool,
