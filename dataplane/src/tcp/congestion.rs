@@ -38,14 +38,16 @@ pub(crate) struct Congestion {
     /// The phase ends when all before this offset is acknowledged.
     pub(crate) recovery_end: u64,
     cubic: Cubic,
-    /// RFC 6937 section 3: prr_delivered, prr_out, RecoverFS.
-    prr_delivered: u32,
-    prr_out: u32,
-    recover_flight: u32,
-    /// What a spurious reduction is undone to.
-    undo_window: u32,
-    undo_threshold: u32,
+    /// Of the phase: in recovery prr_delivered, prr_out and RecoverFS (RFC 6937 section 3), after a timeout the window and
+    /// the threshold that it is undone to.
+    notes: [u32; 3],
 }
+
+const DELIVERED: usize = 0;
+const OUT: usize = 1;
+const FLIGHT: usize = 2;
+const UNDO_WINDOW: usize = 0;
+const UNDO_THRESHOLD: usize = 1;
 
 /// More than this is never in flight: half the sequence space would be ambiguous.
 const MOST: u32 = 1 << 30;
@@ -61,11 +63,7 @@ impl Congestion {
             threshold: u32::MAX,
             recovery_end: 0,
             cubic: Cubic::new(),
-            prr_delivered: 0,
-            prr_out: 0,
-            recover_flight: 0,
-            undo_window: 0,
-            undo_threshold: 0,
+            notes: [0; 3],
         }
     }
 
@@ -85,7 +83,7 @@ impl Congestion {
     #[inline]
     pub(crate) const fn sent(&mut self, bytes: u32) {
         if matches!(self.phase, Phase::Recovery) {
-            self.prr_out = self.prr_out.saturating_add(bytes);
+            self.notes[OUT] = self.notes[OUT].saturating_add(bytes);
         }
     }
 
@@ -117,13 +115,14 @@ impl Congestion {
 
     /// RFC 6937 section 3, with slow start reduction bound.
     fn proportional(&mut self, acked: Acked, mss: u32) {
-        self.prr_delivered = self.prr_delivered.saturating_add(acked.delivered);
+        self.notes[DELIVERED] = self.notes[DELIVERED].saturating_add(acked.delivered);
+        let [delivered, out, flight] = self.notes;
         let send = if acked.pipe > self.threshold {
-            let share = u64::from(self.prr_delivered) * u64::from(self.threshold);
-            narrow(share.div_ceil(u64::from(self.recover_flight.max(1)))).saturating_sub(self.prr_out)
+            let share = u64::from(delivered) * u64::from(self.threshold);
+            narrow(share.div_ceil(u64::from(flight.max(1)))).saturating_sub(out)
         } else {
             // SSRB only while the acknowledgements show progress and no further loss, otherwise the conservative bound.
-            let made_up = self.prr_delivered.saturating_sub(self.prr_out);
+            let made_up = delivered.saturating_sub(out);
             let limit = if acked.advanced > 0 && !acked.lost_more {
                 made_up.max(acked.delivered).saturating_add(mss)
             } else {
@@ -132,7 +131,7 @@ impl Congestion {
             (self.threshold - acked.pipe).min(limit)
         };
         // Section 3: the first retransmission of a recovery goes out in any case.
-        let send = if self.prr_out == 0 { send.max(mss) } else { send };
+        let send = if out == 0 { send.max(mss) } else { send };
         self.window = acked.pipe.saturating_add(send);
     }
 
@@ -141,11 +140,11 @@ impl Congestion {
         self.reduce(mss);
         self.phase = Phase::Recovery;
         self.recovery_end = nxt;
-        (self.prr_delivered, self.prr_out, self.recover_flight) = (0, 0, flight);
+        self.notes = [0; 3];
+        self.notes[FLIGHT] = flight;
     }
 
     fn reduce(&mut self, mss: u32) {
-        (self.undo_window, self.undo_threshold) = (self.window, self.threshold);
         self.cubic.reduce(self.window);
         // RFC 9438 section 4.6: at least two segments.
         self.threshold = reduced(self.window).max(2 * mss);
@@ -153,6 +152,10 @@ impl Congestion {
 
     /// The retransmission timer fired (RFC 5681 section 3.1: one segment; the threshold only the first time).
     pub(crate) fn timeout(&mut self, nxt: u64, mss: u32) {
+        if self.phase != Phase::Loss {
+            self.notes[UNDO_WINDOW] = self.window;
+            self.notes[UNDO_THRESHOLD] = self.threshold;
+        }
         if self.phase == Phase::Open {
             self.reduce(mss);
         }
@@ -178,8 +181,8 @@ impl Congestion {
 
     /// The reduction was for nothing (RFC 4015).
     pub(crate) fn undo(&mut self) {
-        self.window = self.window.max(self.undo_window);
-        self.threshold = self.threshold.max(self.undo_threshold);
+        self.window = self.window.max(self.notes[UNDO_WINDOW]);
+        self.threshold = self.threshold.max(self.notes[UNDO_THRESHOLD]);
         self.phase = Phase::Open;
         self.cubic.restart();
     }

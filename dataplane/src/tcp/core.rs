@@ -5,7 +5,7 @@ use super::congestion::Congestion;
 use super::rtt::Rtt;
 use super::scoreboard::{Board, Newest};
 use super::segment::Block;
-use super::seq::{Micros, NEVER, Seq, low, narrow};
+use super::seq::{Coarse, Micros, NEVER, Seq, low, narrow};
 use super::timers::{Links, NOBODY};
 use crate::net::Path;
 
@@ -112,6 +112,16 @@ impl Bits {
     pub(crate) const ASK_ECN: u32 = 1 << 21;
     /// Window scaling was agreed.
     pub(crate) const SCALE: u32 = 1 << 22;
+    /// A tail loss probe is out.
+    pub(crate) const PROBE_OUT: u32 = 1 << 23;
+    /// A challenge was sent once.
+    pub(crate) const CHALLENGED: u32 = 1 << 24;
+    /// The place is in use.
+    pub(crate) const LIVE: u32 = 1 << 25;
+    /// The place is in the list of those with something to send; it stays in it when the connection is gone.
+    pub(crate) const READY: u32 = 1 << 26;
+    /// It came from a cookie.
+    pub(crate) const COOKIE: u32 = 1 << 7;
 
     #[inline]
     pub(crate) const fn has(self, bit: u32) -> bool {
@@ -148,18 +158,16 @@ pub(crate) struct Core {
     pub(crate) bits: Bits,
     pub(crate) links: Links,
 
-    /// What the demultiplexer hashed.
-    pub(crate) tag: u32,
     /// The sequence number of the stream's first byte: ISS + 1.
     pub(crate) origin: Seq,
     /// What is in flight.
     pub(crate) board: Board,
     /// The stream's length so far.
     pub(crate) queued: u64,
-    /// SND.WND, scaled, and the segment that it is from (SND.WL1, SND.WL2).
+    /// SND.WND, scaled, and the segment that it is from (SND.WL1; SND.WL2 is never after SND.UNA, which is compared
+    /// before).
     pub(crate) window: u32,
     pub(crate) window_seq: Seq,
-    pub(crate) window_ack: Seq,
     /// The largest window that the peer ever offered.
     pub(crate) max_window: u32,
     /// Bytes of payload of a full segment, options deducted.
@@ -185,11 +193,11 @@ pub(crate) struct Core {
     /// RACK.rtt.
     pub(crate) newest_rtt: u32,
     /// RACK.fack: the highest offset delivered.
-    pub(crate) highest: u64,
+    pub(crate) highest: Seq,
     /// Until where the reordering window is not widened again.
-    pub(crate) dsack_round: u64,
-    /// TLP.end_seq; zero if no probe is out.
-    pub(crate) probe_end: u64,
+    pub(crate) dsack_round: Seq,
+    /// TLP.end_seq, with [`Bits::PROBE_OUT`].
+    pub(crate) probe_end: Seq,
     /// The timestamp of the first retransmission of a timeout.
     pub(crate) undo_stamp: u32,
 
@@ -198,11 +206,11 @@ pub(crate) struct Core {
     pub(crate) app_at: Micros,
     pub(crate) pace_at: Micros,
     /// When the peer was last heard.
-    pub(crate) heard_at: Micros,
+    pub(crate) heard_at: Coarse,
     /// Since when the oldest byte in flight waits.
-    pub(crate) progress_at: Micros,
+    pub(crate) progress_at: Coarse,
     /// When something was last sent.
-    pub(crate) sent_at: Micros,
+    pub(crate) sent_at: Coarse,
 
     /// RCV.NXT.
     pub(crate) next: Seq,
@@ -218,13 +226,12 @@ pub(crate) struct Core {
     pub(crate) largest_in: u16,
     /// What to report as a duplicate.
     pub(crate) dsack: Block,
-    /// TS.Recent, and when it was set, in seconds.
+    /// TS.Recent.
     pub(crate) recent: u32,
-    pub(crate) recent_at: u32,
     /// The origin of our timestamps.
     pub(crate) clock: u32,
-    /// When the last challenge was sent, in milliseconds, plus one.
-    pub(crate) challenged_at: u32,
+    /// When the last challenge was sent.
+    pub(crate) challenged_at: Coarse,
 }
 
 impl Core {
@@ -235,15 +242,13 @@ impl Core {
             peer_port,
             state,
             due: Due::Nothing,
-            bits: Bits::default(),
+            bits: Bits(Bits::LIVE),
             links: Links::new(),
-            tag: 0,
             origin: Seq(0),
             board: Board::new(),
             queued: 0,
             window: 0,
             window_seq: Seq(0),
-            window_ack: Seq(0),
             max_window: 0,
             mss: 536,
             peer_scale: 0,
@@ -259,17 +264,17 @@ impl Core {
             unacked: 0,
             newest: Newest::default(),
             newest_rtt: 0,
-            highest: 0,
-            dsack_round: 0,
-            probe_end: 0,
+            highest: Seq(0),
+            dsack_round: Seq(0),
+            probe_end: Seq(0),
             undo_stamp: 0,
             due_at: NEVER,
             ack_at: NEVER,
             app_at: NEVER,
             pace_at: 0,
-            heard_at: 0,
-            progress_at: 0,
-            sent_at: 0,
+            heard_at: Coarse::new(0),
+            progress_at: Coarse::new(0),
+            sent_at: Coarse::new(0),
             next: Seq(0),
             edge: Seq(0),
             acked: Seq(0),
@@ -278,9 +283,8 @@ impl Core {
             largest_in: 0,
             dsack: Block::default(),
             recent: 0,
-            recent_at: 0,
             clock: 0,
-            challenged_at: 0,
+            challenged_at: Coarse::new(0),
         }
     }
 
@@ -384,16 +388,17 @@ impl Core {
         if self.pace_at > now && self.has_data_work() {
             at = at.min(self.pace_at);
         }
-        at.min(self.keepalive_at(config))
+        at.min(self.keepalive_at(now, config))
     }
 
     /// When the next keepalive is due, or the connection to be given up.
     #[inline]
-    pub(crate) fn keepalive_at(&self, config: &Digest) -> Micros {
+    pub(crate) fn keepalive_at(&self, now: Micros, config: &Digest) -> Micros {
         if config.keep_idle == 0 || !self.state.synchronised() {
             return NEVER;
         }
-        self.heard_at + config.keep_idle + u64::from(self.keepalives) * config.keep_interval
+        let patience = config.keep_idle + u64::from(self.keepalives) * config.keep_interval;
+        now + patience.saturating_sub(self.heard_at.elapsed(now))
     }
 
     /// RTO now.

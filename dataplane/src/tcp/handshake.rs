@@ -6,7 +6,7 @@ use super::input::Effects;
 use super::isn::Origin;
 use super::output::Turn;
 use super::segment::{Arrived, Flags, OptionBytes, Options, Timestamps};
-use super::seq::{Micros, low};
+use super::seq::{Coarse, Micros};
 use super::shared::{Shared, bare};
 use super::stack::{Closed, Out, Sent};
 use crate::net::Path;
@@ -45,7 +45,7 @@ impl Core {
         let mut core = Self::new(*path, syn.local_port, syn.peer_port, State::SynReceived);
         core.begin(now, origin);
         core.our_scale = digest.scale;
-        core.agree(digest, now, syn);
+        core.agree(digest, syn);
         // RFC 3168 section 6.1.1: both bits in the SYN ask for ECN; ECE alone in the SYN-ACK agrees.
         let asks = syn.flags.has(Flags(Flags::ECE.0 | Flags::CWR.0));
         if asks && digest.config.ecn {
@@ -54,28 +54,34 @@ impl Core {
         core
     }
 
+    /// The SYN-ACK was a cookie: nothing is to be sent, and when it was is not known.
+    pub(crate) fn forget_syn(&mut self) {
+        self.bits.clear(Bits::SYN);
+        self.bits.set(Bits::COOKIE);
+    }
+
     fn begin(&mut self, now: Micros, origin: Origin) {
         self.origin = origin.isn.plus(1);
         self.clock = origin.clock;
         self.bits.set(Bits::SYN);
-        (self.heard_at, self.progress_at) = (now, now);
+        (self.heard_at, self.progress_at) = (Coarse::new(now), Coarse::new(now));
     }
 
     /// What both SYNs agree on.
-    pub(crate) fn agree(&mut self, digest: &Digest, now: Micros, syn: &Arrived<'_>) {
+    pub(crate) fn agree(&mut self, digest: &Digest, syn: &Arrived<'_>) {
         self.next = syn.seq.plus(1);
         self.acked = self.next;
         // RFC 7323 section 2.2: the window of a SYN is not scaled.
         let first_window = digest.config.receive_window.min(0xffff);
         self.edge = self.next.plus(first_window);
-        self.agree_options(digest, now, &syn.options);
+        self.agree_options(digest, &syn.options);
         self.window = u32::from(syn.window);
         self.max_window = self.window;
-        (self.window_seq, self.window_ack) = (syn.seq, self.origin);
+        self.window_seq = syn.seq;
     }
 
     /// RFC 7323 sections 2.2 and 3.2, RFC 2018 section 2: what both offer is used.
-    pub(crate) fn agree_options(&mut self, digest: &Digest, now: Micros, options: &Options) {
+    pub(crate) fn agree_options(&mut self, digest: &Digest, options: &Options) {
         match options.scale {
             Some(scale) => {
                 self.peer_scale = scale.min(MAX_SCALE);
@@ -88,7 +94,7 @@ impl Core {
         }
         if let Some(stamps) = options.timestamps {
             self.bits.set(Bits::TIMESTAMPS);
-            (self.recent, self.recent_at) = (stamps.value, low(now / 1_000_000));
+            self.recent = stamps.value;
         }
         self.mss = effective_mss(digest, &self.path, options);
         self.congestion = Congestion::new(self.mss(), digest.config.initial_window);
@@ -117,8 +123,8 @@ impl Core {
         if !arrived.flags.has(Flags::SYN) {
             return effects;
         }
-        self.agree(&shared.digest, now, arrived);
-        self.heard_at = now;
+        self.agree(&shared.digest, arrived);
+        self.heard_at = Coarse::new(now);
         if !acknowledges {
             // Both began at once: now a SYN-ACK (RFC 9293 section 3.5, figure 7).
             self.state = State::SynReceived;
@@ -167,7 +173,9 @@ impl Core {
         shared.stats.segments_out += 1;
         self.bits.clear(Bits::SYN);
         self.bits.clear(Bits::ACK_NOW);
-        self.sent_at = now;
+        // The SYN is the newest of what was sent, and will be the first that is delivered.
+        self.newest.sent = now;
+        self.sent_at = Coarse::new(now);
         if self.due == Due::Nothing {
             (self.due, self.due_at) = (Due::Retransmit, now + self.rto(&shared.digest));
         }

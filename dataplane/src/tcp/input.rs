@@ -3,7 +3,7 @@
 use super::core::{Bits, Core, State};
 use super::isn::timestamp;
 use super::segment::{Arrived, Block, Flags};
-use super::seq::{Micros, NEVER, Seq, length, low};
+use super::seq::{Coarse, Micros, NEVER, Seq, length};
 use super::shared::Shared;
 use super::stack::Closed;
 use super::timers::NOBODY;
@@ -77,9 +77,9 @@ impl Core {
             self.establish(now, arrived);
             effects.opened = true;
         }
-        self.heard_at = now;
+        self.heard_at = Coarse::new(now);
         self.keepalives = 0;
-        self.remember_timestamp(now, arrived);
+        self.remember_timestamp(arrived);
         match self.acknowledged(shared, now, arrived) {
             Some(acked) => effects.acked = acked,
             None => return Effects { ended: true, ..effects },
@@ -155,7 +155,7 @@ impl Core {
             if self.bits.has(Bits::SACK) && bytes > 0 {
                 self.report_duplicate(Block { start: arrived.seq, end: arrived.seq.plus(bytes) });
             }
-            self.heard_at = now;
+            self.heard_at = Coarse::new(now);
             self.ack_now();
             // The acknowledgement that it carries is as good as any (RFC 9293 section 3.10.7.4 would drop it).
             if arrived.flags.has(Flags::ACK) && self.state.synchronised() {
@@ -169,7 +169,7 @@ impl Core {
             self.bits.set(Bits::SYN);
         } else {
             // A keepalive or a window probe is one of these, so an answer is due; RFC 5961 section 7 limits it.
-            self.heard_at = now;
+            self.heard_at = Coarse::new(now);
             self.challenge(shared, now);
         }
         None
@@ -177,19 +177,18 @@ impl Core {
 
     /// RFC 7323 section 5.3, R1; section 5.5: after 24 days without a segment TS.Recent is not to be trusted.
     fn is_old(&mut self, now: Micros, arrived: &Arrived<'_>) -> bool {
-        const TRUSTED_SECONDS: u32 = 24 * 24 * 3600;
+        const TRUSTED: Micros = 24 * 24 * 3600 * 1_000_000;
         let Some(stamps) = arrived.options.timestamps else { return false };
-        stamps.value.wrapping_sub(self.recent).cast_signed() < 0
-            && low(now / 1_000_000).wrapping_sub(self.recent_at) < TRUSTED_SECONDS
+        stamps.value.wrapping_sub(self.recent).cast_signed() < 0 && self.heard_at.elapsed(now) < TRUSTED
     }
 
     /// RFC 7323 section 4.3: TS.Recent is from the segment that spans the last acknowledgement sent.
-    fn remember_timestamp(&mut self, now: Micros, arrived: &Arrived<'_>) {
+    fn remember_timestamp(&mut self, arrived: &Arrived<'_>) {
         if let Some(stamps) = arrived.options.timestamps
             && !arrived.seq.after(self.acked)
             && stamps.value.wrapping_sub(self.recent).cast_signed() >= 0
         {
-            (self.recent, self.recent_at) = (stamps.value, low(now / 1_000_000));
+            self.recent = stamps.value;
         }
     }
 
@@ -206,13 +205,13 @@ impl Core {
     /// An acknowledgement that costs an attacker's victim little: at most one in half a second and connection
     /// (RFC 5961 section 7; not one limit for all connections, which would tell one peer about another, CVE-2016-5696).
     pub(crate) fn challenge(&mut self, shared: &mut Shared, now: Micros) {
-        const EVERY_MS: u32 = 500;
-        let ms = low(now / 1000) | 1;
-        if self.challenged_at != 0 && ms.wrapping_sub(self.challenged_at) < EVERY_MS {
+        const EVERY: Micros = 500_000;
+        if self.bits.has(Bits::CHALLENGED) && self.challenged_at.elapsed(now) < EVERY {
             shared.stats.challenge_limited += 1;
             return;
         }
-        self.challenged_at = ms;
+        self.challenged_at = Coarse::new(now);
+        self.bits.set(Bits::CHALLENGED);
         shared.stats.challenge_acks += 1;
         self.ack_now();
     }
@@ -223,13 +222,15 @@ impl Core {
         let scale = if arrived.flags.has(Flags::SYN) { 0 } else { self.peer_scale };
         self.window = u32::from(arrived.window) << scale;
         self.max_window = self.window;
-        (self.window_seq, self.window_ack) = (arrived.seq, arrived.ack);
+        self.window_seq = arrived.seq;
         (self.due, self.due_at) = (super::core::Due::Nothing, NEVER);
         self.bits.clear(Bits::SYN);
-        self.progress_at = now;
-        if self.backoff == 0 {
+        self.progress_at = Coarse::new(now);
+        if self.bits.has(Bits::COOKIE) {
+            // Nobody remembers when the SYN-ACK was sent.
+        } else if self.backoff == 0 {
             // Sent once: the handshake is a round trip like any other (RFC 6298 section 3).
-            self.rtt.sample(now, super::seq::narrow(now.saturating_sub(self.sent_at)));
+            self.rtt.sample(now, super::seq::narrow(now.saturating_sub(self.newest.sent)));
         } else {
             // RFC 5681 section 3.1: the SYN was lost, so one segment to begin with.
             self.congestion.window = self.mss();

@@ -13,6 +13,8 @@
 //! | `stack` | the connections, their places, the calls of the application |
 //! | `strays` | segments without a connection: SYNs, TIME-WAIT, resets |
 //! | `handshake` | SYN and SYN-ACK (RFC 9293 section 3.5, RFC 7323, RFC 3168) |
+//! | `cookies` | a handshake without memory (RFC 4987) |
+//! | `icmp` | what the network says (RFC 1191, 8201, 5927) |
 //! | `input` | a segment for a connection (RFC 9293 section 3.10.7.4, RFC 5961, RFC 7323) |
 //! | `recovery` | acknowledgements and timers (RFC 6298, 6582, 6675, 8985) |
 //! | `congestion`, `cubic` | the congestion window (RFC 5681, 6937, 9438, 6928) |
@@ -25,9 +27,11 @@
 mod config;
 mod congestion;
 mod conn;
+mod cookies;
 mod core;
 mod cubic;
 mod handshake;
+mod icmp;
 mod input;
 mod isn;
 mod output;
@@ -50,6 +54,7 @@ mod timers;
 pub use config::{Config, Cookies, Keepalive, Limits};
 pub use conn::{Closed, Conn, ConnId, Out, Sent, Service};
 pub use core::State;
+pub use icmp::{Quoted, Trouble};
 pub use segment::{Flags, Segment};
 pub use seq::Seq;
 pub use stack::Stack;

@@ -2,7 +2,7 @@
 
 use super::core::{Bits, Core, Due, State};
 use super::segment::{Block, Flags, MAX_SACKS, Segment, Timestamps};
-use super::seq::{Micros, NEVER, narrow};
+use super::seq::{Coarse, Micros, NEVER, Seq, low, narrow};
 use super::shared::{Shared, bare};
 use super::stack::{Out, Sent};
 use super::timers::NOBODY;
@@ -121,7 +121,7 @@ impl Core {
     /// Bytes that may go in this turn.
     fn turn_bytes(&mut self, shared: &Shared, now: Micros) -> u32 {
         let config = &shared.digest.config;
-        if self.board.outstanding() == 0 && now.saturating_sub(self.sent_at) > self.rto(&shared.digest) {
+        if self.board.outstanding() == 0 && self.sent_at.elapsed(now) > self.rto(&shared.digest) {
             let initial = u32::from(config.initial_window) * self.mss();
             self.congestion.idle(initial);
         }
@@ -146,9 +146,9 @@ impl Core {
     /// Bytes were sent: the timers and the pace.
     fn after_sending(&mut self, shared: &Shared, now: Micros, bytes: u32, (nxt, outstanding): (u64, u32)) {
         if outstanding == 0 {
-            self.progress_at = now;
+            self.progress_at = Coarse::new(now);
         }
-        self.sent_at = now;
+        self.sent_at = Coarse::new(now);
         if let Some(per_ms) = self.pace_per_ms(shared) {
             self.pace_at = self.pace_at.max(now) + u64::from(bytes) * 1000 / u64::from(per_ms);
         }
@@ -278,7 +278,8 @@ impl Core {
         if let Step::Sent(_) = step {
             shared.stats.tail_probes += 1;
             self.bits.clear(Bits::TAIL_PROBE);
-            self.probe_end = self.board.nxt;
+            self.probe_end = Seq(low(self.board.nxt));
+            self.bits.set(Bits::PROBE_OUT);
         }
         step
     }

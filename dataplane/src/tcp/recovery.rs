@@ -4,7 +4,7 @@ use super::congestion::{Acked, Phase};
 use super::core::{Bits, Core, Due, State};
 use super::scoreboard::{Newest, Piece};
 use super::segment::{Arrived, Flags};
-use super::seq::{Micros, NEVER, Seq, narrow};
+use super::seq::{Coarse, Micros, NEVER, Seq, low, narrow};
 use super::shared::Shared;
 
 /// What the pieces of one acknowledgement add up to.
@@ -15,7 +15,7 @@ struct Delivery {
     /// When the last byte that was sent only once was sent.
     measured: Option<Micros>,
     /// The highest offset delivered so far.
-    highest: u64,
+    highest: Seq,
     reordered: bool,
     now: Micros,
     least_rtt: u32,
@@ -28,8 +28,9 @@ impl Delivery {
         }
         self.bytes += piece.bytes();
         // RFC 8985 section 6.2, step 3: below what was delivered before, and sent only once.
-        if piece.end > self.highest {
-            self.highest = piece.end;
+        let end = Seq(low(piece.end));
+        if end.after(self.highest) {
+            self.highest = end;
         } else if !piece.again {
             self.reordered = true;
         }
@@ -80,16 +81,14 @@ impl Core {
 
     /// RFC 9293 section 3.10.7.4: the window is from the newest segment. Returns whether it changed.
     fn update_window(&mut self, arrived: &Arrived<'_>) -> bool {
-        let newer = self.window_seq.before(arrived.seq)
-            || self.window_seq == arrived.seq && !arrived.ack.before(self.window_ack);
-        if !newer {
+        if arrived.seq.before(self.window_seq) {
             return false;
         }
         let window = u32::from(arrived.window) << self.peer_scale;
         let moved = window != self.window;
         self.window = window;
         self.max_window = self.max_window.max(window);
-        (self.window_seq, self.window_ack) = (arrived.seq, arrived.ack);
+        self.window_seq = arrived.seq;
         moved
     }
 
@@ -123,10 +122,10 @@ impl Core {
         }
         self.measure(now, arrived, &delivery, advanced);
         if advanced > 0 {
-            (self.backoff, self.progress_at) = (0, now);
+            (self.backoff, self.progress_at) = (0, Coarse::new(now));
             self.undo_if_spurious(shared, arrived, una_before);
         }
-        self.end_probe(shared, dsack);
+        self.end_probe(dsack);
         let lost_before = self.board.lost();
         self.end_phase();
         self.look_for_loss(shared, now, &delivery, advanced);
@@ -215,10 +214,10 @@ impl Core {
     /// RFC 8985 section 6.2, step 4: a duplicate means that the window for reordering was too short.
     fn widen_reordering(&mut self) {
         const PERSIST: u8 = 16;
-        if self.board.una >= self.dsack_round {
+        if !Seq(low(self.board.una)).before(self.dsack_round) {
             self.reorder_quarters = self.reorder_quarters.saturating_add(1);
             self.reorder_persist = PERSIST;
-            self.dsack_round = self.board.nxt;
+            self.dsack_round = Seq(low(self.board.nxt));
         }
     }
 
@@ -262,15 +261,14 @@ impl Core {
     }
 
     /// RFC 8985 section 7.4.2: whether a tail loss probe repaired something.
-    fn end_probe(&mut self, shared: &Shared, dsack: Option<u64>) {
-        if self.probe_end == 0 || self.board.una < self.probe_end {
+    fn end_probe(&mut self, dsack: Option<u64>) {
+        if !self.bits.has(Bits::PROBE_OUT) || Seq(low(self.board.una)).before(self.probe_end) {
             return;
         }
-        let _ = shared;
+        self.bits.clear(Bits::PROBE_OUT);
         let repaired = self.bits.take(Bits::PROBE_AGAIN)
-            && dsack.is_none_or(|end| end < self.probe_end)
+            && dsack.is_none_or(|end| Seq(low(end)).before(self.probe_end))
             && self.congestion.phase == Phase::Open;
-        self.probe_end = 0;
         if repaired {
             let mss = self.mss();
             self.congestion.reduce_once(mss);
@@ -418,7 +416,7 @@ impl Core {
             && self.state.synchronised()
             && self.congestion.phase == Phase::Open
             && self.board.sacked() == 0
-            && self.probe_end == 0
+            && !self.bits.has(Bits::PROBE_OUT)
             && self.backoff == 0
             && self.rtt.known();
         if !allowed {
@@ -440,7 +438,14 @@ impl Core {
         self.due_at = NEVER;
         match due {
             Due::Nothing => {}
-            Due::FinWait => return false,
+            Due::FinWait => {
+                // The peer may still be sending.
+                let silent = self.heard_at.elapsed(now);
+                if silent >= shared.digest.fin_wait {
+                    return false;
+                }
+                (self.due, self.due_at) = (Due::FinWait, now + shared.digest.fin_wait - silent);
+            }
             Due::Reorder => self.detect(shared, now),
             Due::Probe => {
                 // Section 7.3; the retransmission timer runs from here.
@@ -448,7 +453,7 @@ impl Core {
                 (self.due, self.due_at) = (Due::Retransmit, now + self.rto(&shared.digest));
             }
             Due::Persist => {
-                if now.saturating_sub(self.heard_at) > shared.digest.give_up {
+                if self.heard_at.elapsed(now) > shared.digest.give_up {
                     return false;
                 }
                 self.bits.set(Bits::PROBE);
@@ -476,9 +481,9 @@ impl Core {
             // A shut window is no loss: the peer is asked, and given up only when it says nothing at all.
             self.bits.set(Bits::PROBE);
             (self.due, self.due_at) = (Due::Retransmit, now + self.rto(&shared.digest));
-            return now.saturating_sub(self.heard_at) <= shared.digest.give_up;
+            return self.heard_at.elapsed(now) <= shared.digest.give_up;
         }
-        if now.saturating_sub(self.progress_at) > shared.digest.give_up {
+        if self.progress_at.elapsed(now) > shared.digest.give_up {
             return false;
         }
         shared.stats.timeouts += 1;
@@ -495,7 +500,8 @@ impl Core {
         self.bits.set(Bits::TIMED_OUT);
         self.bits.set(Bits::CWR);
         self.bits.clear(Bits::TAIL_PROBE);
-        (self.dup_acks, self.probe_end) = (0, 0);
+        self.dup_acks = 0;
+        self.bits.clear(Bits::PROBE_OUT);
         (self.due, self.due_at) = (Due::Retransmit, now + self.rto(&shared.digest));
         true
     }

@@ -1,6 +1,6 @@
 //! The round trip's estimate and the retransmission timeout (RFC 6298).
 
-use super::seq::Micros;
+use super::seq::{Coarse, Micros};
 
 /// RFC 6298 section 2.1: until a round trip has been measured.
 pub(crate) const INITIAL_RTO: u32 = 1_000_000;
@@ -18,19 +18,19 @@ pub(crate) struct Rtt {
     variation4: u32,
     /// The least of the last five minutes.
     min: u32,
-    min_at: Micros,
+    min_at: Coarse,
 }
 
 impl Rtt {
     pub(crate) const fn new() -> Self {
-        Self { smoothed8: 0, variation4: 0, min: u32::MAX, min_at: 0 }
+        Self { smoothed8: 0, variation4: 0, min: u32::MAX, min_at: Coarse::new(0) }
     }
 
     /// A measurement of a segment that was sent once (Karn's algorithm, RFC 6298 section 3).
     pub(crate) fn sample(&mut self, now: Micros, rtt: u32) {
         let rtt = rtt.clamp(1, MAX_RTO);
-        if rtt <= self.min || now > self.min_at + MIN_WINDOW {
-            (self.min, self.min_at) = (rtt, now);
+        if rtt <= self.min || self.min_at.elapsed(now) > MIN_WINDOW {
+            (self.min, self.min_at) = (rtt, Coarse::new(now));
         }
         if self.smoothed8 == 0 {
             // Section 2.2: SRTT = R, RTTVAR = R / 2.
@@ -94,7 +94,7 @@ mod tests {
         rtt.sample(0, 50);
         rtt.sample(1_000, 400);
         assert_eq!(rtt.min(), 50);
-        rtt.sample(MIN_WINDOW + 1, 400);
+        rtt.sample(2 * MIN_WINDOW, 400);
         assert_eq!(rtt.min(), 400);
         assert_eq!(rtt.rto(200_000, 0), 200_000);
     }

@@ -9,7 +9,7 @@
 //! more, a block is borrowed from a pool until all is acknowledged. When there is no room, neighbours are merged: then
 //! less is known, never something wrong (RFC 2018 section 8 lets a sender forget what was sacked).
 
-use super::seq::{Micros, narrow};
+use super::seq::{Micros, low, narrow};
 use super::timers::NOBODY;
 
 /// Runs in the connection itself.
@@ -23,16 +23,67 @@ const AGAIN: u8 = 4;
 
 #[derive(Clone, Copy, Debug)]
 struct Run {
-    /// Stream offset after its last byte; it begins where the one before ends.
-    end: u64,
     /// When its last byte was sent last.
     sent: Micros,
-    /// How much earlier its first byte was.
-    span: u32,
-    flags: u8,
+    /// The low half of the stream offset after its last byte; it begins where the one before ends.
+    end: u32,
+    /// How much earlier its first byte was sent, in microseconds, and in the low three bits the flags.
+    span_flags: u32,
 }
 
-const EMPTY: Run = Run { end: 0, sent: 0, span: 0, flags: 0 };
+const FLAG_BITS: u32 = 3;
+const EMPTY: Run = Run { sent: 0, end: 0, span_flags: 0 };
+
+impl Run {
+    #[inline]
+    fn new(end: u64, sent: Micros, span: u32, flags: u8) -> Self {
+        let most = u32::MAX >> FLAG_BITS;
+        Self { sent, end: low(end), span_flags: span.min(most) << FLAG_BITS | u32::from(flags) }
+    }
+
+    /// Its end, if it begins at `from`.
+    #[inline]
+    fn end(&self, from: u64) -> u64 {
+        from + u64::from(self.end.wrapping_sub(low(from)))
+    }
+
+    #[inline]
+    const fn has(&self, flag: u8) -> bool {
+        self.span_flags & flag as u32 != 0
+    }
+
+    #[inline]
+    const fn set(&mut self, flag: u8) {
+        self.span_flags |= flag as u32;
+    }
+
+    #[inline]
+    const fn clear(&mut self, flag: u8) {
+        self.span_flags &= !(flag as u32);
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "three bits")]
+    const fn flags(&self) -> u8 {
+        (self.span_flags & ((1 << FLAG_BITS) - 1)) as u8
+    }
+
+    #[inline]
+    const fn span(&self) -> u32 {
+        self.span_flags >> FLAG_BITS
+    }
+
+    const fn piece(&self, start: u64, end: u64) -> Piece {
+        Piece {
+            start,
+            end,
+            sent: self.sent,
+            again: self.has(AGAIN),
+            sacked: self.has(SACKED),
+            lost: self.has(LOST),
+        }
+    }
+}
 
 /// Blocks of runs, for all connections.
 #[derive(Debug)]
@@ -160,15 +211,15 @@ impl Board {
         self.nxt += u64::from(bytes);
         let nxt = self.nxt;
         if let Some(last) = self.runs(blocks).last_mut() {
-            let span = narrow(now - last.sent) + last.span;
-            if last.flags == 0 && span <= together {
-                *last = Run { end: nxt, sent: now, span, flags: 0 };
+            let span = narrow(now - last.sent).saturating_add(last.span());
+            if last.flags() == 0 && span <= together {
+                *last = Run::new(nxt, now, span, 0);
                 return;
             }
         }
         self.make_room(blocks);
         let len = usize::from(self.len);
-        place(&mut self.here, self.block, blocks)[len] = Run { end: nxt, sent: now, span: 0, flags: 0 };
+        place(&mut self.here, self.block, blocks)[len] = Run::new(nxt, now, 0, 0);
         self.len += 1;
     }
 
@@ -180,12 +231,13 @@ impl Board {
             if una >= upto {
                 break;
             }
-            let piece = run.piece(una, run.end.min(upto));
+            let end = run.end(una);
+            let piece = run.piece(una, end.min(upto));
             lost += if piece.lost { piece.bytes() } else { 0 };
             sacked += if piece.sacked { piece.bytes() } else { 0 };
             delivered(&piece);
             una = piece.end;
-            gone += usize::from(una == run.end);
+            gone += usize::from(una == end);
         }
         self.una = una;
         self.lost -= lost;
@@ -233,13 +285,14 @@ impl Board {
         }
         let (mut from, mut lost, mut sacked) = (self.una, 0, 0);
         for run in self.runs(blocks) {
-            let upto = run.end;
-            if from >= start && upto <= end && run.flags & SACKED == 0 {
+            let upto = run.end(from);
+            if from >= start && upto <= end && !run.has(SACKED) {
                 let piece = run.piece(from, upto);
                 delivered(&piece);
                 sacked += piece.bytes();
                 lost += if piece.lost { piece.bytes() } else { 0 };
-                run.flags = run.flags & !LOST | SACKED;
+                run.clear(LOST);
+                run.set(SACKED);
             }
             from = upto;
         }
@@ -251,17 +304,18 @@ impl Board {
     fn knows_sacked(&mut self, blocks: &mut Blocks, start: u64, end: u64) -> bool {
         let mut from = self.una;
         for run in self.runs(blocks) {
-            if from <= start && start < run.end {
-                return run.flags & SACKED != 0 && end <= run.end;
+            let upto = run.end(from);
+            if from <= start && start < upto {
+                return run.has(SACKED) && end <= upto;
             }
-            from = run.end;
+            from = upto;
         }
         false
     }
 
     /// Makes `at` a border between runs; false if there is no room for it.
     fn cut(&mut self, blocks: &mut Blocks, at: u64) -> bool {
-        if at == self.una || self.runs(blocks).iter().any(|run| run.end == at) {
+        if at == self.una || self.runs(blocks).iter().any(|run| run.end == low(at)) {
             return true;
         }
         if !self.has_room(blocks) && !self.join_closest(blocks, Join::Alike) {
@@ -274,10 +328,15 @@ impl Board {
     /// Cuts the run around `at`; there is room.
     fn insert_cut(&mut self, blocks: &mut Blocks, at: u64) {
         let len = usize::from(self.len);
+        let mut from = self.una;
         let runs = place(&mut self.here, self.block, blocks);
-        let Some(index) = runs[..len].iter().position(|run| run.end > at) else { return };
+        let position = runs[..len].iter().position(|run| {
+            from = run.end(from);
+            from > at
+        });
+        let Some(index) = position else { return };
         runs.copy_within(index..len, index + 1);
-        runs[index].end = at;
+        runs[index].end = low(at);
         self.len += 1;
     }
 
@@ -306,7 +365,7 @@ impl Board {
     fn join_closest(&mut self, blocks: &mut Blocks, which: Join) -> bool {
         let runs = self.runs(blocks);
         let closest = (1..runs.len())
-            .filter(|&i| which == Join::Any || runs[i - 1].flags == runs[i].flags)
+            .filter(|&i| which == Join::Any || runs[i - 1].flags() == runs[i].flags())
             .min_by_key(|&i| runs[i - 1].sent.abs_diff(runs[i].sent));
         if let Some(right) = closest {
             self.join(blocks, right);
@@ -320,22 +379,22 @@ impl Board {
         let una = self.una;
         let runs = self.runs(blocks);
         let (a, b) = (runs[right - 1], runs[right]);
-        let from = if right >= 2 { runs[right - 2].end } else { una };
+        let from = if right >= 2 { runs[right - 2].end } else { low(una) };
         let sent = a.sent.max(b.sent);
-        let first = (a.sent - u64::from(a.span)).min(b.sent - u64::from(b.span));
-        let mut flags = (a.flags | b.flags) & AGAIN;
-        if a.flags & b.flags & SACKED != 0 {
+        let first = (a.sent - u64::from(a.span())).min(b.sent - u64::from(b.span()));
+        let mut flags = (a.flags() | b.flags()) & AGAIN;
+        if a.has(SACKED) && b.has(SACKED) {
             flags |= SACKED;
-        } else if (a.flags | b.flags) & LOST != 0 {
+        } else if a.has(LOST) || b.has(LOST) {
             flags |= LOST;
         }
-        runs[right - 1] = Run { end: b.end, sent, span: narrow(sent - first), flags };
+        runs[right - 1] = Run { end: b.end, ..Run::new(0, sent, narrow(sent - first), flags) };
         runs.copy_within(right + 1.., right);
         self.len -= 1;
-        let count =
-            |flags: u8, which, from: u64, end: u64| if flags & which == 0 { 0 } else { narrow(end - from) };
-        let after = |which| count(flags, which, from, b.end);
-        let before = |which| count(a.flags, which, from, a.end) + count(b.flags, which, a.end, b.end);
+        let count = |run: &Run, which: u8, bytes: u32| if run.has(which) { bytes } else { 0 };
+        let (bytes_a, bytes_b) = (a.end.wrapping_sub(from), b.end.wrapping_sub(a.end));
+        let after = |which: u8| if flags & which == 0 { 0 } else { bytes_a + bytes_b };
+        let before = |which: u8| count(&a, which, bytes_a) + count(&b, which, bytes_b);
         self.lost = self.lost + after(LOST) - before(LOST);
         self.sacked = self.sacked + after(SACKED) - before(SACKED);
     }
@@ -345,7 +404,7 @@ impl Board {
         let mut right = 1;
         while right < usize::from(self.len) {
             let runs = self.runs(blocks);
-            let (a, b) = (runs[right - 1].flags, runs[right].flags);
+            let (a, b) = (runs[right - 1].flags(), runs[right].flags());
             if a == b && a & (SACKED | LOST) != 0 || a & b & SACKED != 0 {
                 self.join(blocks, right);
             } else {
@@ -365,15 +424,16 @@ impl Board {
     ) -> Option<Micros> {
         let (mut from, mut lost, mut again) = (self.una, 0, None);
         for run in self.runs(blocks) {
-            let start = std::mem::replace(&mut from, run.end);
-            let sent_before = run.sent < newest.sent || run.sent == newest.sent && run.end < newest.end;
-            if run.flags & (SACKED | LOST) != 0 || !sent_before {
+            let end = run.end(from);
+            let start = std::mem::replace(&mut from, end);
+            let sent_before = run.sent < newest.sent || run.sent == newest.sent && end < newest.end;
+            if run.has(SACKED | LOST) || !sent_before {
                 continue;
             }
             let due = run.sent + u64::from(wait);
             if due <= now {
-                run.flags |= LOST;
-                lost += narrow(run.end - start);
+                run.set(LOST);
+                lost += narrow(end - start);
             } else {
                 again = again.max(Some(due));
             }
@@ -394,14 +454,15 @@ impl Board {
         }
         let (mut from, mut lost) = (self.una, 0);
         for run in self.runs(blocks) {
-            if run.end > upto {
+            let end = run.end(from);
+            if end > upto {
                 break;
             }
-            if run.flags & (SACKED | LOST) == 0 {
-                run.flags |= LOST;
-                lost += narrow(run.end - from);
+            if !run.has(SACKED | LOST) {
+                run.set(LOST);
+                lost += narrow(end - from);
             }
-            from = run.end;
+            from = end;
         }
         self.lost += lost;
         self.join_alike(blocks);
@@ -410,13 +471,13 @@ impl Board {
     /// Whether the oldest byte was sacked, and yet is not acknowledged: the peer has changed its mind
     /// (RFC 2018 section 8).
     pub(crate) fn reneged(&mut self, blocks: &mut Blocks) -> bool {
-        self.runs(blocks).first().is_some_and(|run| run.flags & SACKED != 0)
+        self.runs(blocks).first().is_some_and(|run| run.has(SACKED))
     }
 
     /// Forgets what was sacked (RFC 2018 section 8).
     pub(crate) fn forget_sacks(&mut self, blocks: &mut Blocks) {
         for run in self.runs(blocks) {
-            run.flags &= !SACKED;
+            run.clear(SACKED);
         }
         self.sacked = 0;
     }
@@ -424,7 +485,7 @@ impl Board {
     /// Takes back that anything is lost: it was only late.
     pub(crate) fn forget_lost(&mut self, blocks: &mut Blocks) {
         for run in self.runs(blocks) {
-            run.flags &= !LOST;
+            run.clear(LOST);
         }
         self.lost = 0;
     }
@@ -437,8 +498,9 @@ impl Board {
         loop {
             let mut from = self.una;
             let (start, end) = self.runs(blocks).iter().find_map(|run| {
-                let start = std::mem::replace(&mut from, run.end);
-                (run.flags & LOST != 0).then_some((start, run.end))
+                let end = run.end(from);
+                let start = std::mem::replace(&mut from, end);
+                run.has(LOST).then_some((start, end))
             })?;
             let most = start + u64::from(most.max(1));
             if end <= most {
@@ -454,18 +516,18 @@ impl Board {
 
     /// The bytes of [`next_lost`](Self::next_lost) were sent again.
     pub(crate) fn sent_again(&mut self, blocks: &mut Blocks, start: u64, now: Micros, together: u32) {
-        let mut from = self.una;
+        let mut from = low(self.una);
         let runs = self.runs(blocks);
-        let Some(index) = runs.iter().position(|run| std::mem::replace(&mut from, run.end) == start) else {
-            return;
-        };
+        let position = runs.iter().position(|run| std::mem::replace(&mut from, run.end) == low(start));
+        let Some(index) = position else { return };
         let run = &mut runs[index];
-        let bytes = if run.flags & LOST == 0 { 0 } else { narrow(run.end - start) };
-        *run = Run { end: run.end, sent: now, span: 0, flags: AGAIN };
+        let bytes = if run.has(LOST) { run.end.wrapping_sub(low(start)) } else { 0 };
+        *run = Run { end: run.end, ..Run::new(0, now, 0, AGAIN) };
         self.lost -= bytes;
         if index > 0 {
             let before = self.runs(blocks)[index - 1];
-            if before.flags == AGAIN && narrow(now - before.sent) + before.span <= together {
+            let span = narrow(now - before.sent).saturating_add(before.span());
+            if before.flags() == AGAIN && span <= together {
                 self.join(blocks, index);
             }
         }
@@ -476,20 +538,7 @@ impl Board {
         // If they cannot be cut out, the whole run counts as sent again: then it measures nothing.
         self.cut(blocks, start);
         if let Some(run) = self.runs(blocks).last_mut() {
-            *run = Run { sent: now, span: 0, flags: run.flags | AGAIN, ..*run };
-        }
-    }
-}
-
-impl Run {
-    const fn piece(&self, start: u64, end: u64) -> Piece {
-        Piece {
-            start,
-            end,
-            sent: self.sent,
-            again: self.flags & AGAIN != 0,
-            sacked: self.flags & SACKED != 0,
-            lost: self.flags & LOST != 0,
+            *run = Run { end: run.end, ..Run::new(0, now, 0, run.flags() | AGAIN) };
         }
     }
 }

@@ -113,8 +113,8 @@ pub struct Options {
     pub sack_permitted: bool,
     /// Timestamps.
     pub timestamps: Option<Timestamps>,
-    sacks: [Block; MAX_SACKS],
-    sack_count: u8,
+    pub(crate) sacks: [Block; MAX_SACKS],
+    pub(crate) sack_count: u8,
 }
 
 impl Options {

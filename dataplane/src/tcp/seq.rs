@@ -60,6 +60,26 @@ pub(crate) type Micros = u64;
 /// No deadline.
 pub(crate) const NEVER: Micros = Micros::MAX;
 
+/// Time in units of 2^14 microseconds, about 16 ms: for what is only compared with seconds, in half the space. It wraps
+/// after two years.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Coarse(u32);
+
+impl Coarse {
+    const BITS: u32 = 14;
+
+    #[inline]
+    pub(crate) const fn new(at: Micros) -> Self {
+        Self(low(at >> Self::BITS))
+    }
+
+    /// Microseconds from then until now, 16 ms too many at most.
+    #[inline]
+    pub(crate) const fn elapsed(self, now: Micros) -> Micros {
+        (Self::new(now).0.wrapping_sub(self.0) as Micros) << Self::BITS
+    }
+}
+
 /// A tick in whole microseconds, rounded down.
 #[inline]
 pub(crate) fn micros(now: Tick) -> Micros {

@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) replies: VecDeque<Segment>,
     origins: Secret,
     pub(crate) cookies: Secret,
+    /// When the last cookie was sent; zero for never.
+    pub(crate) cookie_at: Micros,
 }
 
 impl Shared {
@@ -38,6 +40,7 @@ impl Shared {
             replies: VecDeque::with_capacity(config.replies as usize),
             origins: Secret::derive(secret, 1),
             cookies: Secret::derive(secret, 3),
+            cookie_at: 0,
         }
     }
 

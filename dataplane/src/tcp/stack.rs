@@ -24,9 +24,6 @@ pub(crate) struct Slot<S> {
     generation: u32,
     /// The next one in the list of those with something to send, or of free ones.
     next: u32,
-    /// Whether it is in the list of those with something to send. A place that is freed stays in it until its turn.
-    ready: bool,
-    live: bool,
 }
 
 #[derive(Debug)]
@@ -46,7 +43,7 @@ impl<S> Slots<S> {
     }
 
     #[inline]
-    fn at(&mut self, index: u32) -> &mut Slot<S> {
+    pub(crate) fn at(&mut self, index: u32) -> &mut Slot<S> {
         &mut self.0[index as usize]
     }
 }
@@ -144,7 +141,7 @@ impl<S: Default> Stack<S> {
         };
         let key = Key::new(path, arrived.local_port, arrived.peer_port);
         let Some(index) = self.find(&key) else {
-            self.receive_stray(now, path, &key, &arrived, service);
+            self.receive_stray(now, (path, ecn), &key, &arrived, service);
             return;
         };
         self.deliver(index, now, ecn, &arrived, service);
@@ -305,7 +302,7 @@ impl<S: Default> Stack<S> {
             core.ack_at = super::seq::NEVER;
             core.ack_now();
         }
-        if core.keepalive_at(&self.shared.digest) <= now && !self.keep_alive(index, now, service) {
+        if core.keepalive_at(now, &self.shared.digest) <= now && !self.keep_alive(index, now, service) {
             return;
         }
         let core = &mut self.slots.at(index).core;
@@ -397,7 +394,7 @@ impl<S: Default> Stack<S> {
     ) -> Option<T> {
         let now = micros(now);
         let slot = self.slots.0.get_mut(id.index as usize)?;
-        if !slot.live || slot.generation != id.generation {
+        if !slot.core.bits.has(Bits::LIVE) || slot.generation != id.generation {
             return None;
         }
         let mut conn = Conn { id, core: &mut slot.core, state: &mut slot.state, now };
@@ -427,7 +424,7 @@ impl<S: Default> Stack<S> {
     }
 
     #[inline]
-    fn find(&self, key: &Key) -> Option<u32> {
+    pub(crate) fn find(&self, key: &Key) -> Option<u32> {
         self.table.find(self.table.hash(key), |index| {
             let core = &self.slots.0[index as usize].core;
             core.local_port == key.local_port
@@ -448,20 +445,27 @@ impl<S: Default> Stack<S> {
         what(&mut Conn { id, core: &mut slot.core, state: &mut slot.state, now });
     }
 
+    /// Whether there is no place for another connection.
+    pub(crate) fn is_full(&self) -> bool {
+        self.free.is_empty() && self.slots.0.len() == self.shared.digest.config.max_connections as usize
+    }
+
     /// Puts a connection into a place.
     pub(crate) fn add(&mut self, mut core: Core) -> Option<u32> {
-        core.tag = self.table.hash(&Key::new(&core.path, core.local_port, core.peer_port));
-        let tag = core.tag;
+        let tag = self.table.hash(&Key::new(&core.path, core.local_port, core.peer_port));
         let index = if let Some(index) = self.free.pop() {
             let slot = self.slots.at(index);
-            (slot.core, slot.state, slot.live) = (core, S::default(), true);
+            if slot.core.bits.has(Bits::READY) {
+                core.bits.set(Bits::READY);
+            }
+            (slot.core, slot.state) = (core, S::default());
             index
         } else {
-            if self.slots.0.len() == self.shared.digest.config.max_connections as usize {
+            if self.is_full() {
                 return None;
             }
             let state = S::default();
-            self.slots.0.push(Slot { core, state, generation: 0, next: NOBODY, ready: false, live: true });
+            self.slots.0.push(Slot { core, state, generation: 0, next: NOBODY });
             length(self.slots.0.len() - 1)
         };
         self.table.insert(tag, index);
@@ -497,10 +501,10 @@ impl<S: Default> Stack<S> {
         self.wheel.unlink(&mut self.slots, index);
         let slot = self.slots.at(index);
         self.shared.release(&mut slot.core);
-        let tag = slot.core.tag;
         slot.state = S::default();
-        slot.live = false;
+        slot.core.bits.clear(Bits::LIVE);
         slot.generation = slot.generation.wrapping_add(1);
+        let tag = self.table.hash(&Key::new(&slot.core.path, slot.core.local_port, slot.core.peer_port));
         self.table.remove(tag, index);
         self.free.push(index);
     }
@@ -527,10 +531,11 @@ impl<S: Default> Stack<S> {
     #[inline]
     pub(crate) fn make_ready(&mut self, index: u32) {
         let slot = self.slots.at(index);
-        if slot.ready {
+        if slot.core.bits.has(Bits::READY) {
             return;
         }
-        (slot.ready, slot.next) = (true, NOBODY);
+        slot.core.bits.set(Bits::READY);
+        slot.next = NOBODY;
         if self.ready_last == NOBODY {
             self.ready_first = index;
         } else {
@@ -544,7 +549,8 @@ impl<S: Default> Stack<S> {
     fn ready_again(&mut self, index: u32) {
         let first = self.ready_first;
         let slot = self.slots.at(index);
-        (slot.ready, slot.next) = (true, first);
+        slot.core.bits.set(Bits::READY);
+        slot.next = first;
         self.ready_first = index;
         if first == NOBODY {
             self.ready_last = index;
@@ -560,8 +566,8 @@ impl<S: Default> Stack<S> {
                 return None;
             }
             let slot = self.slots.at(index);
-            slot.ready = false;
-            let (next, live) = (slot.next, slot.live);
+            slot.core.bits.clear(Bits::READY);
+            let (next, live) = (slot.next, slot.core.bits.has(Bits::LIVE));
             self.ready_first = next;
             if next == NOBODY {
                 self.ready_last = NOBODY;

@@ -1,6 +1,7 @@
 //! Segments for which no connection is there: new ones, late ones, and noise.
 
 use super::conn::Service;
+use super::cookies;
 use super::core::Core;
 use super::isn;
 use super::segment::{Arrived, Flags, Timestamps};
@@ -9,7 +10,7 @@ use super::shared::{Shared, bare};
 use super::stack::Stack;
 use super::table::Key;
 use super::time_wait::Remains;
-use crate::net::Path;
+use crate::net::{Ecn, Path};
 
 impl Shared {
     /// The last acknowledgement of a connection, from what is left of it.
@@ -31,12 +32,11 @@ impl<S: Default> Stack<S> {
     pub(crate) fn receive_stray(
         &mut self,
         now: Micros,
-        path: &Path,
+        (path, ecn): (&Path, Ecn),
         key: &Key,
         arrived: &Arrived<'_>,
         service: &mut impl Service<S>,
     ) {
-        let _ = service;
         if let Some((index, &remains)) = self.shared.waiting.find(key) {
             if !self.reopens(&remains, arrived) {
                 self.receive_late(now, path, index, &remains, arrived);
@@ -53,7 +53,7 @@ impl<S: Default> Stack<S> {
             return;
         }
         if arrived.flags.has(Flags::ACK) {
-            self.shared.refuse(path, arrived);
+            self.open_by_cookie(now, (path, ecn), key, arrived, service);
             return;
         }
         if arrived.flags.has(Flags::SYN) && !arrived.flags.has(Flags::FIN) {
@@ -63,19 +63,49 @@ impl<S: Default> Stack<S> {
 
     /// A SYN for a port that is listened to.
     fn accept(&mut self, now: Micros, path: &Path, key: &Key, arrived: &Arrived<'_>) {
-        if self.half_open >= self.shared.digest.config.half_open {
+        let pressure = self.half_open >= self.shared.digest.config.half_open || self.is_full();
+        if cookies::wanted(&self.shared.digest, pressure) {
+            self.shared.send_cookie(now, path, key, arrived);
+            return;
+        }
+        if pressure {
             self.shared.stats.syn_dropped += 1;
             return;
         }
         let origin = self.shared.origin(key, now);
         let core = Core::accept(&self.shared.digest, now, path, arrived, origin);
-        let Some(index) = self.add(core) else {
-            self.shared.stats.syn_dropped += 1;
+        if let Some(index) = self.add(core) {
+            self.shared.stats.accepted += 1;
+            self.half_open += 1;
+            self.make_ready(index);
+        }
+    }
+
+    /// An acknowledgement for a port that is listened to: of a cookie, or of nothing (RFC 9293 section 3.10.7.2).
+    fn open_by_cookie(
+        &mut self,
+        now: Micros,
+        (path, ecn): (&Path, Ecn),
+        key: &Key,
+        arrived: &Arrived<'_>,
+        service: &mut impl Service<S>,
+    ) {
+        let cookies = cookies::wanted(&self.shared.digest, true) && !arrived.flags.has(Flags::SYN);
+        let core = if cookies { self.shared.take_cookie(now, path, key, arrived) } else { None };
+        let Some(core) = core else {
+            self.shared.stats.cookies_bad += u64::from(cookies);
+            self.shared.refuse(path, arrived);
             return;
         };
-        self.shared.stats.accepted += 1;
-        self.half_open += 1;
-        self.make_ready(index);
+        // Without room the acknowledgement is as good as lost; what follows it brings it again.
+        if let Some(index) = self.add(core) {
+            self.shared.stats.cookies_accepted += 1;
+            self.shared.stats.accepted += 1;
+            self.half_open += 1;
+            self.deliver(index, now, ecn, arrived, service);
+        } else {
+            self.shared.stats.syn_dropped += 1;
+        }
     }
 
     /// RFC 9293 section 3.6.1 (MAY-2), RFC 6191: a SYN that is certainly newer than the connection that was.

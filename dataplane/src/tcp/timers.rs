@@ -4,7 +4,7 @@
 //! to find the next deadline are O(1). A connection has one place, for the earliest of its deadlines; a deadline that
 //! moves later leaves it where it is, and is looked at again when that comes.
 
-use super::seq::{Micros, NEVER};
+use super::seq::{Micros, NEVER, low};
 
 /// Nobody, in a link.
 pub(crate) const NOBODY: u32 = u32::MAX;
@@ -23,22 +23,32 @@ const REACH: u64 = 1 << (SLOT_BITS * LEVELS as u32 - 1);
 pub(crate) struct Links {
     before: u32,
     after: u32,
-    /// The unit that it is linked for.
-    unit: u64,
-    /// Level and slot: `level * 64 + slot`.
+    /// The unit that it is linked for, in two parts: 48 bits are 570 years.
+    unit_low: u32,
+    unit_high: u16,
+    /// Level and slot, `level * 64 + slot`, or [`NOWHERE`].
     place: u16,
-    linked: bool,
 }
+
+const NOWHERE: u16 = u16::MAX;
 
 impl Links {
     pub(crate) const fn new() -> Self {
-        Self { before: NOBODY, after: NOBODY, unit: 0, place: 0, linked: false }
+        Self { before: NOBODY, after: NOBODY, unit_low: 0, unit_high: 0, place: NOWHERE }
+    }
+
+    const fn is_linked(&self) -> bool {
+        self.place != NOWHERE
+    }
+
+    const fn unit(&self) -> u64 {
+        (self.unit_high as u64) << 32 | self.unit_low as u64
     }
 
     /// Until when nothing will happen; `NEVER` if it is in no slot.
     #[inline]
     pub(crate) const fn armed(&self) -> Micros {
-        if self.linked { self.unit << UNIT_BITS } else { NEVER }
+        if self.is_linked() { self.unit() << UNIT_BITS } else { NEVER }
     }
 }
 
@@ -69,7 +79,7 @@ impl Wheel {
         if at >= links.armed() || at == NEVER {
             return;
         }
-        if links.linked {
+        if links.is_linked() {
             self.unlink(members, index);
         }
         // Rounded up: nothing comes up before its time.
@@ -88,7 +98,8 @@ impl Wheel {
         self.occupied[level] |= 1 << slot;
         #[expect(clippy::cast_possible_truncation, reason = "below 384")]
         let place = (level * SLOTS + slot) as u16;
-        *members.links(index) = Links { before: NOBODY, after, unit, place, linked: true };
+        let (unit_low, unit_high) = (low(unit), u16::try_from(unit >> 32).unwrap_or(u16::MAX));
+        *members.links(index) = Links { before: NOBODY, after, unit_low, unit_high, place };
         if after != NOBODY {
             members.links(after).before = index;
         }
@@ -97,7 +108,7 @@ impl Wheel {
     /// Takes `index` out.
     pub(crate) fn unlink(&mut self, members: &mut impl Members, index: u32) {
         let links = *members.links(index);
-        if !links.linked {
+        if !links.is_linked() {
             return;
         }
         let (level, slot) = (usize::from(links.place) / SLOTS, usize::from(links.place) % SLOTS);
@@ -112,7 +123,7 @@ impl Wheel {
         if links.after != NOBODY {
             members.links(links.after).before = links.before;
         }
-        members.links(index).linked = false;
+        members.links(index).place = NOWHERE;
     }
 
     /// The level, the slot and the unit at which something is to be done next.
@@ -163,9 +174,9 @@ impl Wheel {
         let mut index = std::mem::replace(&mut self.heads[level][slot], NOBODY);
         self.occupied[level] &= !(1 << slot);
         while index != NOBODY {
-            let Links { after, unit, .. } = *members.links(index);
-            self.link(members, index, unit);
-            index = after;
+            let links = *members.links(index);
+            self.link(members, index, links.unit());
+            index = links.after;
         }
     }
 }
