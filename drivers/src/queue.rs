@@ -119,6 +119,13 @@ pub struct Caps {
 }
 
 impl Caps {
+    /// Whether it sends [files' own pages](ringbuf::Page::is_file): the kernel or the device must read them, and see to
+    /// their checksum, since we may not.
+    #[must_use]
+    pub const fn takes_file_pages(&self) -> bool {
+        self.checksum && matches!(self.copying, Copying::ZeroCopy | Copying::KernelCopies)
+    }
+
     /// Queue 0 of a device that sends single frames as they are. An author starts from it and adds what the device can.
     #[must_use]
     pub fn basic(driver: &'static str, device: impl Into<String>, copying: Copying, frame_size: u16) -> Self {

@@ -5,7 +5,9 @@
 use crate::error::Fault;
 use crate::queue::{Caps, Tally};
 use crate::runs::{Runs, Taken};
-use ringbuf::{Batch, Burst, Frame, Grant, Loan, Packet, Packets, Pool, SharedConsumer, SharedProducer};
+use ringbuf::{
+    Batch, Burst, Frame, Grant, Loan, Packet, Packets, Page, Pool, SharedConsumer, SharedProducer,
+};
 
 /// `struct xdp_desc` (`include/uapi/linux/if_xdp.h`).
 #[repr(C)]
@@ -312,7 +314,8 @@ impl<'p> Outbound<'p> {
                 || front.pages().any(|page| unfit(page.len()));
             let ours = core::ptr::eq(front.head().pool(), self.pool)
                 && front.pages().all(|page| core::ptr::eq(page.pool(), self.pool));
-            let sendable = fits && !empty && ours;
+            let readable = caps.takes_file_pages() || !front.pages().any(Page::is_file);
+            let sendable = fits && !empty && ours && readable;
             let mut grant = self.ring.reserve(buffers);
             if sendable && grant.room() < buffers {
                 break;

@@ -107,7 +107,8 @@ impl<'p> Runs<'p> {
         let start = usize::try_from(start).map_err(|_| unknown)?;
         let page = self.pool.page(start, descriptor.len() as usize).ok_or(unknown)?;
         self.pool.reclaim_page(descriptor.offset)?;
-        let mut pieces = page.chunks(self.pool.frame_size().into()).peekable();
+        let bytes = page.bytes().ok_or(unknown)?;
+        let mut pieces = bytes.chunks(self.pool.frame_size().into()).peekable();
         while let Some(piece) = pieces.next() {
             let mut frame = self.pool.alloc().ok_or(unknown)?;
             frame.restart(0);

@@ -1,16 +1,18 @@
 //! One mapping for all that a worker's devices may read or write.
 //!
 //! ```text
-//!   base                                  frames × frame_size                 + content
-//!   │ slot 0 │ slot 1 │ slot 2 │   …   │ slot n-1 │ content: 4 KiB units of file bytes │
+//!   base                                  frames × frame_size                 + content      + files
+//!   │ slot 0 │ slot 1 │ slot 2 │   …   │ slot n-1 │ content: 4 KiB units of file bytes │ files' own pages │
 //! ```
 //!
 //! A device can send only what lies in memory that was registered with it, so frames and file content share one
 //! arena, and the arena is registered with every queue of its worker.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 use std::fmt;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The unit in which content is counted, and the smallest page of every machine we run on.
 pub const CONTENT_UNIT: usize = 4096;
@@ -87,7 +89,9 @@ impl std::error::Error for ArenaError {}
 ///
 /// Invariants: **map**: `base` is valid for reads and writes of `bytes` bytes until drop, and zeroed at first;
 /// **layout**: slot `i` is `base + (i << shift) .. + frame_size`, content starts behind the last slot.
-/// The arena itself reads and writes nothing: [`Pool`](crate::Pool) says who may.
+/// The arena itself reads and writes nothing: [`Pool`](crate::Pool) says who may. **files**: from `files_start` on, in bytes
+/// from where content begins, lie pages of files that others may write or cut off: only devices, for which the kernel
+/// has pinned them, may read there.
 #[derive(Debug)]
 pub struct Arena {
     base: NonNull<u8>,
@@ -95,6 +99,7 @@ pub struct Arena {
     frames: u32,
     shift: u32,
     content_bytes: usize,
+    files_start: usize,
     backing: Backing,
 }
 
@@ -129,7 +134,60 @@ impl Arena {
             .filter(|bytes| u32::try_from(*bytes).is_ok())
             .ok_or(too_large)?;
         let (base, bytes, backing) = map(bytes, plan.huge_pages)?;
-        Ok(Self { base, bytes, frames: plan.frames, shift, content_bytes, backing })
+        let files_start = bytes - frame_bytes;
+        Ok(Self { base, bytes, frames: plan.frames, shift, content_bytes, files_start, backing })
+    }
+
+    /// Maps an arena with files' own pages behind the content; says for each file where they are, in bytes from where
+    /// content begins, or why they are not there. All of it is to be registered with a device as one.
+    ///
+    /// A file must be open for reading *and writing*, since the kernel pins no others, and be on tmpfs or a memfd: of
+    /// others' pages registration says `EFAULT`. Its first `bytes` are mapped. Of hugetlbfs nothing is, since its pages
+    /// would not fit between others'.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); the files count as content.
+    pub fn with_files(
+        plan: &ArenaPlan,
+        files: &[(BorrowedFd<'_>, usize)],
+    ) -> Result<(Self, Vec<io::Result<Range<usize>>>), ArenaError> {
+        let whole = |bytes: usize| bytes.checked_next_multiple_of(CONTENT_UNIT);
+        let files_bytes = files.iter().try_fold(0usize, |sum, (_, bytes)| sum.checked_add(whole(*bytes)?));
+        let content_bytes = files_bytes.zip(whole(plan.content_bytes)).and_then(|(a, b)| a.checked_add(b));
+        let Some((files_bytes, content_bytes)) = files_bytes.zip(content_bytes) else {
+            return Err(ArenaError::Plan("frames and content together must stay below 4 GiB"));
+        };
+        // Ordinary pages: files' cannot lie among huge ones.
+        let mut arena = Self::new(&ArenaPlan { content_bytes, huge_pages: false, ..*plan })?;
+        arena.content_bytes -= files_bytes;
+        arena.files_start = arena.content_bytes;
+        let mut start = arena.files_start;
+        let places = files
+            .iter()
+            .map(|(file, bytes)| {
+                let range = start..start + bytes.next_multiple_of(CONTENT_UNIT);
+                start = range.end;
+                arena.map_file(*file, &range).map(|()| range.start..range.start + bytes)
+            })
+            .collect();
+        Ok((arena, places))
+    }
+
+    /// Puts a file's pages in place of fresh memory that nobody has seen yet.
+    fn map_file(&mut self, file: BorrowedFd<'_>, range: &Range<usize>) -> io::Result<()> {
+        if range.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        debug_assert!(range.start >= self.files_start && self.content_start() + range.end <= self.bytes);
+        // SAFETY: *map*: the range lies in the mapping.
+        let target = unsafe { self.base.add(self.content_start() + range.start) };
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: whole pages of our own mapping are replaced, before there is a pool that could give them out, and
+        // *files*: nobody will make a reference to them.
+        let mapped =
+            unsafe { libc::mmap(target.as_ptr().cast(), range.len(), access, flags, file.as_raw_fd(), 0) };
+        if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Where it begins.
@@ -168,10 +226,16 @@ impl Arena {
         ((self.frames as usize) << self.shift).next_multiple_of(CONTENT_UNIT)
     }
 
-    /// Bytes of content.
+    /// Bytes of content, without the files' own pages.
     #[must_use]
     pub const fn content_bytes(&self) -> usize {
         self.content_bytes
+    }
+
+    /// Where files' own pages are, in bytes from where content begins; empty without any.
+    #[must_use]
+    pub const fn files(&self) -> Range<usize> {
+        self.files_start..self.bytes - self.content_start()
     }
 
     /// What its memory is.
@@ -221,6 +285,7 @@ fn map_with(bytes: usize, extra: libc::c_int) -> io::Result<NonNull<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::{AsFd, FromRawFd};
 
     #[test]
     fn content_lies_behind_the_frames() {
@@ -229,6 +294,34 @@ mod tests {
                 .expect("8 KiB");
         assert_eq!((arena.content_start(), arena.content_bytes(), arena.bytes()), (8192, 8192, 16384));
         assert_eq!(arena.backing(), Backing::OrdinaryPages);
+    }
+
+    /// A file's pages are the file's: what is written to it is there, without a copy.
+    #[test]
+    fn files_lie_behind_the_content() {
+        let memfd = || {
+            // SAFETY: the name is a string with its zero.
+            let file = unsafe { libc::memfd_create(c"arena".as_ptr(), libc::MFD_CLOEXEC) };
+            assert!(file >= 0);
+            // SAFETY: a descriptor that the kernel has just made for us.
+            std::fs::File::from(unsafe { std::os::fd::OwnedFd::from_raw_fd(file) })
+        };
+        let (one, two) = (memfd(), memfd());
+        one.set_len(5000).expect("grows");
+        two.set_len(100).expect("grows");
+        let nothing = std::fs::File::open("/dev/null").expect("opens");
+        let plan = ArenaPlan { frames: 3, frame_size: 2048, content_bytes: 5000, huge_pages: true };
+        let files = [(one.as_fd(), 5000), (nothing.as_fd(), 10), (two.as_fd(), 100)];
+        let (arena, places) = Arena::with_files(&plan, &files).expect("small");
+        let places: Vec<_> = places.into_iter().map(Result::ok).collect();
+        assert_eq!(places, [Some(8192..13192), None, Some(20480..20580)]);
+        assert_eq!((arena.content_bytes(), arena.files(), arena.bytes()), (8192, 8192..24576, 8192 + 24576));
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("reads");
+        let end = arena.base().as_ptr() as usize + arena.bytes();
+        assert!(
+            maps.lines().any(|line| line.contains(&format!("-{end:x} rw-s")) && line.contains("memfd:arena")),
+            "{maps}"
+        );
     }
 
     #[test]

@@ -76,7 +76,9 @@ impl Pool {
     #[must_use]
     pub fn content_is_free(&self, range: Range<usize>) -> bool {
         let units = self.units.get(range.start / CONTENT_UNIT..range.end.div_ceil(CONTENT_UNIT));
-        units.is_some_and(|units| units.iter().all(|unit| unit.held.get() == 0))
+        // Files' own pages are nobody's to write.
+        let inside = range.end <= self.arena().content_bytes();
+        inside && units.is_some_and(|units| units.iter().all(|unit| unit.held.get() == 0))
     }
 
     /// Bytes of content that are lent. For reports, not for turns.
@@ -153,6 +155,7 @@ impl fmt::Debug for ContentGrant {
 mod tests {
     use super::*;
     use crate::arena::{Arena, ArenaPlan};
+    use std::os::fd::AsFd;
 
     fn pool(units: usize) -> Pool {
         let plan =
@@ -174,8 +177,8 @@ mod tests {
         grant[8191] = b'z';
         assert_eq!(pool.take_content(grant).expect("ours"), 4096..12288);
         assert_eq!(pool.content_lent(), 0);
-        assert_eq!(&*pool.page(4096, 1).expect("back"), b"a");
-        assert_eq!(&*pool.page(12287, 1).expect("back"), b"z");
+        assert_eq!(pool.page(4096, 1).expect("back").bytes(), Some(&b"a"[..]));
+        assert_eq!(pool.page(12287, 1).expect("back").bytes(), Some(&b"z"[..]));
     }
 
     #[test]
@@ -198,6 +201,31 @@ mod tests {
             assert!(pool.lend_content(range.clone()).is_none(), "{range:?}");
         }
         assert_eq!(pool.content_lent(), 0);
+    }
+
+    /// A file's pages can be lent to a device, and neither be read nor written by us.
+    #[test]
+    fn files_pages_are_for_devices_only() {
+        let name = std::env::temp_dir().join(format!("ringway-file-page-{}", std::process::id()));
+        let file =
+            std::fs::File::options().create_new(true).read(true).write(true).open(&name).expect("opens");
+        std::fs::remove_file(name).expect("removes");
+        file.set_len(6000).expect("grows");
+        let plan = ArenaPlan { frames: 2, frame_size: 2048, content_bytes: 4096, huge_pages: false };
+        let (arena, places) = Arena::with_files(&plan, &[(file.as_fd(), 6000)]).expect("small");
+        assert_eq!(places[0].as_ref().expect("mapped"), &(4096..10096));
+        let pool = Pool::new(arena);
+        assert!(pool.page(4096, 1).is_none() && pool.page(4000, 200).is_none());
+        assert!(pool.file_page(0, 1).is_none() && pool.file_page(12288, 1).is_none());
+        assert!(pool.lend_content(4096..8192).is_none() && pool.lend_content(0..8192).is_none());
+        assert_eq!(pool.write_content(4096, b"x"), Err(ContentBusy));
+        let page = pool.file_page(8192, 1904).expect("inside");
+        // The file is cut off: whoever looked now would be killed.
+        file.set_len(0).expect("cuts");
+        assert!(page.is_file() && page.bytes().is_none() && page.len() == 1904);
+        let offset = pool.depart_page(page).expect("ours");
+        assert_eq!(offset, (pool.arena().content_start() + 8192) as u64);
+        assert!(pool.reclaim_page(offset).is_ok() && pool.reclaim_page(offset).is_err());
     }
 
     #[test]

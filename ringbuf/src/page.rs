@@ -5,7 +5,6 @@ use crate::content::LENT;
 use crate::frame::Frame;
 use crate::ledger::Stray;
 use crate::pool::{Pool, Unit};
-use core::ops::Deref;
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -13,10 +12,11 @@ use std::fmt;
 /// `include/linux/skbuff.h`).
 pub const PACKET_PAGES: usize = 17;
 
-/// A read-only slice of the arena's content that stays as it is while anybody holds it.
+/// A read-only slice of the arena's content that stays as it is while anybody holds it; or of a file's own pages, which
+/// only a device may read ([`bytes`](Self::bytes)).
 ///
-/// Invariant **content**: `start + len <= content_bytes`, and the unit that `start` lies in counts this page. A page
-/// never reaches beyond the unit it starts in, so that one count per unit is exact.
+/// Invariant **content**: the slice lies in the content or in the files behind it, and the unit that `start` lies in counts
+/// this page. A page never reaches beyond the unit it starts in, so that one count per unit is exact.
 pub struct Page<'p> {
     pool: &'p Pool,
     start: u32,
@@ -32,7 +32,20 @@ impl Pool {
     #[inline]
     pub fn page(&self, start: usize, len: usize) -> Option<Page<'_>> {
         let inside = start.checked_add(len).is_some_and(|end| end <= self.arena().content_bytes());
-        if !inside || len > CONTENT_UNIT || start % CONTENT_UNIT + len > CONTENT_UNIT {
+        if inside { self.count_page(start, len) } else { None }
+    }
+
+    /// A page of a file's own, see [`Arena::with_files`](crate::Arena::with_files): as above, but for devices' eyes only.
+    #[inline]
+    pub fn file_page(&self, start: usize, len: usize) -> Option<Page<'_>> {
+        let files = self.arena().files();
+        let inside = start >= files.start && start.checked_add(len).is_some_and(|end| end <= files.end);
+        if inside { self.count_page(start, len) } else { None }
+    }
+
+    #[inline]
+    fn count_page(&self, start: usize, len: usize) -> Option<Page<'_>> {
+        if len > CONTENT_UNIT || start % CONTENT_UNIT + len > CONTENT_UNIT {
             return None;
         }
         // An empty page at the very end lies in no unit; and a count that is full stays so, which is that of a unit on
@@ -120,6 +133,43 @@ impl<'p> Page<'p> {
         self.pool.arena().content_start() as u64 + u64::from(self.start)
     }
 
+    /// How many bytes.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len.into()
+    }
+
+    /// Whether there are none.
+    #[inline]
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether it is a file's own: the file may change or be cut off while we look, so that only a device, for which the
+    /// kernel has pinned the page, may read it.
+    #[inline]
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.start as usize >= self.pool.arena().content_bytes()
+    }
+
+    /// The bytes; `None` of a file's own page.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        if self.is_file() {
+            return None;
+        }
+        let offset = self.pool.arena().content_start() + self.start as usize;
+        // SAFETY: *content*: the offset lies in the arena.
+        let start = unsafe { self.pool.arena().base().add(offset) };
+        // SAFETY: *content*, and not *files*; while this page is counted the unit is not lent for writing
+        // (`lend_content`), and devices only read what they are lent for sending.
+        Some(unsafe { core::slice::from_raw_parts(start.as_ptr(), usize::from(self.len)) })
+    }
+
     fn unit(&self) -> &Unit {
         &self.pool.units[self.start as usize / CONTENT_UNIT]
     }
@@ -140,19 +190,6 @@ impl Clone for Page<'_> {
 impl Drop for Page<'_> {
     fn drop(&mut self) {
         self.unit().held.set(self.unit().held.get() - 1);
-    }
-}
-
-impl Deref for Page<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        let offset = self.pool.arena().content_start() + self.start as usize;
-        // SAFETY: *content*: the offset lies in the arena.
-        let start = unsafe { self.pool.arena().base().add(offset) };
-        // SAFETY: *content*; while this page is counted the unit is not lent for writing (`lend_content`), and devices
-        // only read what they are lent for sending.
-        unsafe { core::slice::from_raw_parts(start.as_ptr(), usize::from(self.len)) }
     }
 }
 

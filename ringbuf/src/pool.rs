@@ -87,7 +87,7 @@ impl Pool {
             ledger: Ledger::new(frames),
             offloads: (0..frames).map(|_| Cell::new(Offload::default())).collect(),
             loans: Cell::new(FIRST_LOAN),
-            units: (0..arena.content_bytes() / CONTENT_UNIT).map(|_| Unit::default()).collect(),
+            units: (0..arena.files().end / CONTENT_UNIT).map(|_| Unit::default()).collect(),
             home: Arc::new(Home::new(arena)),
         }
     }

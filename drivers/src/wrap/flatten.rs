@@ -2,7 +2,7 @@
 
 use crate::error::Fault;
 use crate::queue::{Caps, Gather, QueueCounters, QueuePair};
-use ringbuf::{BURST, Burst, Packet, Packets, Pool};
+use ringbuf::{BURST, Burst, Packet, Packets, Page, Pool};
 use std::os::fd::BorrowedFd;
 
 /// A queue pair that sends a head and its pages by copying them into frames.
@@ -27,7 +27,7 @@ enum Flat<'p> {
     Copied(Burst<'p>),
     /// No frame is free.
     Later,
-    /// Too long, too many frames, or empty.
+    /// Too long, too many frames, empty, or of bytes that only a device may read.
     Never,
 }
 
@@ -59,9 +59,13 @@ impl<'p, Q: QueuePair<'p>> Flatten<'p, Q> {
         if packet.bytes() > most * usize::from(frame.tailroom()) {
             return Flat::Never;
         }
+        // A file's own pages are not for us to read.
+        if packet.pages().any(Page::is_file) {
+            return Flat::Never;
+        }
         let mut chain = Burst::new();
         let head: &[u8] = packet.head();
-        for mut bytes in std::iter::once(head).chain(packet.pages().map(|page| &**page)) {
+        for mut bytes in std::iter::once(head).chain(packet.pages().filter_map(Page::bytes)) {
             while !bytes.is_empty() {
                 if frame.tailroom() == 0 {
                     let Some(next) = self.pool.alloc() else { return Flat::Later };

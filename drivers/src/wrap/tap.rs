@@ -8,7 +8,7 @@ use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
 use pcap_file::{DataLink, PcapError};
-use ringbuf::{Burst, Frame, Packets};
+use ringbuf::{Burst, Frame, Packets, Page, arena::CONTENT_UNIT};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
@@ -326,7 +326,7 @@ impl<'p, Q: Gather<'p>, W: Write, C: FnMut() -> Duration> Gather<'p> for Tap<Q, 
                 && !packet.head().is_empty()
                 && !packet.pages().any(|page| page.is_empty());
             let head: &[u8] = packet.head();
-            self.stage(1, sendable, std::iter::once(head).chain(packet.pages().map(|page| &**page)));
+            self.stage(1, sendable, std::iter::once(head).chain(packet.pages().map(visible)));
             // As many fit as came out.
             drop(waiting.push(packet));
         }
@@ -335,4 +335,10 @@ impl<'p, Q: Gather<'p>, W: Write, C: FnMut() -> Duration> Gather<'p> for Tap<Q, 
         self.write(Direction::Transmitted, taken);
         taken
     }
+}
+
+/// What a capture shows of a page: zeros for a file's own, which only a device may read.
+fn visible<'a>(page: &'a Page<'_>) -> &'a [u8] {
+    static HIDDEN: [u8; CONTENT_UNIT] = [0; CONTENT_UNIT];
+    page.bytes().unwrap_or(&HIDDEN[..page.len()])
 }

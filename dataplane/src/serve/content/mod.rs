@@ -12,6 +12,7 @@
 //! | kind | who copies | when |
 //! |---|---|---|
 //! | [`Kind::Snapshot`] | the kernel, from its page cache to the arena, once | at the first use of an extent |
+//! | [`Kind::Shared`] | nobody: the file's own pages are in the arena ([`Candidates`]) | |
 //! | [`Kind::Direct`] | nobody: the disk's DMA writes the arena | at the first use, and after each eviction |
 //!
 //! An extent belongs to one [`Entry`](super::tree::Entry), which is one version of one file. After each read the loader
@@ -20,8 +21,10 @@
 
 mod cells;
 mod loader;
+mod shared;
 mod store;
 
+pub use shared::{Candidates, SharedFiles};
 pub use store::{Kind, KindCounters, Kinds, Piece, Store, StoreCounters, StorePlan};
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::EXTENT;
 use super::cells::{Cells, Key, Need, State};
 use super::loader::{Filled, Loader, Order, Outcome};
+use super::shared::SharedFiles;
 use crate::serve::bell::Bell;
 use crate::serve::tree::Entry;
 use crate::serve::waiters::{List, Waiter, Waiters};
@@ -20,6 +21,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(1);
 pub enum Kind {
     /// Through the page cache: one copy by the kernel when an extent is loaded, none per request.
     Snapshot,
+    /// Not at all: its own pages are there, mapped before the arena was registered. No copy.
+    Shared,
     /// Past it: the disk's DMA writes the arena. No copy at all.
     Direct,
 }
@@ -95,6 +98,8 @@ pub struct StoreCounters {
     pub gone: u64,
     /// Extents that the disk failed to give.
     pub failed: u64,
+    /// By [`Kind::Shared`]: files and bytes that are mapped; nothing is read.
+    pub shared: KindCounters,
     /// By [`Kind::Snapshot`].
     pub snapshot: KindCounters,
     /// By [`Kind::Direct`].
@@ -114,6 +119,7 @@ pub struct Store<'p> {
     last: u32,
     waiters: Waiters,
     starved: List,
+    files: Option<SharedFiles>,
     next_try: Tick,
     counters: StoreCounters,
 }
@@ -143,14 +149,58 @@ impl<'p> Store<'p> {
             last: 0,
             waiters: Waiters::with_room(plan.waiters),
             starved: List::EMPTY,
+            files: None,
             next_try: Tick::default(),
             counters: StoreCounters::default(),
         })
     }
 
-    /// Up to `len` bytes of a file from `offset` on. Never waits and never touches a page that is not there.
+    /// The same, with files' own pages behind the content. Only for queues that [take
+    /// those](drivers::Caps::takes_file_pages).
+    #[must_use]
+    pub fn with_files(mut self, files: SharedFiles) -> Self {
+        self.counters.shared =
+            KindCounters { files: files.len() as u64, reads: 0, read_bytes: files.bytes() };
+        self.files = Some(files).filter(|files| !files.is_empty());
+        self
+    }
+
+    /// Up to `len` bytes of a file from `offset` on, to be sent. Never waits and never touches a page that is not there.
     #[inline]
     pub fn page(&mut self, entry: &Arc<Entry>, offset: u64, len: usize, waiter: Waiter) -> Piece<'p> {
+        if let Some(files) = &mut self.files
+            && let Some(place) = files.place(entry)
+        {
+            return self.file_page(place, entry, offset, len);
+        }
+        self.readable_page(entry, offset, len, waiter)
+    }
+
+    /// A page of a file's own. Once it has changed, none of it is the old version any more.
+    fn file_page(&mut self, place: usize, entry: &Entry, offset: u64, len: usize) -> Piece<'p> {
+        let left = entry.size().checked_sub(offset).and_then(|left| usize::try_from(left).ok());
+        let (Some(left), Ok(offset), false) = (left, usize::try_from(offset), entry.is_gone()) else {
+            return Piece::Gone;
+        };
+        let most = len.min(CONTENT_UNIT - offset % CONTENT_UNIT).min(left);
+        match self.pool.file_page(place + offset, most).filter(|page| !page.is_empty()) {
+            Some(page) => {
+                self.counters.hits += 1;
+                Piece::Page(page)
+            }
+            None => Piece::Gone,
+        }
+    }
+
+    /// The same, to be read by us: never a file's own page, so that [`Page::bytes`] is there.
+    #[inline]
+    pub fn readable_page(
+        &mut self,
+        entry: &Arc<Entry>,
+        offset: u64,
+        len: usize,
+        waiter: Waiter,
+    ) -> Piece<'p> {
         let (Some(left), Ok(extent)) = (
             entry.size().checked_sub(offset).filter(|left| *left > 0),
             u32::try_from(offset / EXTENT as u64),

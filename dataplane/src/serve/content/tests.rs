@@ -59,7 +59,7 @@ fn read(store: &mut Store<'_>, entry: &Arc<Entry>, mut offset: u64, len: usize) 
         let page = page(store, entry, offset, len - bytes.len())?;
         assert!(!page.is_empty() && page.len() <= len - bytes.len());
         offset += page.len() as u64;
-        bytes.extend_from_slice(&page);
+        bytes.extend_from_slice(page.bytes().expect("readable"));
     }
     Some(bytes)
 }
@@ -135,12 +135,12 @@ fn held_pages_keep_their_extent() {
     let second = page(&mut store, &entry, EXTENT as u64, 4096).expect("unchanged");
     assert!(matches!(store.page(&entry, 5 * EXTENT as u64, 1, ME), Piece::Later));
     assert!(store.counters().no_room > 0, "{:?}", store.counters());
-    assert!(*first == bytes[..4096] && *second == bytes[EXTENT..EXTENT + 4096]);
+    assert!(first.bytes() == Some(&bytes[..4096]) && second.bytes() == Some(&bytes[EXTENT..EXTENT + 4096]));
 
     drop(second);
     let third = page(&mut store, &entry, 5 * EXTENT as u64, 4096).expect("room now");
-    assert!(*third == bytes[5 * EXTENT..5 * EXTENT + 4096]);
-    assert!(*first == bytes[..4096], "and this one has been held all the time");
+    assert!(third.bytes() == Some(&bytes[5 * EXTENT..5 * EXTENT + 4096]));
+    assert!(first.bytes() == Some(&bytes[..4096]), "and this one has been held all the time");
 }
 
 /// In the middle of a transfer: what is in memory may go on, the rest is gone, and never comes from the new version.
@@ -183,7 +183,7 @@ fn a_file_that_changes_is_gone_and_never_mixed() {
             std::thread::sleep(Duration::from_millis(15));
             change(&path);
 
-            let far = 8 * EXTENT as u64;
+            let far = 9 * EXTENT as u64;
             assert!(page(&mut store, &old, far, 1).is_none(), "{what}, {kinds:?}");
             assert!(page(&mut store, &old, far + 1, 1).is_none(), "{what}: for good");
             assert!(old.is_gone());
@@ -242,6 +242,50 @@ fn small_files_do_not_take_the_room_of_large_ones() {
     }
     let counters = store.counters();
     assert_eq!((counters.misses, counters.evicted, counters.snapshot.files), (64, 0, 64));
+}
+
+/// Files on tmpfs are handed out as they lie there, for a device's eyes; what reads itself gets a copy.
+#[test]
+fn files_of_tmpfs_are_shared_and_never_read_by_us() {
+    if !rustix::fs::statfs("/dev/shm").is_ok_and(|fs| fs.f_type == 0x0102_1994) {
+        return eprintln!("SKIPPED: /dev/shm is no tmpfs");
+    }
+    let scratch = Scratch::beneath(Path::new("/dev/shm"));
+    let bytes = pattern(10_000, 6);
+    scratch.write("a/file", &bytes);
+    scratch.write("empty", b"");
+    std::os::unix::fs::symlink("a/file", scratch.path().join("link")).expect("links");
+    let tree = Tree::open(TreePlan::new(scratch.path())).expect("opens");
+    assert_eq!(Candidates::find(&tree, 8192).len(), 0, "no room for it");
+    let candidates = Candidates::find(&tree, 1 << 20);
+    assert_eq!(candidates.len(), 1);
+    let plan = ArenaPlan { frames: 2, frame_size: 2048, content_bytes: 2 * EXTENT, huge_pages: false };
+    let (arena, mut files) = candidates.map(&plan).expect("small");
+    candidates.settle(&mut files);
+    assert_eq!((files.len(), files.bytes()), (1, 10_000));
+    let pool = Pool::new(arena);
+    let mut store = store(&pool, Kinds::Snapshot).with_files(files);
+    let old = entry(scratch.path(), "a/file");
+
+    let own = page(&mut store, &old, 9000, 4096).expect("there");
+    assert!(own.is_file() && own.bytes().is_none());
+    assert_eq!(own.len(), 1000);
+    assert_eq!(store.counters().snapshot.reads, 0, "nothing was read");
+    let Piece::Later = store.readable_page(&old, 0, 10, ME) else { panic!("not in memory yet") };
+    soon("a copy", || {
+        store.poll(now(), &mut Vec::new());
+        match store.readable_page(&old, 9000, 1000, ME) {
+            Piece::Page(page) => (page.bytes() == Some(&bytes[9000..])).then_some(()),
+            _ => None,
+        }
+    });
+
+    std::thread::sleep(Duration::from_millis(15));
+    scratch.write("a/file", &pattern(10_000, 7));
+    assert!(!old.check());
+    assert!(matches!(store.page(&old, 0, 10, ME), Piece::Gone), "its pages are another version's now");
+    let new = entry(scratch.path(), "a/file");
+    assert!(read(&mut store, &new, 0, 10_000).expect("by snapshot") == pattern(10_000, 7));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What tells one version of a file from another. Any change of content changes the times, as far as the file
 /// system's clock goes; restoring the time of change (`touch -d`, `rsync -t`) still moves `changed`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
     device: u64,
     inode: u64,

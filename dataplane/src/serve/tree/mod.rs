@@ -170,6 +170,20 @@ impl Tree {
         HostId(place.and_then(|place| u16::try_from(place).ok()).unwrap_or(0))
     }
 
+    /// The roots of all hosts.
+    pub(in crate::serve) fn roots(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.hosts.iter().map(|host| &*host.root)
+    }
+
+    /// Opens one name in a directory, without following a link.
+    pub(in crate::serve) fn open_beneath(
+        directory: &OwnedFd,
+        name: &[u8],
+        flags: OFlags,
+    ) -> io::Result<OwnedFd> {
+        Ok(resolve::open_beneath(directory, name, flags)?)
+    }
+
     /// How many hosts there are.
     #[must_use]
     pub const fn hosts(&self) -> usize {
