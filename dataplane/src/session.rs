@@ -12,7 +12,7 @@ use crate::ports::{AnyQueue, Port, umem};
 use crate::run::{Ended, Idle, run};
 use crate::stats::{Board, Snapshot};
 use crate::worker::{Member, Worker};
-use drivers::OpenError;
+use drivers::{Caps, OpenError, QueuePair};
 use ringbuf::{Arena, ArenaError, ArenaPlan, Backing, Census, Pool};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,11 +43,20 @@ pub trait Apps: Sync {
     /// The app of a worker whose pool lives for `'p`.
     type App<'p>: App<'p>;
 
-    /// The app of one worker.
+    /// Maps the arena of one worker.
+    ///
+    /// # Errors
+    /// [`ArenaError`]; the session fails with it.
+    fn arena(&self, worker: usize, plan: &ArenaPlan) -> Result<Arena, ArenaError> {
+        let _ = worker;
+        Arena::new(plan)
+    }
+
+    /// The app of one worker, once its queues are open and its arena is registered with their devices.
     ///
     /// # Errors
     /// A sentence for the user; the session fails with it.
-    fn app<'p>(&self, worker: usize, pool: &'p Pool) -> Result<Self::App<'p>, String>;
+    fn app<'p>(&self, worker: usize, pool: &'p Pool, queues: &[&Caps]) -> Result<Self::App<'p>, String>;
 }
 
 /// A copy of one app for each worker: for apps that keep nothing.
@@ -57,7 +66,7 @@ pub struct Each<A>(pub A);
 impl<A: for<'p> App<'p> + Copy + Sync> Apps for Each<A> {
     type App<'p> = A;
 
-    fn app<'p>(&self, _worker: usize, _pool: &'p Pool) -> Result<A, String> {
+    fn app<'p>(&self, _worker: usize, _pool: &'p Pool, _queues: &[&Caps]) -> Result<A, String> {
         Ok(self.0)
     }
 }
@@ -398,18 +407,13 @@ impl Desk<'_> {
         {
             return self.fail(SessionError::Cpu { cpu, available: Vec::new() });
         }
-        match Arena::new(&self.arena_plan()) {
+        match apps.arena(self.worker, &self.arena_plan()) {
             Ok(arena) => self.work_with(&Pool::new(arena), cpu, apps),
             Err(error) => self.fail(SessionError::Arena(error)),
         }
     }
 
     fn work_with(mut self, pool: &Pool, cpu: Option<usize>, apps: &impl Apps) {
-        // First: an app may put file content into the arena, which is registered with devices as it then is.
-        let app = match apps.app(self.worker, pool) {
-            Ok(app) => app,
-            Err(words) => return self.fail(SessionError::App(words)),
-        };
         let umem = umem(pool);
         let cuts = self.ports.iter().any(Port::hands_over_uncut);
         let open = |(index, queue): &(usize, u32)| {
@@ -417,9 +421,14 @@ impl Desk<'_> {
             Ok(Member { port: port.id(), queue: port.open_queue(&umem, *queue, cuts)? })
         };
         let members: Result<Vec<Member<AnyQueue<'_>>>, OpenError> = self.share.iter().map(open).collect();
-        let mut worker = match members {
-            Ok(members) => Worker::new(pool, members, app),
+        let members = match members {
+            Ok(members) => members,
             Err(error) => return self.fail(SessionError::Queue(error)),
+        };
+        let queues: Vec<&Caps> = members.iter().map(|member| member.queue.caps()).collect();
+        let mut worker = match apps.app(self.worker, pool, &queues) {
+            Ok(app) => Worker::new(pool, members, app),
+            Err(words) => return self.fail(SessionError::App(words)),
         };
         if let Some(ends) = self.ends.take() {
             worker = worker.with_hand_off(HandOff::new(pool, ends));

@@ -3,11 +3,13 @@
 use super::forward::{IdleWord, say, seconds};
 use super::{Format, Outcome};
 use clap::{Args, ValueEnum};
-use dataplane::net::Prefix;
+use dataplane::net::{self, Prefix};
 use dataplane::ports::Port;
 use dataplane::report::{self, Rates};
+use dataplane::serve::content::{Kinds, StorePlan};
 use dataplane::serve::http::{Limits, Policy, PolicyPlan, media};
-use dataplane::serve::server::{Figures, ServePlan, Servers};
+use dataplane::serve::log::{self, LogPlan};
+use dataplane::serve::server::{Figures, ServePlan, Servers, Stage};
 use dataplane::serve::tree::{HostPlan, Symlinks, TreePlan};
 use dataplane::session::{SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
 use dataplane::{PortId, Snapshot};
@@ -60,6 +62,18 @@ pub(crate) struct ServeArgs {
     /// A page for an error, as 404=/srv/errors/404.html; may be given again.
     #[arg(long = "error-page", value_name = "STATUS=FILE", value_parser = error_page)]
     error_pages: Vec<(u16, PathBuf)>,
+    /// Where requests are logged: a file, or - for standard output. SIGHUP opens it anew.
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
+    /// How requests are logged.
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogWord,
+    /// Counters for Prometheus, on a socket of the kernel's, as 127.0.0.1:9090.
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
+    /// How file content gets into memory that the device reads.
+    #[arg(long, value_enum, default_value_t)]
+    content_kind: KindWord,
     /// Memory for file content, in MiB, of each worker.
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     content: usize,
@@ -115,6 +129,26 @@ enum ListingWord {
     On,
 }
 
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LogWord {
+    /// As Apache and nginx do.
+    #[default]
+    Combined,
+    /// One object a line.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum KindWord {
+    /// tmpfs shared, large files direct, others by snapshot.
+    #[default]
+    Auto,
+    /// Read through the page cache into our memory: one copy when loaded, none per request.
+    Snapshot,
+    /// Read past the page cache: the disk's DMA writes what the device's DMA reads.
+    Direct,
+}
+
 fn address(text: &str) -> Result<Prefix, String> {
     let (address, bits) =
         text.split_once('/').ok_or("the length of the prefix is missing, as in 10.0.0.2/24")?;
@@ -143,10 +177,15 @@ pub(crate) fn run(args: &ServeArgs) -> Outcome {
     for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(number, Arc::clone(&signal))?;
     }
+    let hangup = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup))?;
     let link = Link::by_name(&args.port.device).ok();
     let plan = plan(args, link.as_ref())?;
     let cpus: Vec<usize> = args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect();
-    let servers = Servers::new(plan.clone(), cpus.len().max(1))?;
+    let mut servers = Servers::new(plan.clone(), cpus.len().max(1))?;
+    if let Some(address) = args.metrics {
+        tracing::info!("numbers for Prometheus at http://{}/metrics", servers.tell(address)?);
+    }
     let port = Port::open_for(PortId(0), &args.port, &filter(args, &plan)?)?;
     let ports = [port];
     let session_plan = SessionPlan {
@@ -162,8 +201,9 @@ pub(crate) fn run(args: &ServeArgs) -> Outcome {
     let ends = std::thread::scope(|scope| {
         let ended = Arc::new(AtomicBool::new(false));
         let guard = Ended(Arc::clone(&ended));
-        let (signal, stop, servers) = (&signal, &stop, &servers);
-        scope.spawn(move || drain(signal, stop, &ended, servers, args.drain));
+        let (stop, servers) = (&stop, &servers);
+        let attendant = Attendant { args, signal: &signal, hangup: &hangup, stop, ended, servers };
+        scope.spawn(move || attendant.attend());
         let ends = session(
             &ports,
             &session_plan,
@@ -187,32 +227,64 @@ impl Drop for Ended {
     }
 }
 
-/// Waits for a signal, then for connections to end, and stops the workers.
-fn drain(signal: &AtomicBool, stop: &AtomicBool, ended: &AtomicBool, servers: &Servers, limit: Duration) {
-    const LOOK: Duration = Duration::from_millis(20);
-    while !signal.load(Ordering::Relaxed) {
-        if ended.load(Ordering::Relaxed) {
-            return;
-        }
-        std::thread::sleep(LOOK);
-    }
-    servers.drain().store(true, Ordering::Relaxed);
-    signal.store(false, Ordering::Relaxed);
-    let begin = Instant::now();
-    // Workers take the word at their next tick, and tell their numbers at the one after. A second signal ends it now.
-    while begin.elapsed() < limit.max(2 * LOOK)
-        && !ended.load(Ordering::Relaxed)
-        && !signal.load(Ordering::Relaxed)
-    {
-        std::thread::sleep(2 * LOOK);
-        if servers.figures().get("connections") == 0 {
-            break;
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
+/// Sees to signals while the workers serve.
+struct Attendant<'a> {
+    args: &'a ServeArgs,
+    signal: &'a AtomicBool,
+    hangup: &'a AtomicBool,
+    stop: &'a AtomicBool,
+    ended: Arc<AtomicBool>,
+    servers: &'a Servers,
 }
 
-fn plan(args: &ServeArgs, link: Option<&Link>) -> Result<ServePlan, Box<dyn std::error::Error>> {
+impl Attendant<'_> {
+    /// How often it looks. Workers look at each tick, and tell their numbers then.
+    const LOOK: Duration = Duration::from_millis(20);
+
+    /// Until the session is over: reloads when told to, and when told to end, lets connections end first.
+    fn attend(&self) {
+        while !self.signal.swap(false, Ordering::Relaxed) {
+            if self.ended.load(Ordering::Relaxed) {
+                return;
+            }
+            if self.hangup.swap(false, Ordering::Relaxed) {
+                self.reload();
+            }
+            std::thread::sleep(Self::LOOK);
+        }
+        self.servers.enter(Stage::Draining);
+        self.wait_for_connections(self.args.drain);
+        self.servers.enter(Stage::Resetting);
+        self.wait_for_connections(Duration::ZERO);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// At most so long, and until a second signal.
+    fn wait_for_connections(&self, limit: Duration) {
+        let begin = Instant::now();
+        loop {
+            std::thread::sleep(2 * Self::LOOK);
+            let left = self.servers.figures().get("connections");
+            let told = self.ended.load(Ordering::Relaxed) || self.signal.load(Ordering::Relaxed);
+            if left == 0 || told || begin.elapsed() >= limit {
+                return;
+            }
+        }
+    }
+
+    fn reload(&self) {
+        let args = self.args;
+        let reloaded = tree(args).and_then(|tree| Ok(self.servers.reload(tree, policy(args)?)?));
+        match reloaded {
+            Ok(()) => tracing::info!("folders, error pages and access log opened anew"),
+            Err(error) => tracing::error!("SIGHUP: {error}; everything stays as it was"),
+        }
+    }
+}
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn tree(args: &ServeArgs) -> Fallible<TreePlan> {
     let hosts =
         args.hosts.iter().map(|(name, root)| HostPlan { names: vec![name.clone()], root: root.clone() });
     let mut tree = TreePlan::new(&args.root);
@@ -223,6 +295,10 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Result<ServePlan, Box<dyn std:
         SymlinkWord::On => Symlinks::On,
     };
     tree.listing = args.listing == ListingWord::On;
+    Ok(tree)
+}
+
+fn policy(args: &ServeArgs) -> Fallible<Policy> {
     let page = |(status, file): &(u16, PathBuf)| -> Result<(u16, String, Vec<u8>), String> {
         let content =
             std::fs::read(file).map_err(|error| format!("--error-page {}: {error}", file.display()))?;
@@ -230,27 +306,71 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Result<ServePlan, Box<dyn std:
         Ok((*status, media::of_name(&name).to_owned(), content))
     };
     let pages = args.error_pages.iter().map(page).collect::<Result<_, _>>()?;
-    let policy =
-        Policy::new(&PolicyPlan { cache: args.cache_control.clone(), pages, ..PolicyPlan::default() })?;
+    Ok(Policy::new(&PolicyPlan { cache: args.cache_control.clone(), pages, ..PolicyPlan::default() })?)
+}
+
+fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
     let limits =
         Limits { idle_time: args.idle_timeout, connections_per_peer: args.per_peer, ..Limits::default() };
-    let addresses: Vec<Prefix> = args.addresses.clone();
+    let kernel = kernel(args, link)?;
+    let log = args.access_log.as_ref().map(|path| LogPlan {
+        path: Some(path.clone()).filter(|path| path.as_os_str() != "-"),
+        format: match args.log_format {
+            LogWord::Combined => log::Format::Combined,
+            LogWord::Json => log::Format::Json,
+        },
+        capacity: LOG_RECORDS,
+    });
+    let kinds = match args.content_kind {
+        KindWord::Auto => Kinds::Auto,
+        KindWord::Snapshot => Kinds::Snapshot,
+        KindWord::Direct => Kinds::Direct,
+    };
     Ok(ServePlan {
         // A capture file has no interface: any address of our own will do.
         mac: link.map_or([2, 0x52, 0x57, 0, 2, 1], |link| link.mac),
         mtu: link.map_or(1500, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
-        shared: false,
-        addresses,
+        shared: kernel.is_some(),
+        kernel,
+        addresses: args.addresses.clone(),
         gateway: args.gateway,
         listen: args.listen,
-        tree,
-        policy,
+        tree: tree(args)?,
+        policy: policy(args)?,
         limits,
         connections: args.connections,
         copy_below: args.copy_below.map_or(COPY_BELOW, |bytes| bytes as usize),
-        largest_segment: 0,
+        share: args.content_kind == KindWord::Auto,
+        store: StorePlan { kinds, ..StorePlan::default() },
+        log,
     })
 }
+
+/// What the kernel says of the interface, if it has our addresses: `None` if it has none of them.
+fn kernel(args: &ServeArgs, link: Option<&Link>) -> Fallible<Option<net::HostPlan>> {
+    let Some(link) = link else { return Ok(None) };
+    let theirs: Vec<IpAddr> = link.addresses()?.into_iter().map(|own| own.address).collect();
+    let ours = || args.addresses.iter().map(|prefix| prefix.address);
+    match ours().filter(|address| theirs.contains(address)).count() {
+        0 => Ok(None),
+        count if count == args.addresses.len() => {
+            let mut plan = net::HostPlan::shared(PortId(0), link, vec![args.listen], 0..0)?;
+            for interface in &mut plan.interfaces {
+                interface.addresses.retain(|own| ours().any(|address| address == own.address));
+            }
+            Ok(Some(plan))
+        }
+        _ => Err(format!(
+            "the kernel has some of these addresses at {}, but not all: serve either its own or others, and the rest \
+             with a second ringway",
+            link.name
+        )
+        .into()),
+    }
+}
+
+/// Answers that may wait for the thread that writes the log.
+const LOG_RECORDS: usize = 8192;
 
 /// Below this a copy costs less than a second descriptor: `docs/measuring.md` has the measurement.
 const COPY_BELOW: usize = 2048;

@@ -6,44 +6,13 @@ use super::seq::{Seq, micros};
 use super::shared::Shared;
 use super::stack::Stack;
 use super::table::Key;
-use crate::net::Address;
+use crate::net::{TcpError, Trouble};
 use crate::worker::Tick;
-
-/// An ICMP error that quotes a segment of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quoted {
-    /// Our address, from the quoted header.
-    pub local: Address,
-    /// The peer's.
-    pub peer: Address,
-    /// Our port.
-    pub local_port: u16,
-    /// The peer's.
-    pub peer_port: u16,
-    /// The quoted sequence number.
-    pub seq: Seq,
-    /// What it says.
-    pub trouble: Trouble,
-}
-
-/// What an ICMP error says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// The packet was too big for a link on the way.
-    TooBig {
-        /// Bytes of the largest packet that the link takes.
-        mtu: u32,
-    },
-    /// The peer, or a filter before it, refuses (port or protocol unreachable, prohibited).
-    Refused,
-    /// The packet did not arrive, for a reason that may pass.
-    Unreachable,
-}
 
 impl<S: Default> Stack<S> {
     /// An ICMP error about one of our segments. It is believed only if the quoted sequence number is in flight
     /// (RFC 5927 section 4.1): whoever is not on the path has to guess it.
-    pub fn icmp(&mut self, now: Tick, quoted: &Quoted, service: &mut impl Service<S>) {
+    pub fn icmp(&mut self, now: Tick, quoted: &TcpError, service: &mut impl Service<S>) {
         let now = micros(now);
         let key = Key {
             local: quoted.local,
@@ -56,7 +25,7 @@ impl<S: Default> Stack<S> {
             return;
         };
         let core = &mut self.slots.at(index).core;
-        if !core.is_in_flight(quoted.seq) {
+        if !core.is_in_flight(Seq(quoted.sequence)) {
             self.shared.stats.icmp_ignored += 1;
             return;
         }

@@ -54,7 +54,6 @@ mod timers;
 pub use config::{Config, Cookies, Keepalive, Limits};
 pub use conn::{Closed, Conn, ConnId, Out, Sent, Service};
 pub use core::State;
-pub use icmp::{Quoted, Trouble};
 pub use segment::{Flags, Segment};
 pub use seq::Seq;
 pub use stack::Stack;

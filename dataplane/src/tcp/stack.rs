@@ -403,6 +403,17 @@ impl<S: Default> Stack<S> {
         Some(result)
     }
 
+    /// The names of all connections. Allocates: not for turns.
+    pub fn ids(&self) -> Vec<ConnId> {
+        let live = |(index, slot): (usize, &Slot<S>)| {
+            slot.core
+                .bits
+                .has(Bits::LIVE)
+                .then_some(ConnId { index: u32::try_from(index).ok()?, generation: slot.generation })
+        };
+        self.slots.0.iter().enumerate().filter_map(live).collect()
+    }
+
     /// The counters.
     pub const fn stats(&self) -> &Stats {
         &self.shared.stats

@@ -3,22 +3,23 @@
 use super::answers::Answers;
 use super::talk::{Doing, Talk};
 use crate::serve::http::{
-    Clock, Framing, Limits, Parsed, Policy, Refusal, Request, Resource, Response, Scratch, Waiting, refuse,
-    respond,
+    Clock, Counts, Limits, Next, Peers, Policy, Refusal, Request, Resource, Response, Scratch, Waiting,
+    refuse, respond,
 };
-use crate::serve::tree::{Answer, Finder, Lookup, Tree};
+use crate::serve::log::{LogQueue, Record};
+use crate::serve::tree::{Finder, Lookup, Tree};
 use crate::tcp::{Closed, Conn, Service};
 use crate::worker::Tick;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Responses of one connection that may be under way: what a client pipelines beyond waits.
 const PIPELINE: u32 = 8;
 
-/// What HTTP has done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What happened to connections, in HTTP's terms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TalkCounters {
     /// Connections that were opened.
     pub opened: u64,
@@ -26,31 +27,12 @@ pub struct TalkCounters {
     pub closed: u64,
     /// Requests that were answered.
     pub requests: u64,
-    /// Responses by the first digit of their status: 2xx, 3xx, 4xx, 5xx.
-    pub statuses: [u64; 4],
     /// Bytes of responses that were queued, heads included.
     pub queued_bytes: u64,
-    /// What was no request, in the order of [`Refusal::ALL`].
-    pub refused: [u64; Refusal::COUNT],
     /// Connections closed because nothing came, or nothing was taken, for too long.
     pub timed_out: u64,
     /// Connections reset because their file changed.
     pub gone: u64,
-}
-
-impl Default for TalkCounters {
-    fn default() -> Self {
-        Self {
-            opened: 0,
-            closed: 0,
-            requests: 0,
-            statuses: [0; 4],
-            queued_bytes: 0,
-            refused: [0; Refusal::COUNT],
-            timed_out: 0,
-            gone: 0,
-        }
-    }
 }
 
 /// What all connections of a worker share in HTTP.
@@ -62,21 +44,23 @@ pub(super) struct Clerk {
     pub(super) policy: Arc<Policy>,
     pub(super) limits: Limits,
     pub(super) clock: Clock,
+    /// The wall clock, as of the last tick.
+    pub(super) now: SystemTime,
     pub(super) scratch: Scratch,
     pub(super) counters: TalkCounters,
-    /// Connections by address, where they are limited.
-    pub(super) peers: HashMap<crate::net::Address, u32>,
+    pub(super) counts: Counts,
+    pub(super) log: Option<LogQueue>,
+    /// Connections by address.
+    pub(super) peers: Peers,
     /// No further requests are answered: each connection ends after its response.
     pub(super) draining: bool,
 }
 
-/// What became of the bytes at hand.
+/// What became of a request.
 enum Step {
-    /// So many are done with; go on.
-    Taken(usize),
-    /// More must come first.
-    Incomplete,
-    /// Something else must happen first.
+    /// It is answered.
+    Answered,
+    /// Something else must happen first: it is to be offered again.
     Wait(Doing),
 }
 
@@ -84,43 +68,20 @@ impl Service<Talk> for Clerk {
     fn opened(&mut self, conn: &mut Conn<'_, Talk>) {
         self.counters.opened += 1;
         conn.state_mut().id = Some(conn.id());
-        let most = self.limits.connections_per_peer;
-        if most > 0 {
-            let count = self.peers.entry(conn.path().peer).or_insert(0);
-            *count += 1;
+        if self.peers.enter(conn.path().peer.ip()) {
             conn.state_mut().counted = true;
-            if *count > most {
-                self.refuse(conn, Refusal::TooManyConnections);
-                return;
-            }
+        } else {
+            self.refuse(conn, Refusal::TooManyConnections);
+            return;
         }
         self.watch(conn, Doing::Nothing);
     }
 
     fn data(&mut self, conn: &mut Conn<'_, Talk>, bytes: &[u8]) -> usize {
-        let mut done = 0;
-        while done < bytes.len() {
-            match self.step(conn, &bytes[done..]) {
-                Step::Taken(taken) => done += taken,
-                Step::Incomplete => {
-                    // The time for a head runs from its first byte, however slowly the others come.
-                    if conn.state().doing != Doing::Reading {
-                        self.watch(conn, Doing::Reading);
-                    }
-                    return done;
-                }
-                Step::Wait(doing) => {
-                    self.watch(conn, doing);
-                    return done;
-                }
-            }
-        }
-        let doing = if conn.state().answers.len() > 0 { Doing::Sending } else { Doing::Nothing };
-        if conn.state().skip > 0 {
-            self.watch(conn, Doing::Reading);
-        } else {
-            self.watch(conn, doing);
-        }
+        // Its own scratch would be borrowed as long as the request lives.
+        let mut scratch = std::mem::replace(&mut self.scratch, Scratch::empty());
+        let done = self.read(conn, bytes, &mut scratch);
+        self.scratch = scratch;
         done
     }
 
@@ -151,24 +112,18 @@ impl Service<Talk> for Clerk {
         self.counters.closed += u64::from(talk.id.is_some());
         self.counters.gone += u64::from(why == Closed::Gone);
         if talk.counted {
-            let peer = conn.path().peer;
-            if let Some(count) = self.peers.get_mut(&peer) {
-                *count -= 1;
-                if *count == 0 {
-                    self.peers.remove(&peer);
-                }
-            }
+            self.peers.leave(conn.path().peer.ip());
         }
     }
 
     fn timer(&mut self, conn: &mut Conn<'_, Talk>) {
         let acked = conn.acked();
         let talk = conn.state_mut();
+        let (over, waiting) = (talk.intake.is_over(), talk.intake.waiting(true));
         match talk.doing {
             Doing::Sending if acked > talk.acked => {
-                let moved = acked - talk.acked;
+                let (moved, time) = (acked - talk.acked, self.limits.stall_time);
                 talk.acked = acked;
-                let time = self.limits.stall_time;
                 if self.limits.is_slow_reader(moved, time) {
                     self.time_out(conn);
                 } else {
@@ -176,13 +131,12 @@ impl Service<Talk> for Clerk {
                 }
             }
             // RFC 9110 section 15.5.9: who has begun a head is told.
-            Doing::Reading if talk.skip == 0 && !talk.closing => {
+            Doing::Reading if waiting == Waiting::Head => {
                 self.counters.timed_out += 1;
                 self.refuse(conn, Refusal::Timeout);
             }
-            Doing::Nothing if !talk.closing => {
+            Doing::Nothing if !over => {
                 self.counters.timed_out += 1;
-                talk.closing = true;
                 conn.finish();
                 self.watch(conn, Doing::Sending);
             }
@@ -192,92 +146,84 @@ impl Service<Talk> for Clerk {
 }
 
 impl Clerk {
-    /// Does the next thing with the bytes that came.
-    fn step(&mut self, conn: &mut Conn<'_, Talk>, bytes: &[u8]) -> Step {
-        let talk = conn.state_mut();
-        if talk.closing {
-            return Step::Taken(bytes.len());
-        }
-        if talk.skip > 0 {
-            let skipped = (bytes.len() as u64).min(talk.skip);
-            talk.skip -= skipped;
-            return Step::Taken(usize::try_from(skipped).unwrap_or(bytes.len()));
-        }
-        if talk.answers.len() >= PIPELINE {
-            return Step::Wait(Doing::Sending);
-        }
-        let mut scratch = std::mem::replace(&mut self.scratch, Scratch::empty());
-        let step = match Request::parse(bytes, &mut scratch, &self.limits) {
-            Parsed::Incomplete => Step::Incomplete,
-            Parsed::Refused(refusal) => {
-                self.refuse(conn, refusal);
-                Step::Taken(bytes.len())
+    /// Reads requests and answers them, as far as that can be done now; returns the bytes that are done with.
+    fn read(&mut self, conn: &mut Conn<'_, Talk>, bytes: &[u8], scratch: &mut Scratch) -> usize {
+        let mut done = 0;
+        loop {
+            let (used, next) = conn.state_mut().intake.next(&bytes[done..], scratch, &self.limits);
+            done += used;
+            let doing = match next {
+                Next::Request(request, len) => match self.answer(conn, request) {
+                    Step::Answered => {
+                        done += len;
+                        continue;
+                    }
+                    Step::Wait(doing) => doing,
+                },
+                Next::More if done < bytes.len() || !conn.state().is_at_head() => Doing::Reading,
+                Next::More if conn.state().answers.len() > 0 => Doing::Sending,
+                Next::More => Doing::Nothing,
+                Next::Refused(refusal) => {
+                    self.refuse(conn, refusal);
+                    return bytes.len();
+                }
+                Next::Broken(refusal) => {
+                    self.counts.refused(refusal, None);
+                    conn.finish();
+                    Doing::Sending
+                }
+                Next::Over => Doing::Sending,
+            };
+            // The time for a head runs from its first byte, however slowly the others come.
+            if doing != Doing::Reading || conn.state().doing != Doing::Reading {
+                self.watch(conn, doing);
             }
-            Parsed::Request(request, len) => self.answer(conn, request, len),
-        };
-        self.scratch = scratch;
-        step
+            return done;
+        }
     }
 
     /// Answers one request.
-    fn answer(&mut self, conn: &mut Conn<'_, Talk>, mut request: Request<'_>, len: usize) -> Step {
-        let talk = conn.state_mut();
-        let last = self.limits.requests > 0 && talk.requests + 1 >= self.limits.requests;
-        if last || self.draining || talk.half_closed || request.framing == Framing::Chunked {
-            request.persistent = false;
+    fn answer(&mut self, conn: &mut Conn<'_, Talk>, mut request: Request<'_>) -> Step {
+        let talk = conn.state();
+        if talk.answers.len() >= PIPELINE {
+            return Step::Wait(Doing::Sending);
         }
+        request.persistent &= !self.draining && !talk.half_closed;
         let mut source = None;
         if request.needs_resource() {
             let host = self.tree.host(request.host);
-            match self.finder.find(conn.now(), host, request.path, conn.state().waiter()) {
+            match self.finder.find(conn.now(), host, request.path, talk.waiter()) {
                 Lookup::Known(answer) => source = Some(Arc::clone(answer)),
                 Lookup::Asked => return Step::Wait(Doing::Asking),
                 Lookup::Busy => {}
             }
         }
-        let (policy, date) = (Arc::clone(&self.policy), *self.clock.date());
-        self.queue(conn, source, |source, out| {
+        let (all, policy, date) = (Rc::clone(&self.answers), Arc::clone(&self.policy), *self.clock.date());
+        let (start, mut answers) = (conn.queued(), all.borrow_mut());
+        let written = answers.add(&mut conn.state_mut().answers, start, source, |source, out| {
             let resource = source.map_or(Resource::Busy, |answer| answer.found().resource());
             respond(&request, resource, &policy, &date, out)
         });
+        let Some(response) = written else {
+            conn.reset();
+            return Step::Answered;
+        };
         self.counters.requests += 1;
-        let talk = conn.state_mut();
-        talk.requests += 1;
-        if let Framing::Length(bytes) = request.framing
-            && !talk.closing
-        {
-            talk.skip = bytes;
+        self.counts.answered(request.method, response);
+        if let Some(log) = &self.log {
+            log.push(Record::new(conn.path().peer.ip(), &request, response, self.now));
         }
-        Step::Taken(len)
+        conn.state_mut().intake.answered(&request, response, &self.limits);
+        self.queue(conn, response);
+        Step::Answered
     }
 
-    /// Queues a response; the connection ends after it if it says so.
-    fn queue(
-        &mut self,
-        conn: &mut Conn<'_, Talk>,
-        source: Option<Arc<Answer>>,
-        write: impl FnOnce(Option<&Answer>, &mut [u8]) -> Response,
-    ) {
-        let start = conn.queued();
-        let all = Rc::clone(&self.answers);
-        let mut answers = all.borrow_mut();
-        let written = answers.add(&mut conn.state_mut().answers, start, source, |source, head| {
-            write(source.map(|answer| &**answer), &mut head[..])
-        });
-        let Some(response) = written else {
-            drop(answers);
-            conn.reset();
-            return;
-        };
-        let (bytes, status, close) = (response.total_len(), response.status, response.close);
-        drop(answers);
+    /// Lets the stream grow by a response; the connection ends after it if it says so.
+    fn queue(&mut self, conn: &mut Conn<'_, Talk>, response: &Response) {
+        let bytes = response.total_len();
         conn.queue(bytes);
         self.counters.queued_bytes += bytes;
-        if let Some(count) = self.counters.statuses.get_mut(usize::from(status / 100).wrapping_sub(2)) {
-            *count += 1;
-        }
-        if close {
-            conn.state_mut().closing = true;
+        if response.close {
             conn.finish();
         }
     }
@@ -285,18 +231,33 @@ impl Clerk {
     /// Answers what was no request, and ends the connection.
     #[cold]
     fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: Refusal) {
-        self.counters.refused[refusal as usize] += 1;
-        let (policy, date) = (Arc::clone(&self.policy), *self.clock.date());
-        self.queue(conn, None, |_, out| refuse(refusal, &policy, &date, out));
+        let (all, policy, date) = (Rc::clone(&self.answers), Arc::clone(&self.policy), *self.clock.date());
+        let (start, mut answers) = (conn.queued(), all.borrow_mut());
+        let written = answers
+            .add(&mut conn.state_mut().answers, start, None, |_, out| refuse(refusal, &policy, &date, out));
+        if let Some(response) = written {
+            self.counts.refused(refusal, Some(response));
+            if let Some(log) = &self.log {
+                log.push(Record::refused(conn.path().peer.ip(), refusal, response, self.now));
+            }
+            self.queue(conn, response);
+        }
+        conn.finish();
         self.watch(conn, Doing::Sending);
     }
-
     /// A peer that says no more gets what it asked for, and then the end.
     fn end_if_done(&mut self, conn: &mut Conn<'_, Talk>) {
         let talk = conn.state_mut();
-        if talk.half_closed && talk.answers.len() == 0 && talk.doing != Doing::Asking && !talk.closing {
-            talk.closing = true;
+        if talk.half_closed && talk.answers.len() == 0 && talk.doing != Doing::Asking {
             conn.finish();
+        }
+    }
+
+    /// The server wants to end: who has nothing under way is not waited for.
+    pub(super) fn end_if_idle(&mut self, conn: &mut Conn<'_, Talk>) {
+        if conn.state().doing == Doing::Nothing && conn.state().answers.len() == 0 {
+            conn.finish();
+            self.watch(conn, Doing::Sending);
         }
     }
 
@@ -306,8 +267,7 @@ impl Clerk {
         let talk = conn.state_mut();
         let waiting = match doing {
             Doing::Nothing => Waiting::Request,
-            Doing::Reading if talk.skip > 0 => Waiting::Body,
-            Doing::Reading => Waiting::Head,
+            Doing::Reading => talk.intake.waiting(true),
             Doing::Asking | Doing::Sending => Waiting::Reader,
         };
         (talk.doing, talk.acked) = (doing, acked);

@@ -151,7 +151,8 @@ impl<'p> Emitter<'_, 'p> {
     fn gather(&mut self, packet: &mut Packet<'p>, at: &Stretch<'_>, waiter: Waiter) -> Result<(), Stop> {
         let mut done = 0;
         while done < at.len {
-            let page = self.page(at, done, at.len - done, waiter)?;
+            let (from, left) = (at.start + done as u64, at.len - done);
+            let page = taken(self.store.page(at.entry, from, left, waiter))?;
             done += page.len();
             packet.push(page).map_err(|_| Stop::Large)?;
         }
@@ -164,21 +165,13 @@ impl<'p> Emitter<'_, 'p> {
     fn copy(&mut self, frame: &mut Frame<'p>, at: &Stretch<'_>, waiter: Waiter) -> Result<(), Stop> {
         let mut done = 0;
         while done < at.len {
-            let page = self.page(at, done, at.len - done, waiter)?;
-            frame.extend(&page).map_err(|_| Stop::Large)?;
+            let (from, left) = (at.start + done as u64, at.len - done);
+            let page = taken(self.store.readable_page(at.entry, from, left, waiter))?;
+            frame.extend(page.bytes().ok_or(Stop::Gone)?).map_err(|_| Stop::Large)?;
             done += page.len();
         }
         self.counters.copied_bytes += done as u64;
         Ok(())
-    }
-
-    #[inline]
-    fn page(&mut self, at: &Stretch<'_>, done: usize, len: usize, waiter: Waiter) -> Result<Page<'p>, Stop> {
-        match self.store.page(at.entry, at.start + done as u64, len, waiter) {
-            Piece::Page(page) => Ok(page),
-            Piece::Later => Err(Stop::NotYet),
-            Piece::Gone => Err(Stop::Gone),
-        }
     }
 
     /// The rare packet that holds the end of a file and the beginning of the next response, and is larger than a frame:
@@ -238,6 +231,15 @@ impl<'p> Emitter<'_, 'p> {
             };
         }
         chain.push(frame).map_err(|_| Stop::Gone)
+    }
+}
+
+#[inline]
+fn taken(piece: Piece<'_>) -> Result<Page<'_>, Stop> {
+    match piece {
+        Piece::Page(page) => Ok(page),
+        Piece::Later => Err(Stop::NotYet),
+        Piece::Gone => Err(Stop::Gone),
     }
 }
 

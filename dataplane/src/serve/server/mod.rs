@@ -25,7 +25,7 @@ mod talk;
 pub use clerk::TalkCounters;
 pub use emit::EmitCounters;
 pub use page::{Figures, ServePage};
-pub use start::{ServeError, ServePlan, Servers};
+pub use start::{ServeError, ServePlan, Servers, Stage};
 
 use crate::app::{App, Outbox, PortId};
 use crate::net::{Host, Input};
@@ -38,10 +38,11 @@ use crate::worker::Tick;
 use clerk::Clerk;
 use emit::Emitter;
 use ringbuf::Burst;
+use start::{Control, Site};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 use talk::{Talk, connection};
 
@@ -57,8 +58,11 @@ pub struct FileServer<'p> {
     copy_below: usize,
     counters: EmitCounters,
     woken: Vec<Waiter>,
-    /// Set from outside: no new connections, and those that there are end after their responses.
-    drain: Arc<AtomicBool>,
+    control: Arc<Control>,
+    /// What is served now, and which edition of it that is.
+    site: Arc<Site>,
+    edition: u64,
+    stage: Stage,
     listen: u16,
     page: Arc<ServePage>,
     /// The wall clock at the worker's beginning.
@@ -75,7 +79,11 @@ impl<'p> App<'p> for FileServer<'p> {
                     out.deliver(frame);
                 }
                 Input::Answer => out.send(from, frame),
-                Input::TcpError(_) | Input::Learnt(_) | Input::Taken => out.deliver(frame),
+                Input::TcpError(error) => {
+                    self.stack.icmp(now, &error, &mut self.clerk);
+                    out.deliver(frame);
+                }
+                Input::Learnt(_) | Input::Taken => out.deliver(frame),
                 Input::Discard(reason) => discard(burst, frame, reason, out),
             }
         }
@@ -114,7 +122,8 @@ impl<'p> App<'p> for FileServer<'p> {
     }
 
     fn tick(&mut self, now: Tick, out: &mut Outbox<'p>) {
-        self.clerk.clock.at(self.born + now.0);
+        self.clerk.now = self.born + now.0;
+        self.clerk.clock.at(self.clerk.now);
         while let Some(message) = self.host.poll(now) {
             let Some(mut frame) = out.allocate() else { break };
             if frame.extend(message.bytes()).is_ok() {
@@ -126,10 +135,7 @@ impl<'p> App<'p> for FileServer<'p> {
         if let Some(conflict) = self.host.take_conflict() {
             tracing::warn!(?conflict, "somebody else uses our address");
         }
-        if self.drain.load(Ordering::Relaxed) && !self.clerk.draining {
-            self.clerk.draining = true;
-            self.stack.unlisten(self.listen);
-        }
+        self.heed(now);
         self.publish();
     }
 
@@ -144,6 +150,43 @@ impl<'p> App<'p> for FileServer<'p> {
 
     fn get_up(&self) {
         self.bell.rise();
+    }
+}
+
+impl FileServer<'_> {
+    /// Does what was said from outside.
+    fn heed(&mut self, now: Tick) {
+        let stage = self.control.stage();
+        if stage > self.stage {
+            self.stage = stage;
+            self.clerk.draining = true;
+            self.stack.unlisten(self.listen);
+            for id in self.stack.ids() {
+                self.stack.with(now, id, &mut self.clerk, |conn, clerk| match stage {
+                    Stage::Resetting => conn.reset(),
+                    _ => clerk.end_if_idle(conn),
+                });
+            }
+        }
+        if self.control.edition.load(Ordering::Acquire) != self.edition {
+            self.take_up(now);
+        }
+    }
+
+    /// Goes over to another edition of the site. Never waits: what is being exchanged just now is taken up next time.
+    #[cold]
+    fn take_up(&mut self, now: Tick) {
+        let Ok(site) = self.control.site.try_lock() else { return };
+        self.edition = self.control.edition.load(Ordering::Acquire);
+        self.site = Arc::clone(&site);
+        drop(site);
+        self.clerk.finder = start::finder(&self.site, &self.bell);
+        self.clerk.tree = Arc::clone(self.site.librarian.tree());
+        self.clerk.policy = Arc::clone(&self.site.policy);
+        // Who waits for the old librarian asks the new one.
+        for id in self.stack.ids() {
+            self.stack.resume(now, id, &mut self.clerk);
+        }
     }
 }
 

@@ -1,16 +1,18 @@
 //! What other threads see of a server's counters.
 
 use super::FileServer;
+use crate::serve::http::{Counts, CountsBoard};
 use crate::tcp::Stats;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters of the server proper; those of TCP follow.
-const OWN: [&str; 24] = [
+const OWN: [&str; 26] = [
     "connections",
     "connections_opened",
     "connections_closed",
     "connections_time_wait",
     "requests",
+    "responses_under_way",
     "responses_2xx",
     "responses_3xx",
     "responses_4xx",
@@ -26,6 +28,7 @@ const OWN: [&str; 24] = [
     "content_hits",
     "content_misses",
     "content_evicted",
+    "shared_bytes",
     "snapshot_bytes",
     "direct_bytes",
     "echoes",
@@ -40,11 +43,24 @@ const TCP_MAX: usize = 64;
 pub struct ServePage {
     own: [AtomicU64; OWN.len()],
     tcp: [AtomicU64; TCP_MAX],
+    http: CountsBoard,
 }
 
 impl Default for ServePage {
     fn default() -> Self {
-        Self { own: [const { AtomicU64::new(0) }; OWN.len()], tcp: [const { AtomicU64::new(0) }; TCP_MAX] }
+        Self {
+            own: [const { AtomicU64::new(0) }; OWN.len()],
+            tcp: [const { AtomicU64::new(0) }; TCP_MAX],
+            http: CountsBoard::default(),
+        }
+    }
+}
+
+impl ServePage {
+    /// Requests by method, answers by status, refusals by name.
+    #[must_use]
+    pub fn http(&self) -> Counts {
+        self.http.snapshot()
     }
 }
 
@@ -88,19 +104,27 @@ impl FileServer<'_> {
         let talk = &self.clerk.counters;
         let (finder, store) = (self.clerk.finder.counters(), self.store.counters());
         let host = self.host.counters();
-        let [two, three, four, five] = talk.statuses;
+        let mut classes = [0; 4];
+        for (status, count) in self.clerk.counts.responses() {
+            // 2xx to 5xx; there are no others.
+            if let Some(sum) = classes.get_mut(usize::from(status / 100).wrapping_sub(2)) {
+                *sum += count;
+            }
+        }
+        let [two, three, four, five] = classes;
         let own: [u64; OWN.len()] = [
             self.stack.connections() as u64,
             talk.opened,
             talk.closed,
             self.stack.waiting() as u64,
             talk.requests,
+            self.clerk.answers.borrow().under_way() as u64,
             two,
             three,
             four,
             five,
             talk.queued_bytes,
-            talk.refused.iter().sum(),
+            self.clerk.counts.refusals().map(|(_, count)| count).sum(),
             talk.timed_out,
             talk.gone,
             self.counters.copied_bytes,
@@ -110,6 +134,7 @@ impl FileServer<'_> {
             store.hits,
             store.misses,
             store.evicted,
+            store.shared.read_bytes,
             store.snapshot.read_bytes,
             store.direct.read_bytes,
             host.echoes,
@@ -118,6 +143,7 @@ impl FileServer<'_> {
         for (cell, number) in self.page.own.iter().zip(own) {
             cell.store(number, Ordering::Relaxed);
         }
+        self.page.http.publish(&self.clerk.counts);
         for (cell, (_, number)) in self.page.tcp.iter().zip(self.stack.stats().each()) {
             cell.store(number, Ordering::Relaxed);
         }

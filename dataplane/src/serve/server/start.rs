@@ -7,24 +7,30 @@ use super::{EmitCounters, FileServer};
 use crate::app::PortId;
 use crate::net::{Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags};
 use crate::serve::bell::Bell;
-use crate::serve::content::{Store, StorePlan};
-use crate::serve::http::{Clock, Limits, Policy, Scratch};
+use crate::serve::content::{Candidates, SharedFiles, Store, StorePlan};
+use crate::serve::http::{Clock, Counts, Limits, Peers, Policy, Scratch};
+use crate::serve::log::{Log, LogPlan};
+use crate::serve::metrics::{Kind, Metrics, Text};
 use crate::serve::tree::{Finder, Librarian, Tree, TreeError, TreePlan};
 use crate::session::Apps;
 use crate::tcp::{self, Stack};
-use ringbuf::Pool;
+use drivers::Caps;
+use ringbuf::{Arena, ArenaError, ArenaPlan, Pool};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// Paths that a worker keeps in mind.
 const PATHS: usize = 65_536;
+
+/// Bytes that a device cuts into segments at most: with headers they stay below IP's 65535, and in any place in a file
+/// they lie on no more pages than a packet has.
+const LARGEST_SEGMENT: u32 = 60 << 10;
 
 /// Lookups that a worker may have open.
 const LOOKUPS: usize = 1024;
@@ -54,8 +60,14 @@ pub struct ServePlan {
     pub connections: u32,
     /// Shorter pieces of files are copied.
     pub copy_below: usize,
-    /// Bytes that a device can cut a packet of into segments; 0 for none.
-    pub largest_segment: u32,
+    /// Whether files of tmpfs are sent from the page cache itself, where a device can.
+    pub share: bool,
+    /// How other files get into memory that devices read.
+    pub store: StorePlan,
+    /// The access log, if there is to be one.
+    pub log: Option<LogPlan>,
+    /// What the kernel says of the interface: for [`shared`](Self::shared) addresses.
+    pub kernel: Option<HostPlan>,
 }
 
 /// Why there is no server.
@@ -67,43 +79,147 @@ pub enum ServeError {
     /// The addresses.
     #[error(transparent)]
     Host(#[from] PlanError),
-    /// The kernel has no thread, descriptor or random numbers left.
-    #[error("starting the librarian: {0}")]
+    /// The access log.
+    #[error("opening the access log {0}: {1}")]
+    Log(String, io::Error),
+    /// The socket for Prometheus.
+    #[error("listening for Prometheus at {0}: {1}")]
+    Metrics(SocketAddr, io::Error),
+    /// The kernel has no thread, descriptor, memory or random numbers left.
+    #[error("starting the server: {0}")]
     System(#[from] io::Error),
+}
+
+/// What may be exchanged while the server runs: the folders and what answers say.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) librarian: Librarian,
+    pub(super) policy: Arc<Policy>,
+}
+
+impl Site {
+    fn open(tree: TreePlan, policy: Policy) -> Result<Self, ServeError> {
+        let tree = Arc::new(Tree::open(tree)?);
+        Ok(Self { librarian: Librarian::start(tree)?, policy: Arc::new(policy) })
+    }
+}
+
+/// What workers are told from outside; they look at each tick.
+#[derive(Debug)]
+pub(super) struct Control {
+    /// As [`Stage`] has it.
+    stage: AtomicU8,
+    /// How often the site was exchanged.
+    pub(super) edition: AtomicU64,
+    pub(super) site: Mutex<Arc<Site>>,
+}
+
+/// How far the end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stage {
+    /// Far.
+    Serving,
+    /// No new connections; those that there are end after their responses.
+    Draining,
+    /// What is left is reset.
+    Resetting,
+}
+
+impl Control {
+    pub(super) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Serving,
+            1 => Stage::Draining,
+            _ => Stage::Resetting,
+        }
+    }
 }
 
 /// Servers, one a worker, over the same files.
 #[derive(Debug)]
 pub struct Servers {
     plan: ServePlan,
-    librarian: Librarian,
-    policy: Arc<Policy>,
-    pages: Vec<Arc<ServePage>>,
-    drain: Arc<AtomicBool>,
+    control: Arc<Control>,
+    pages: Arc<[Arc<ServePage>]>,
+    log: Option<Log>,
+    metrics: Option<Metrics>,
+    /// Files of tmpfs that each worker's arena has mapped, until its app takes them.
+    files: Vec<Mutex<Option<(Candidates, SharedFiles)>>>,
 }
 
 impl Servers {
-    /// Opens the folders and starts the librarian.
+    /// Opens the folders and the access log, and starts the librarian.
     ///
     /// # Errors
     /// [`ServeError`], before any port is opened.
     pub fn new(plan: ServePlan, workers: usize) -> Result<Self, ServeError> {
         // Errors in the addresses are the user's, and are better heard now than from a worker.
         Host::new(&plan.host(false))?;
-        let tree = Arc::new(Tree::open(plan.tree.clone())?);
+        let site = Site::open(plan.tree.clone(), plan.policy.clone())?;
+        let control = Control {
+            stage: AtomicU8::new(Stage::Serving as u8),
+            edition: AtomicU64::new(0),
+            site: Mutex::new(Arc::new(site)),
+        };
+        let log = plan.log.as_ref().map(|log| {
+            let name = log.path.as_ref().map_or_else(|| "-".into(), |path| path.display().to_string());
+            Log::open(log).map_err(|error| ServeError::Log(name, error))
+        });
         Ok(Self {
-            librarian: Librarian::start(tree)?,
-            policy: Arc::new(plan.policy.clone()),
+            control: Arc::new(control),
             pages: (0..workers).map(|_| Arc::default()).collect(),
-            drain: Arc::default(),
+            log: log.transpose()?,
+            metrics: None,
+            files: (0..workers).map(|_| Mutex::new(None)).collect(),
             plan,
         })
     }
 
-    /// When set, the servers take no new connections and end those that there are after their responses.
-    #[must_use]
-    pub const fn drain(&self) -> &Arc<AtomicBool> {
-        &self.drain
+    /// Tells numbers to Prometheus, as long as this lives.
+    ///
+    /// # Errors
+    /// [`ServeError::Metrics`] when the address cannot be had.
+    pub fn tell(&mut self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
+        let pages = Arc::clone(&self.pages);
+        let queue = self.log.as_ref().map(Log::queue);
+        let render = move |text: &mut Text| {
+            let mut counts = Counts::default();
+            pages.iter().for_each(|page| counts.add(&page.http()));
+            text.http(&counts);
+            for (name, number) in Figures::of(pages.iter().map(|page| &**page)).each() {
+                let name = format!("ringway_{name}");
+                text.family(&name, Kind::Gauge, "See the book, chapter `serving`.");
+                text.sample(&name, &[], number);
+            }
+            if let Some(queue) = &queue {
+                text.log(queue.counts());
+            }
+        };
+        let metrics = Metrics::open(address, render).map_err(|error| ServeError::Metrics(address, error))?;
+        let address = metrics.address();
+        self.metrics = Some(metrics);
+        Ok(address)
+    }
+
+    /// Brings the end nearer.
+    pub fn enter(&self, stage: Stage) {
+        self.control.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// Opens the folders anew, takes up another policy, and opens the access log anew. Connections go on; a response that
+    /// is under way ends as it began.
+    ///
+    /// # Errors
+    /// [`ServeError`]; everything stays as it was then.
+    pub fn reload(&self, tree: TreePlan, policy: Policy) -> Result<(), ServeError> {
+        let site = Arc::new(Site::open(tree, policy)?);
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+        *self.control.site.lock().unwrap_or_else(PoisonError::into_inner) = site;
+        self.control.edition.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 
     /// The counters, all workers together.
@@ -112,44 +228,65 @@ impl Servers {
         Figures::of(self.pages.iter().map(|page| &**page))
     }
 
-    fn make<'p>(&self, worker: usize, pool: &'p Pool) -> Result<FileServer<'p>, ServeError> {
+    fn make<'p>(
+        &self,
+        worker: usize,
+        pool: &'p Pool,
+        queues: &[&Caps],
+    ) -> Result<FileServer<'p>, ServeError> {
         let plan = &self.plan;
         let mut secret = [0; 16];
         getrandom(&mut secret, GetRandomFlags::empty()).map_err(io::Error::from)?;
+        let largest_segment = if queues.iter().all(|caps| caps.segmentation) { LARGEST_SEGMENT } else { 0 };
         let config = tcp::Config {
             max_connections: plan.connections,
             time_wait: plan.connections,
-            limits: tcp::Limits { mtu: plan.mtu, largest_segment: plan.largest_segment },
+            limits: tcp::Limits { mtu: plan.mtu, largest_segment },
             ..tcp::Config::default()
         };
         let mut stack = Stack::new(config, secret);
         stack.listen(plan.listen);
         let bell = Arc::new(Bell::new()?);
-        let tree = self.librarian.tree();
-        let desk = self.librarian.desk(LOOKUPS, Arc::clone(&bell));
+        let edition = self.control.edition.load(Ordering::Acquire);
+        let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
+        let tree = site.librarian.tree();
         let now = SystemTime::now();
         let clerk = Clerk {
             answers: Rc::new(RefCell::new(Answers::default())),
-            finder: Finder::new(desk, tree.hosts(), PATHS),
+            finder: finder(&site, &bell),
             tree: Arc::clone(tree),
-            policy: Arc::clone(&self.policy),
+            policy: Arc::clone(&site.policy),
             limits: plan.limits.clone(),
             clock: Clock::new(now),
+            now,
             scratch: Scratch::new(&plan.limits),
             counters: TalkCounters::default(),
-            peers: HashMap::new(),
+            counts: Counts::default(),
+            log: self.log.as_ref().map(Log::queue),
+            peers: Peers::new(plan.limits.connections_per_peer, plan.connections as usize),
             draining: false,
         };
+        let mut store = Store::new(pool, plan.store, Arc::clone(&bell))?;
+        let mapped = self.files[worker].lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((candidates, mut files)) = mapped
+            && queues.iter().all(|caps| caps.takes_file_pages())
+        {
+            candidates.settle(&mut files);
+            store = store.with_files(files);
+        }
         Ok(FileServer {
             host: Host::new(&plan.host(worker == 0))?,
             stack,
             clerk,
-            store: Store::new(pool, StorePlan::default(), Arc::clone(&bell))?,
+            store,
             bell,
             copy_below: plan.copy_below,
             counters: EmitCounters::default(),
             woken: Vec::with_capacity(LOOKUPS),
-            drain: Arc::clone(&self.drain),
+            control: Arc::clone(&self.control),
+            site,
+            edition,
+            stage: Stage::Serving,
             listen: plan.listen,
             page: Arc::clone(&self.pages[worker]),
             born: now,
@@ -157,16 +294,36 @@ impl Servers {
     }
 }
 
+/// A worker's finder over a site.
+pub(super) fn finder(site: &Site, bell: &Arc<Bell>) -> Finder {
+    let desk = site.librarian.desk(LOOKUPS, Arc::clone(bell));
+    Finder::new(desk, site.librarian.tree().hosts(), PATHS)
+}
+
 impl Apps for Servers {
     type App<'p> = FileServer<'p>;
 
-    fn app<'p>(&self, worker: usize, pool: &'p Pool) -> Result<FileServer<'p>, String> {
-        self.make(worker, pool).map_err(|error| error.to_string())
+    fn arena(&self, worker: usize, plan: &ArenaPlan) -> Result<Arena, ArenaError> {
+        if !self.plan.share {
+            return Arena::new(plan);
+        }
+        let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
+        let candidates = Candidates::find(site.librarian.tree(), plan.content_bytes);
+        let (arena, files) = candidates.map(plan)?;
+        *self.files[worker].lock().unwrap_or_else(PoisonError::into_inner) = Some((candidates, files));
+        Ok(arena)
+    }
+
+    fn app<'p>(&self, worker: usize, pool: &'p Pool, queues: &[&Caps]) -> Result<FileServer<'p>, String> {
+        self.make(worker, pool, queues).map_err(|error| error.to_string())
     }
 }
 
 impl ServePlan {
     fn host(&self, announces: bool) -> HostPlan {
+        if let Some(plan) = &self.kernel {
+            return plan.clone();
+        }
         let everywhere = |gateway: IpAddr| match gateway {
             IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),

@@ -2,24 +2,21 @@
 
 use super::answers::Chain;
 use crate::serve::Waiter;
+use crate::serve::http::{Intake, Waiting};
 use crate::tcp::ConnId;
 
 /// What a connection is doing, in HTTP's terms. It lies in the connection's own place, so it is small.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Talk {
     /// The connection's name, once it is open.
     pub(super) id: Option<ConnId>,
     /// Responses that the peer does not have yet.
     pub(super) answers: Chain,
-    /// Bytes of a request's body that are still to be thrown away.
-    pub(super) skip: u64,
-    /// Requests so far.
-    pub(super) requests: u32,
+    /// Requests, and what is read past.
+    pub(super) intake: Intake,
     /// Acknowledged bytes when the timer was last set: whether a slow reader has moved.
     pub(super) acked: u64,
     pub(super) doing: Doing,
-    /// The last response has been queued: nothing that comes is read any more.
-    pub(super) closing: bool,
     /// Whether the peer has said all that it will say.
     pub(super) half_closed: bool,
     /// Whether the address of the peer counts it.
@@ -47,6 +44,13 @@ impl Talk {
     #[inline]
     pub(super) fn waiter(&self) -> Waiter {
         self.id.map_or(Waiter(u64::MAX), waiter)
+    }
+}
+
+impl Talk {
+    /// Whether a head comes next, rather than the rest of a body.
+    pub(super) fn is_at_head(&self) -> bool {
+        self.intake.waiting(true) == Waiting::Head
     }
 }
 
