@@ -80,7 +80,7 @@ pub(crate) fn choose(facts: &Facts, accept: Option<&[u8]>) -> Option<Coding> {
     let best = candidates.min_by_key(|(weight, size, _)| (u16::MAX - weight, *size));
     // The file itself is acceptable unless it is ruled out, by name or by `*;q=0`; without a weight of its own it
     // comes last.
-    let identity = wishes.identity.or(wishes.others.filter(|weight| *weight == 0));
+    let identity = wishes.identity.or_else(|| wishes.others.filter(|weight| *weight == 0));
     match (best, identity) {
         (Some((weight, _, _)), Some(own)) if own > weight => Some(Coding::Identity),
         (Some((_, _, coding)), _) => Some(coding),

@@ -10,14 +10,14 @@ use super::response::Response;
 use super::status::Refusal;
 
 /// The receiving side of one connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Intake {
     state: State,
     requests: u32,
     draining: bool,
 }
 
-const _: () = assert!(size_of::<Intake>() <= 48);
+const _: () = assert!(size_of::<Intake>() <= 40);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -31,6 +31,10 @@ enum State {
 }
 
 /// What was found.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives on the stack of one call; a box would be an allocation per request"
+)]
 #[derive(Debug)]
 pub enum Next<'b> {
     /// Nothing yet: more bytes are needed.
@@ -120,7 +124,8 @@ impl Intake {
         };
     }
 
-    /// Lets the next answer be the last: the server wants to stop.
+    /// Lets the next answer be the last: the server wants to stop. A connection that [waits](Self::waiting) for a request
+    /// may be closed at once.
     pub const fn drain(&mut self) {
         self.draining = true;
     }

@@ -11,6 +11,7 @@ pub(crate) struct Span {
 }
 
 /// What is to be sent.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of one call; a box would be an allocation")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Selected {
     /// All of it: the field is not valid, or in another unit, or asks for too much.

@@ -108,6 +108,10 @@ pub struct Request<'b> {
 }
 
 /// What bytes turned out to be.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives on the stack of one call; a box would be an allocation per request"
+)]
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<'b> {
     /// The beginning of a head.

@@ -123,7 +123,10 @@ pub(crate) fn host(value: &[u8]) -> Option<&str> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
         address.parse::<Ipv6Addr>().ok()?;
-        (text.split_at(address.len() + 2).0, port.strip_prefix(':').or(port.is_empty().then_some(""))?)
+        (
+            text.split_at(address.len() + 2).0,
+            port.strip_prefix(':').or_else(|| port.is_empty().then_some(""))?,
+        )
     } else {
         let (name, port) = text.split_once(':').unwrap_or((text, ""));
         if name.len() > 255 || !is_name(name.as_bytes()) || (name.is_empty() && !text.is_empty()) {
