@@ -84,7 +84,7 @@ impl Core {
             Some(acked) => effects.acked = acked,
             None => return Effects { ended: true, ..effects },
         }
-        effects.closed = self.after_fin_acked();
+        effects.closed = self.after_fin_acked(shared, now);
         if effects.closed.is_some() {
             return effects;
         }
@@ -239,12 +239,15 @@ impl Core {
     }
 
     /// What the acknowledgement of our FIN changes (RFC 9293 section 3.10.7.4, fifth).
-    fn after_fin_acked(&mut self) -> Option<Closed> {
+    fn after_fin_acked(&mut self, shared: &Shared, now: Micros) -> Option<Closed> {
         if !self.fin_acked() {
             return None;
         }
         match self.state {
-            State::FinWait1 => self.state = State::FinWait2,
+            State::FinWait1 => {
+                self.state = State::FinWait2;
+                self.rearm(shared, now);
+            }
             State::Closing | State::LastAck => return Some(Closed::Finished),
             _ => {}
         }

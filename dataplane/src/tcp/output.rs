@@ -182,7 +182,7 @@ impl Core {
             return Step::Blocked(sent);
         }
         let together = self.together();
-        self.board.sent_again(&mut shared.blocks, start, now, together);
+        self.board.sent_again(&mut shared.blocks, start..end, now, together);
         if self.bits.has(Bits::TIMED_OUT) {
             shared.stats.retransmits_timeout += 1;
         } else {

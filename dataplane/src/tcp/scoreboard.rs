@@ -11,6 +11,7 @@
 
 use super::seq::{Micros, low, narrow};
 use super::timers::NOBODY;
+use std::ops::Range;
 
 /// Runs in the connection itself.
 const HERE: usize = 2;
@@ -490,40 +491,28 @@ impl Board {
         self.lost = 0;
     }
 
-    /// The first bytes that are lost, at most so many, cut out so that they can be sent again.
+    /// The first bytes that are lost, at most so many.
     pub(crate) fn next_lost(&mut self, blocks: &mut Blocks, most: u32) -> Option<(u64, u64)> {
         if self.lost == 0 {
             return None;
         }
-        loop {
-            let mut from = self.una;
-            let (start, end) = self.runs(blocks).iter().find_map(|run| {
-                let end = run.end(from);
-                let start = std::mem::replace(&mut from, end);
-                run.has(LOST).then_some((start, end))
-            })?;
-            let most = start + u64::from(most.max(1));
-            if end <= most {
-                return Some((start, end));
-            }
-            if self.has_room(blocks) {
-                self.insert_cut(blocks, most);
-                return Some((start, most));
-            }
-            self.make_room(blocks);
-        }
+        let mut from = self.una;
+        let (start, end) = self.runs(blocks).iter().find_map(|run| {
+            let end = run.end(from);
+            let start = std::mem::replace(&mut from, end);
+            run.has(LOST).then_some((start, end))
+        })?;
+        Some((start, end.min(start + u64::from(most.max(1)))))
     }
 
     /// The bytes of [`next_lost`](Self::next_lost) were sent again.
-    pub(crate) fn sent_again(&mut self, blocks: &mut Blocks, start: u64, now: Micros, together: u32) {
-        let mut from = low(self.una);
+    pub(crate) fn sent_again(&mut self, blocks: &mut Blocks, bytes: Range<u64>, now: Micros, together: u32) {
+        let Some(index) = self.cut_front(blocks, &bytes, now) else { return };
         let runs = self.runs(blocks);
-        let position = runs.iter().position(|run| std::mem::replace(&mut from, run.end) == low(start));
-        let Some(index) = position else { return };
         let run = &mut runs[index];
-        let bytes = if run.has(LOST) { run.end.wrapping_sub(low(start)) } else { 0 };
+        let was_lost = run.has(LOST);
         *run = Run { end: run.end, ..Run::new(0, now, 0, AGAIN) };
-        self.lost -= bytes;
+        self.lost -= if was_lost { narrow(bytes.end - bytes.start) } else { 0 };
         if index > 0 {
             let before = self.runs(blocks)[index - 1];
             let span = narrow(now - before.sent).saturating_add(before.span());
@@ -531,6 +520,39 @@ impl Board {
                 self.join(blocks, index);
             }
         }
+    }
+
+    /// Makes the front of a lost run a run of its own, and returns its place. Without room for it the run before takes
+    /// it in (then nothing is left to do), or the run behind is taken for lost too; either way the next call is about
+    /// later bytes.
+    fn cut_front(&mut self, blocks: &mut Blocks, bytes: &Range<u64>, now: Micros) -> Option<usize> {
+        let mut from = low(self.una);
+        let runs = self.runs(blocks);
+        let index = runs.iter().position(|run| std::mem::replace(&mut from, run.end) == low(bytes.start))?;
+        if runs[index].end == low(bytes.end) {
+            return Some(index);
+        }
+        if !self.has_room(blocks) {
+            if index > 0 {
+                self.move_border(blocks, index, bytes, now);
+                return None;
+            }
+            self.join(blocks, 1);
+        }
+        self.insert_cut(blocks, bytes.end);
+        Some(index)
+    }
+
+    /// The run before `index` takes in the first bytes of it.
+    fn move_border(&mut self, blocks: &mut Blocks, index: usize, bytes: &Range<u64>, now: Micros) {
+        let una = low(self.una);
+        let runs = self.runs(blocks);
+        let from = if index >= 2 { runs[index - 2].end } else { una };
+        let before = runs[index - 1];
+        let forgotten = if before.has(SACKED) { before.end.wrapping_sub(from) } else { 0 };
+        runs[index - 1] = Run::new(bytes.end, now, 0, AGAIN);
+        self.sacked -= forgotten;
+        self.lost -= narrow(bytes.end - bytes.start);
     }
 
     /// The last bytes, from `start`, were sent again as a tail loss probe.

@@ -79,6 +79,8 @@ pub(super) struct App {
     pub(super) sleep_until: Tick,
     /// Finish when the stream is queued; otherwise when the peer has.
     pub(super) finish_first: bool,
+    /// Not before so much was received.
+    pub(super) finish_after: u64,
     pub(super) peer_done: bool,
     pub(super) received: u64,
     pub(super) last: Option<ConnId>,
@@ -95,6 +97,7 @@ impl App {
             sip: 0,
             sleep_until: Tick(Duration::ZERO),
             finish_first: true,
+            finish_after: 0,
             peer_done: false,
             received: 0,
             last: None,
@@ -106,7 +109,12 @@ impl App {
         let left = self.to_send - conn.queued();
         let piece = if self.piece == 0 { left } else { self.piece.min(left) };
         conn.queue(piece);
-        if conn.queued() == self.to_send && (self.finish_first || self.peer_done) {
+        self.finish_if_done(conn);
+    }
+
+    fn finish_if_done(&self, conn: &mut Conn<'_, Session>) {
+        let first = self.finish_first && self.received >= self.finish_after;
+        if conn.queued() == self.to_send && (first || self.peer_done) {
             conn.finish();
         }
     }
@@ -141,6 +149,7 @@ impl Service<Session> for App {
             session.received += 1;
         }
         self.received += taken as u64;
+        self.finish_if_done(conn);
         taken
     }
 
@@ -155,9 +164,7 @@ impl Service<Session> for App {
     fn half_closed(&mut self, conn: &mut Conn<'_, Session>) {
         self.events.push(Event::HalfClosed);
         self.peer_done = true;
-        if conn.queued() == self.to_send {
-            conn.finish();
-        }
+        self.finish_if_done(conn);
     }
 
     fn closed(&mut self, conn: &mut Conn<'_, Session>, why: Closed) {
@@ -234,13 +241,26 @@ pub(super) struct Link {
     pub(super) log: Option<Vec<String>>,
 }
 
-struct Wire<'a> {
+/// Where segments go: to bytes, with the checksum left out.
+pub(super) struct Wire<'a> {
     end: usize,
     weather: Weather,
     random: &'a mut Random,
-    out: Vec<(u8, Vec<u8>)>,
+    pub(super) out: Vec<(u8, Vec<u8>)>,
     parked: &'a mut Vec<(Duration, usize)>,
     now: Duration,
+}
+
+impl<'a> Wire<'a> {
+    pub(super) const fn new(
+        end: usize,
+        weather: Weather,
+        random: &'a mut Random,
+        parked: &'a mut Vec<(Duration, usize)>,
+        now: Duration,
+    ) -> Self {
+        Self { end, weather, random, out: Vec::new(), parked, now }
+    }
 }
 
 impl Out<Session> for Wire<'_> {
@@ -320,14 +340,7 @@ impl Link {
 
     fn send(&mut self, from: usize) {
         let end = &mut self.ends[from];
-        let mut wire = Wire {
-            end: from,
-            weather: self.weather,
-            random: &mut self.random,
-            out: Vec::new(),
-            parked: &mut self.parked,
-            now: self.now,
-        };
+        let mut wire = Wire::new(from, self.weather, &mut self.random, &mut self.parked, self.now);
         end.stack.transmit(Tick(self.now), &mut wire, &mut end.app);
         for (ecn, bytes) in wire.out {
             self.counts[from] += 1;

@@ -1,7 +1,26 @@
 //! Stories of whole connections: two stacks over a link that is made up.
 
+mod foreign;
 mod link;
 mod pair;
+
+/// The seeds of a random test: `SEED=n` is that one, `SEEDS=n` so many, otherwise `few`.
+fn seeds(few: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(few),
+    }
+}
+
+/// Says which seed it was, when a test fails; forgotten when it doesn't.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        eprintln!("SEED={}", self.0);
+    }
+}
 
 /// A connection with 128 bytes of the application's costs at most 512 bytes.
 #[test]

@@ -2,6 +2,7 @@
 
 use super::super::{Closed, Config, Limits};
 use super::link::{App, Event, Link, Random, Weather};
+use super::{Named, seeds};
 use std::time::Duration;
 
 fn config() -> Config {
@@ -11,6 +12,9 @@ fn config() -> Config {
         time_wait: 4,
         run_blocks: 4,
         receive_blocks: 4,
+        // In a storm the peer's timeout is soon at its longest.
+        give_up: Duration::from_secs(1000),
+        fin_wait_for: Duration::from_secs(1000),
         ..Config::default()
     }
 }
@@ -101,27 +105,13 @@ fn stormy(seed: u64) -> Link {
 /// All of the stream arrives, whatever the link does. `SEED=n` runs one, `SEEDS=n` so many.
 #[test]
 fn storms() {
-    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(300),
-    };
-    for seed in seeds {
+    for seed in seeds(300) {
         let mut link = stormy(seed);
-        link.log = number("SEED").map(|_| Vec::new());
-        let guard = Named(seed);
+        link.log = std::env::var("SEED").ok().map(|_| Vec::new());
+        let named = Named(seed);
         link.dial();
         link.run();
         assert_complete(&link);
-        std::mem::forget(guard);
-    }
-}
-
-/// Says which seed it was, when a test fails.
-struct Named(u64);
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        eprintln!("SEED={}", self.0);
+        std::mem::forget(named);
     }
 }
