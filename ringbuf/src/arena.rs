@@ -108,6 +108,9 @@ unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}
 
+/// Where each file is, in bytes from where content begins; or why it is not.
+pub type FilePlaces = Vec<io::Result<Range<usize>>>;
+
 const HUGE_PAGE: usize = 2 << 20;
 const _: () = assert!(usize::BITS >= 64, "offsets are 64 bits wide");
 
@@ -150,7 +153,7 @@ impl Arena {
     pub fn with_files(
         plan: &ArenaPlan,
         files: &[(BorrowedFd<'_>, usize)],
-    ) -> Result<(Self, Vec<io::Result<Range<usize>>>), ArenaError> {
+    ) -> Result<(Self, FilePlaces), ArenaError> {
         let whole = |bytes: usize| bytes.checked_next_multiple_of(CONTENT_UNIT);
         let files_bytes = files.iter().try_fold(0usize, |sum, (_, bytes)| sum.checked_add(whole(*bytes)?));
         let content_bytes = files_bytes.zip(whole(plan.content_bytes)).and_then(|(a, b)| a.checked_add(b));

@@ -164,8 +164,10 @@ impl<'p> Emitter<'_, 'p> {
     fn copy(&mut self, frame: &mut Frame<'p>, at: &Stretch<'_>, waiter: Waiter) -> Result<(), Stop> {
         let mut done = 0;
         while done < at.len {
-            let page = self.page(at, done, at.len - done, waiter)?;
-            frame.extend(&page).map_err(|_| Stop::Large)?;
+            let piece = self.store.readable_page(at.entry, at.start + done as u64, at.len - done, waiter);
+            let page = page_of(piece)?;
+            // A page to be read has its bytes.
+            frame.extend(page.bytes().ok_or(Stop::Gone)?).map_err(|_| Stop::Large)?;
             done += page.len();
         }
         self.counters.copied_bytes += done as u64;
@@ -174,11 +176,7 @@ impl<'p> Emitter<'_, 'p> {
 
     #[inline]
     fn page(&mut self, at: &Stretch<'_>, done: usize, len: usize, waiter: Waiter) -> Result<Page<'p>, Stop> {
-        match self.store.page(at.entry, at.start + done as u64, len, waiter) {
-            Piece::Page(page) => Ok(page),
-            Piece::Later => Err(Stop::NotYet),
-            Piece::Gone => Err(Stop::Gone),
-        }
+        page_of(self.store.page(at.entry, at.start + done as u64, len, waiter))
     }
 
     /// The rare packet that holds the end of a file and the beginning of the next response, and is larger than a frame:
@@ -238,6 +236,16 @@ impl<'p> Emitter<'_, 'p> {
             };
         }
         chain.push(frame).map_err(|_| Stop::Gone)
+    }
+}
+
+/// The page, or why there is none.
+#[inline]
+fn page_of(piece: Piece<'_>) -> Result<Page<'_>, Stop> {
+    match piece {
+        Piece::Page(page) => Ok(page),
+        Piece::Later => Err(Stop::NotYet),
+        Piece::Gone => Err(Stop::Gone),
     }
 }
 
