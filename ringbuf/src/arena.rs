@@ -108,6 +108,9 @@ unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}
 
+/// Where each file is, in bytes from where content begins; or why it is not.
+pub type FilePlaces = Vec<io::Result<Range<usize>>>;
+
 const HUGE_PAGE: usize = 2 << 20;
 const _: () = assert!(usize::BITS >= 64, "offsets are 64 bits wide");
 
@@ -150,7 +153,7 @@ impl Arena {
     pub fn with_files(
         plan: &ArenaPlan,
         files: &[(BorrowedFd<'_>, usize)],
-    ) -> Result<(Self, Vec<io::Result<Range<usize>>>), ArenaError> {
+    ) -> Result<(Self, FilePlaces), ArenaError> {
         let whole = |bytes: usize| bytes.checked_next_multiple_of(CONTENT_UNIT);
         let files_bytes = files.iter().try_fold(0usize, |sum, (_, bytes)| sum.checked_add(whole(*bytes)?));
         let content_bytes = files_bytes.zip(whole(plan.content_bytes)).and_then(|(a, b)| a.checked_add(b));
@@ -286,6 +289,7 @@ fn map_with(bytes: usize, extra: libc::c_int) -> io::Result<NonNull<u8>> {
 mod tests {
     use super::*;
     use std::os::fd::{AsFd, FromRawFd};
+    use std::os::unix::fs::FileExt;
 
     #[test]
     fn content_lies_behind_the_frames() {
@@ -316,12 +320,17 @@ mod tests {
         let places: Vec<_> = places.into_iter().map(Result::ok).collect();
         assert_eq!(places, [Some(8192..13192), None, Some(20480..20580)]);
         assert_eq!((arena.content_bytes(), arena.files(), arena.bytes()), (8192, 8192..24576, 8192 + 24576));
-        let maps = std::fs::read_to_string("/proc/self/maps").expect("reads");
-        let end = arena.base().as_ptr() as usize + arena.bytes();
-        assert!(
-            maps.lines().any(|line| line.contains(&format!("-{end:x} rw-s")) && line.contains("memfd:arena")),
-            "{maps}"
-        );
+        let peek = |at: usize| {
+            // SAFETY: *layout*: `at` is inside the content or the files behind it.
+            let place = unsafe { arena.base().add(arena.content_start() + at) };
+            // SAFETY: mapped, and the file is as long; volatile, since the file may change.
+            unsafe { place.as_ptr().read_volatile() }
+        };
+        for byte in [7, 9] {
+            one.write_at(&[byte], 4999).expect("writes");
+            two.write_at(&[byte + 1], 0).expect("writes");
+            assert_eq!((peek(8192 + 4999), peek(20480), peek(16384)), (byte, byte + 1, 0));
+        }
     }
 
     #[test]

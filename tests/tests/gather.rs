@@ -7,11 +7,15 @@
 
 use dataplane::lab::{Namespace, Side};
 use drivers::checksum::{finish, fold, sum};
+use drivers::wrap::Flatten;
 use drivers::xdp::{Umem, XdpPlan, XdpPort, XdpQueue};
 use drivers::{Gather, QueuePair};
 use lab::traffic::Content;
 use lab::{TestLab, needs};
 use ringbuf::{Arena, ArenaPlan, Burst, Offload, PACKET_PAGES, Packet, Packets, Pool};
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -299,4 +303,63 @@ fn a_checksum_over_pages_comes_out_right() {
         drop((near, far));
         all_home(&pool);
     }
+}
+
+/// A file's own pages: sent by the kernel from where they lie, also after the file has been cut off, which would kill
+/// whoever of us looked. A packet whose checksum is ours to compute cannot have such pages.
+#[test]
+fn a_files_own_pages_are_sent_unread() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool");
+    let lab = cable(9000);
+    TestLab::run(lab.host(Side::Left), "ethtool", "-K left0 tx off").expect("features");
+    let memory = memfd_create("a file", MemfdFlags::CLOEXEC).expect("a memfd");
+    let file = std::fs::File::from(memory);
+    let mut content = vec![0; 3 * CONTENT_UNIT - 100];
+    Content::new(9).fill(&mut content);
+    file.write_all_at(&content, 0).expect("writes");
+    let plan = ArenaPlan { frames: 3072, frame_size: 2048, content_bytes: CONTENT_UNIT, huge_pages: false };
+    let (arena, places) = Arena::with_files(&plan, &[(file.as_fd(), content.len())]).expect("an arena");
+    let start = places[0].as_ref().expect("mapped").start;
+    let pool = Pool::new(arena);
+    let umem = Umem::new(&pool);
+    let (mut near, mut far) = ends(&lab, &umem);
+    if !near.caps().takes_file_pages() {
+        return eprintln!("SKIPPED: this kernel computes no checksums for AF_XDP: {:?}", near.caps());
+    }
+    for cut in [false, true] {
+        if cut {
+            file.set_len(0).expect("cuts");
+        }
+        let spans = [0..700, 4096..5555, content.len() - 999..content.len()];
+        let (head, offload) = undone_udp(spans.iter().map(ExactSizeIterator::len).sum());
+        let mut frame = pool.alloc().expect("a frame");
+        frame.extend(&head).expect("room");
+        frame.set_offload(Some(offload));
+        let (mut one, mut bytes) = (Packet::new(frame), head);
+        for span in spans {
+            one.push(pool.file_page(start + span.start, span.len()).expect("inside")).expect("few");
+            bytes.extend_from_slice(&content[span]);
+        }
+        let mut packets = Packets::new();
+        packets.push(one).expect("room");
+        let arrived = exchange(&mut near, &mut far, &mut packets, false);
+        let [arrived] = &arrived[..] else { panic!("{} packets; {:?}", arrived.len(), far.counters()) };
+        assert!(is_right(arrived), "cut off: {cut}");
+        bytes[40..42].copy_from_slice(&arrived[40..42]);
+        if !cut {
+            assert!(*arrived == bytes, "the file's bytes");
+        }
+    }
+    assert_eq!(near.counters().checksums_finished, 0, "nobody of us has read them");
+
+    let mut flat = Flatten::new(near, &pool);
+    let mut frame = pool.alloc().expect("a frame");
+    frame.extend(&ETHERNET).expect("room");
+    let mut one = Packet::new(frame);
+    one.push(pool.file_page(start, 100).expect("inside")).expect("few");
+    let mut packets = Packets::new();
+    packets.push(one).expect("room");
+    assert_eq!((flat.gather(&mut packets), flat.counters().unsendable), (1, 1), "refused and counted");
+    drop((flat, far));
+    all_home(&pool);
 }

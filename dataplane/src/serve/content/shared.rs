@@ -103,8 +103,8 @@ impl Candidates {
         Ok((arena, SharedFiles { unsettled: places, ..SharedFiles::default() }))
     }
 
-    /// To be called when the arena has been registered with the devices: only then do the files hold still, for pinning a
-    /// page for writing counts as a write. Puts their time of modification back as it was.
+    /// To be called when *every* arena with these files has been registered with its devices: only then do they hold still,
+    /// for pinning a page for writing counts as a write. Puts their time of modification back as it was.
     pub fn settle(&self, files: &mut SharedFiles) {
         for ((file, before), place) in self.files.iter().zip(std::mem::take(&mut files.unsettled)) {
             let modified = Timespec { tv_sec: before.st_mtime, tv_nsec: nanos(before.st_mtime_nsec) };

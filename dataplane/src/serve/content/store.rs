@@ -166,6 +166,8 @@ impl<'p> Store<'p> {
     }
 
     /// Up to `len` bytes of a file from `offset` on, to be sent. Never waits and never touches a page that is not there.
+    ///
+    /// `len` is for the caller to bound by what its queue takes in one buffer (`Caps::buffer_bytes`).
     #[inline]
     pub fn page(&mut self, entry: &Arc<Entry>, offset: u64, len: usize, waiter: Waiter) -> Piece<'p> {
         if let Some(files) = &mut self.files

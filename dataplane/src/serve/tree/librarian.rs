@@ -7,6 +7,7 @@ use super::{HostId, Tree};
 use crate::serve::bell::Bell;
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -104,6 +105,7 @@ impl Librarian {
     /// # Errors
     /// The kernel's, when it has no thread or descriptor left.
     pub fn start(tree: Arc<Tree>) -> io::Result<Self> {
+        allow_descriptors();
         let shared = Arc::new(Shared {
             tree,
             bell: Arc::new(Bell::new()?),
@@ -262,6 +264,18 @@ impl Desks {
         let answer = Arc::new(Answer::new(found, complete));
         self.watches.register(&watched, &answer);
         answer
+    }
+}
+
+/// Each known file is open, and so is each of its forms: 1024, as many systems begin with, is soon not enough. What the
+/// system allows at most may be asked for by anybody.
+fn allow_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() && limit.current.is_some() {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::debug!("the limit on open files stays: {error}");
+        }
     }
 }
 
