@@ -5,6 +5,7 @@ use dataplane::lab::Side;
 use dataplane::ports::Port;
 use dataplane::session::{Apps, Each, SessionError, SessionPlan, WorkerEnd, WorkerFacts, session};
 use dataplane::{App, Idle, Outbox, PortId, Tick};
+use drivers::Caps;
 use lab::traffic::ping;
 use lab::{TestLab, needs};
 use ringbuf::{Burst, Pool};
@@ -63,7 +64,7 @@ struct Make<'s>(&'s State);
 impl<'s> Apps for Make<'s> {
     type App<'p> = Fragile<'s>;
 
-    fn app<'p>(&self, worker: usize, _pool: &'p Pool) -> Result<Fragile<'s>, String> {
+    fn app<'p>(&self, worker: usize, _pool: &'p Pool, _queues: &[&Caps]) -> Result<Fragile<'s>, String> {
         self.0.alive.fetch_add(1, Ordering::Relaxed);
         Ok(Fragile { worker, state: self.0 })
     }
