@@ -66,7 +66,7 @@ pub struct Each<A>(pub A);
 impl<A: for<'p> App<'p> + Copy + Sync> Apps for Each<A> {
     type App<'p> = A;
 
-    fn app<'p>(&self, _worker: usize, _pool: &'p Pool, _queues: &[&Caps]) -> Result<A, String> {
+    fn app(&self, _worker: usize, _pool: &Pool, _queues: &[&Caps]) -> Result<A, String> {
         Ok(self.0)
     }
 }

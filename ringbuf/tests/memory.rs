@@ -360,7 +360,7 @@ proptest! {
                 }
             }
             for (at, page) in &pages {
-                prop_assert_eq!(&page[..], &model[*at..at + page.len()]);
+                prop_assert_eq!(page.bytes().expect("content"), &model[*at..at + page.len()]);
             }
             prop_assert_eq!(pool.pages_on_loan(), lent.len() as u64);
         }

@@ -24,7 +24,7 @@ fn file(bytes: &[u8]) -> (std::path::PathBuf, File) {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at / 7 % 251) as u8).collect()
+    (0..len).map(|at| u8::try_from(at / 7 % 251).expect("below 251")).collect()
 }
 
 fn readers() -> Vec<Reader<Arc<OwnedFd>>> {
