@@ -300,6 +300,12 @@ impl Core {
         u32::from(self.mss)
     }
 
+    /// The offset after all that is to be sent, FIN included.
+    #[inline]
+    pub(crate) fn send_end(&self) -> u64 {
+        self.queued + u64::from(self.bits.has(Bits::FINISH))
+    }
+
     /// Whether our FIN was sent.
     #[inline]
     pub(crate) const fn fin_sent(&self) -> bool {
@@ -346,11 +352,11 @@ impl Core {
         }
         let room = self.congestion.room(self.pipe());
         let left = narrow(self.queued.saturating_sub(self.board.nxt));
-        if left == 0 {
-            // A FIN takes no room in the peer's buffer.
-            return u32::from(self.bits.has(Bits::FINISH) && !self.fin_sent() && room > 0);
-        }
         let window = self.window_left();
+        if left == 0 {
+            // A FIN has a sequence number, so it has to be in the window too (RFC 9293 section 3.4).
+            return u32::from(self.board.nxt < self.send_end() && room > 0 && window > 0);
+        }
         let bytes = left.min(room).min(window);
         let whole = bytes >= self.mss() || bytes == left;
         let half = window < self.mss() && bytes == window && bytes >= self.max_window / 2;

@@ -229,7 +229,7 @@ impl Core {
             bytes -= bytes % self.mss();
         }
         let end = start + u64::from(bytes);
-        let fin = self.bits.has(Bits::FINISH) && end == self.queued;
+        let fin = self.bits.has(Bits::FINISH) && end == self.queued && self.window_left() > bytes;
         self.fill(segment, start, end, fin, false);
         let sent = out.segment(segment, state);
         if sent != Sent::Yes {

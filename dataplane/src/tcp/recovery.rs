@@ -79,16 +79,18 @@ impl Core {
         Some(self.on_progress(shared, now, arrived, ahead.unsigned_abs(), window_moved))
     }
 
-    /// RFC 9293 section 3.10.7.4: the window is from the newest segment. Returns whether it changed.
+    /// RFC 9293 section 3.10.7.4: the window is from the newest segment. So is that of an acknowledgement which advances,
+    /// whatever its number: it may come with a retransmission, and the old window would be counted from the new
+    /// SND.UNA. Linux does likewise (`tcp_may_update_window`). Returns whether it changed.
     fn update_window(&mut self, arrived: &Arrived<'_>) -> bool {
-        if arrived.seq.before(self.window_seq) {
+        if arrived.seq.before(self.window_seq) && arrived.ack == self.seq_of(self.board.una) {
             return false;
         }
         let window = u32::from(arrived.window) << self.peer_scale;
         let moved = window != self.window;
         self.window = window;
         self.max_window = self.max_window.max(window);
-        self.window_seq = arrived.seq;
+        self.window_seq = self.window_seq.max(arrived.seq);
         moved
     }
 
@@ -395,7 +397,7 @@ impl Core {
 
     /// Whether there is something to send which only the peer's window holds back.
     fn is_blocked(&self) -> bool {
-        self.board.nxt < self.queued
+        self.board.nxt < self.send_end()
             && self.may_send_data()
             && !self.bits.has(Bits::PARKED)
             && self.allowance() == 0
@@ -405,7 +407,7 @@ impl Core {
     /// Starts the persist timer, if only the peer's window holds something back and no timer runs.
     #[inline]
     pub(crate) fn persist_if_blocked(&mut self, shared: &Shared, now: Micros) {
-        if self.due == Due::Nothing && self.board.nxt < self.queued {
+        if self.due == Due::Nothing && self.board.nxt < self.send_end() {
             self.rearm(shared, now);
         }
     }

@@ -308,7 +308,8 @@ fn world(seed: u64) -> (World, bool) {
         ..Config::default()
     };
     let mut app = App::new(1, 2, pick(&[0, 1, 5_000, 100_000]));
-    app.sip = size(pick(&[0, 0, 400]));
+    // smoltcp 0.12 sends no window probes: a lost window update would be the end, so slow reading is for calm links.
+    app.sip = if weather.loss == 0 { size(pick(&[0, 0, 400])) } else { 0 };
     app.finish_first = pick(&[0, 1]) == 1;
     let buffers = (size(pick(&[300, 5_000, 65_000])), size(pick(&[2_000, 65_000])));
     let (to_send, sip) = (pick(&[0, 1, 5_000, 100_000]), size(pick(&[0, 0, 150])));
