@@ -56,6 +56,9 @@ impl<F: AsFd> Uring<F> {
 
     /// Tells the kernel. What it would not take now stays on the ring for the next time.
     pub(super) fn submit(&mut self) {
+        if self.ring.submission().is_empty() {
+            return;
+        }
         if let Err(error) = self.ring.submit() {
             tracing::debug!("io_uring submit: {error}");
         }

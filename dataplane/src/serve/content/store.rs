@@ -49,13 +49,15 @@ pub struct StorePlan {
     pub depth: u16,
     /// Extents read ahead of a reader that goes through a file from its beginning, or from any place on.
     pub ahead: u32,
+    /// Bytes of a page at most: what the queues take in one buffer ([`drivers::Caps::buffer_bytes`]).
+    pub page_bytes: usize,
     /// Connections that may wait at once without memory being allocated for it.
     pub waiters: usize,
 }
 
 impl Default for StorePlan {
     fn default() -> Self {
-        Self { kinds: Kinds::Auto, depth: 64, ahead: 8, waiters: 1024 }
+        Self { kinds: Kinds::Auto, depth: 64, ahead: 8, page_bytes: CONTENT_UNIT, waiters: 1024 }
     }
 }
 
@@ -139,7 +141,7 @@ impl<'p> Store<'p> {
         }
         // What is read ahead must not push out what is being read.
         let ahead = plan.ahead.min(u32::try_from(cells.slabs() / 2).unwrap_or(u32::MAX));
-        let plan = StorePlan { depth: plan.depth.max(1), ahead, ..plan };
+        let plan = StorePlan { depth: plan.depth.max(1), ahead, page_bytes: plan.page_bytes.max(1), ..plan };
         Ok(Self {
             pool,
             plan,
@@ -166,8 +168,6 @@ impl<'p> Store<'p> {
     }
 
     /// Up to `len` bytes of a file from `offset` on, to be sent. Never waits and never touches a page that is not there.
-    ///
-    /// `len` is for the caller to bound by what its queue takes in one buffer (`Caps::buffer_bytes`).
     #[inline]
     pub fn page(&mut self, entry: &Arc<Entry>, offset: u64, len: usize, waiter: Waiter) -> Piece<'p> {
         if let Some(files) = &mut self.files
@@ -184,7 +184,7 @@ impl<'p> Store<'p> {
         let (Some(left), Ok(offset), false) = (left, usize::try_from(offset), entry.is_gone()) else {
             return Piece::Gone;
         };
-        let most = len.min(CONTENT_UNIT - offset % CONTENT_UNIT).min(left);
+        let most = len.min(self.plan.page_bytes).min(CONTENT_UNIT - offset % CONTENT_UNIT).min(left);
         match self.pool.file_page(place + offset, most).filter(|page| !page.is_empty()) {
             Some(page) => {
                 self.counters.hits += 1;
@@ -214,6 +214,7 @@ impl<'p> Store<'p> {
         let key = Key { entry: entry.id(), extent };
         let Some(place) = self.resident(key) else { return self.miss(entry, key, waiter) };
         self.cells.touch(place);
+        let len = len.min(self.plan.page_bytes);
         let most =
             len.min(CONTENT_UNIT - within % CONTENT_UNIT).min(usize::try_from(left).unwrap_or(usize::MAX));
         let Some(page) = self.pool.page(Cells::start(place) + within, most) else {

@@ -222,6 +222,26 @@ fn direct_is_told_apart_from_what_became_of_it() {
     assert_eq!((counters.snapshot.read_bytes + counters.direct.read_bytes), EXTENT as u64);
 }
 
+/// A queue that takes less in one buffer gets less in one page.
+#[test]
+fn pages_are_as_long_as_the_queue_takes() {
+    let scratch = Scratch::new();
+    let bytes = pattern(9000, 8);
+    scratch.write("file", &bytes);
+    let entry = entry(scratch.path(), "file");
+    let pool = pool(2);
+    let bell = Arc::new(Bell::new().expect("a descriptor"));
+    let plan = StorePlan { page_bytes: 1792, ..StorePlan::default() };
+    let mut store = Store::new(&pool, plan, bell).expect("starts");
+    let (mut at, mut lengths) = (0, Vec::new());
+    while at < 9000 {
+        let page = page(&mut store, &entry, at, 9000).expect("unchanged");
+        lengths.push(page.len());
+        at += page.len() as u64;
+    }
+    assert_eq!(lengths, [1792, 1792, 512, 1792, 1792, 512, 808]);
+}
+
 /// Small files share a slab: thirty-two of a unit, not one.
 #[test]
 fn small_files_do_not_take_the_room_of_large_ones() {
