@@ -150,6 +150,13 @@ impl Port {
         matches!(self.device, Device::Packet(_))
     }
 
+    /// Whether its queues take TCP packets larger than a frame on the wire, and have them cut
+    /// ([`Caps::segmentation`](drivers::Caps::segmentation)).
+    #[must_use]
+    pub const fn cuts_segments(&self) -> bool {
+        matches!(self.device, Device::Packet(_))
+    }
+
     /// Opens one queue, on the thread that will own it. `cuts` says whether packets may come that are still to be cut
     /// into segments: it is done in software then where the device cannot.
     ///
@@ -164,8 +171,7 @@ impl Port {
         let opened: AnyQueue<'p> = match &self.device {
             Device::Xdp(port) => Box::new(XdpQueue::open(umem, port, queue)?),
             Device::Packet(plan) => {
-                let opened = PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?;
-                Box::new(Flatten::new(opened, umem.pool()))
+                Box::new(PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?)
             }
             Device::Pcap(plan) => Box::new(Flatten::new(PcapQueue::open(umem.pool(), plan)?, umem.pool())),
         };

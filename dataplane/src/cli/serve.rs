@@ -146,8 +146,11 @@ pub(crate) fn run(args: &ServeArgs) -> Outcome {
     let link = Link::by_name(&args.port.device).ok();
     let plan = plan(args, link.as_ref())?;
     let cpus: Vec<usize> = args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect();
-    let servers = Servers::new(plan.clone(), cpus.len().max(1))?;
+    let mut servers = Servers::new(plan.clone(), cpus.len().max(1))?;
     let port = Port::open_for(PortId(0), &args.port, &filter(args, &plan)?)?;
+    if port.cuts_segments() {
+        servers.let_device_cut();
+    }
     let ports = [port];
     let session_plan = SessionPlan {
         cpus,

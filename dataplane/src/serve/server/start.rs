@@ -12,7 +12,8 @@ use crate::serve::http::{Clock, Limits, Policy, Scratch};
 use crate::serve::tree::{Finder, Librarian, Tree, TreeError, TreePlan};
 use crate::session::Apps;
 use crate::tcp::{self, Stack};
-use ringbuf::Pool;
+use ringbuf::arena::CONTENT_UNIT;
+use ringbuf::{PACKET_PAGES, Pool};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,6 +29,11 @@ const PATHS: usize = 65_536;
 
 /// Lookups that a worker may have open.
 const LOOKUPS: usize = 1024;
+
+/// Bytes of a segment that is to be cut by the device. Wherever in a page it begins, it lies in at most
+/// [`PACKET_PAGES`] of 4 KiB, and with its headers it is below the 64 KiB of an IP packet.
+const LARGEST_SEGMENT: u32 = 60 << 10;
+const _: () = assert!(LARGEST_SEGMENT as usize <= (PACKET_PAGES - 1) * CONTENT_UNIT);
 
 /// What a server is to be.
 #[derive(Clone, Debug)]
@@ -104,6 +110,11 @@ impl Servers {
     #[must_use]
     pub const fn drain(&self) -> &Arc<AtomicBool> {
         &self.drain
+    }
+
+    /// The port cuts long packets into segments: fewer of them are made then, each as long as its pages allow.
+    pub const fn let_device_cut(&mut self) {
+        self.plan.largest_segment = LARGEST_SEGMENT;
     }
 
     /// The counters, all workers together.
