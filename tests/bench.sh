@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What `make bench` measures: instructions a frame over loopback, then the forwarder beside testpmd over veth.
-# Arguments go to the second: --rounds N, --seconds S, --only NAME, --json.
+# What `make bench` measures: instructions a frame over loopback, then the forwarder beside testpmd and the file server
+# beside nginx, over veth.
+# Arguments go to both of these: --rounds N, --seconds S, --only NAME, --json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -9,5 +10,7 @@ tests/instructions.sh || echo "above the target: see docs/measuring.md"
 cargo build --release --quiet --bins
 echo
 echo "$(uname -sr), $(nproc) CPUs: $(awk -F ': ' '/model name/ { print $2; exit }' /proc/cpuinfo)"
-echo "$(git describe --always --dirty 2>/dev/null || echo 'no git'), $(dpkg-query -W -f 'dpdk ${Version}' dpdk-dev 2>/dev/null || true), $(date -u +%F)"
+echo "$(git describe --always --dirty 2>/dev/null || echo 'no git'), $(dpkg-query -W -f 'dpdk ${Version}' dpdk-dev 2>/dev/null || true), $(nginx -v 2>&1 | sed 's/.*: //'), $(date -u +%F)"
 target/release/bench "$@"
+echo
+target/release/serve_bench "$@"

@@ -42,6 +42,10 @@ needs_of() {
             echo 'command:perf linux-perf'
         fi
         echo 'command:valgrind valgrind'
+        # the file server's rival, and the client of both
+        echo 'command:nginx nginx-light'
+        echo 'command:wrk wrk'
+        echo 'command:curl curl'
         ;;
     doc) ;;
     *)

@@ -164,8 +164,7 @@ impl Port {
         let opened: AnyQueue<'p> = match &self.device {
             Device::Xdp(port) => Box::new(XdpQueue::open(umem, port, queue)?),
             Device::Packet(plan) => {
-                let opened = PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?;
-                Box::new(Flatten::new(opened, umem.pool()))
+                Box::new(PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?)
             }
             Device::Pcap(plan) => Box::new(Flatten::new(PcapQueue::open(umem.pool(), plan)?, umem.pool())),
         };

@@ -27,11 +27,11 @@ mod vnet;
 pub use open::PacketPlan;
 
 use crate::error::{Fault, OpenError};
-use crate::queue::{Caps, Copying, QueueCounters, QueuePair};
+use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair};
 use crate::rings::{Front, front};
 use open::Sockets;
 use ring::{Received, SENDABLE, VNET};
-use ringbuf::{BURST, Burst, Frame, HEADROOM, Pool};
+use ringbuf::{BURST, Burst, Frame, HEADROOM, PACKET_PAGES, Packet, Page, Packets, Pool};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, netdevice, send, sockopt};
 use std::cell::Cell;
@@ -170,25 +170,66 @@ impl<'p> PacketQueue<'p> {
         Outcome::Done
     }
 
-    /// Sends a packet past the ring, when the ring is empty.
+    /// Sends a packet in frames past the ring.
     #[cold]
     fn send_large(&mut self, burst: &mut Burst<'p>, frames: usize, header: [u8; VNET]) -> Outcome {
-        self.kick();
-        if self.down || self.fault.is_some() || self.sockets.outbound.pending() > 0 {
-            return Outcome::Wait;
-        }
         let mut slices = [IoSlice::new(&[]); BURST + 1];
         slices[0] = IoSlice::new(&header);
         for (slice, frame) in slices[1..].iter_mut().zip((0..frames).filter_map(|i| burst.peek(i))) {
             *slice = IoSlice::new(frame);
         }
+        let outcome = self.write(&slices[..=frames], bytes_of(burst, frames));
+        if let Outcome::Done = outcome {
+            burst.drop_packet();
+        }
+        outcome
+    }
+
+    /// Sends a head and its pages: straight from where they lie when the packet goes past the ring.
+    fn send_gathered(&mut self, packet: &Packet<'p>) -> Outcome {
+        let (head, bytes) = (packet.head(), packet.bytes());
+        let limit = self.mtu.get() as usize + ETHERNET + TAG * tags(head);
+        // A file's own page is not for us to read.
+        let readable = !packet.pages().any(Page::is_file);
+        let whole = readable && !head.continues() && (ETHERNET..=PACKET_BYTES as usize).contains(&bytes);
+        let header = vnet::header(head.offload(), bytes, limit).ok().filter(|_| whole);
+        let Some(header) = header else {
+            self.counters.unsendable += 1;
+            return Outcome::Done;
+        };
+        if bytes > SENDABLE || vnet::is_segmented(header) {
+            let mut slices = [IoSlice::new(&[]); PACKET_PAGES + 2];
+            (slices[0], slices[1]) = (IoSlice::new(&header), IoSlice::new(head));
+            for (slice, page) in slices[2..].iter_mut().zip(packet.pages()) {
+                *slice = IoSlice::new(page.bytes().unwrap_or_default());
+            }
+            return self.write(&slices[..=packet.buffers()], bytes);
+        }
+        let Some(mut slot) = self.sockets.outbound.vacant() else { return Outcome::Wait };
+        slot.append(&vnet::contiguous(header, bytes));
+        slot.append(head);
+        for page in packet.pages() {
+            slot.append(page.bytes().unwrap_or_default());
+        }
+        slot.publish();
+        self.counters.transmitted.packets += 1;
+        self.counters.transmitted.bytes += bytes as u64;
+        Outcome::Done
+    }
+
+    /// Writes a packet of so many bytes past the ring, when the ring is empty.
+    fn write(&mut self, slices: &[IoSlice<'_>], bytes: usize) -> Outcome {
+        self.kick();
+        if self.down || self.fault.is_some() || self.sockets.outbound.pending() > 0 {
+            return Outcome::Wait;
+        }
         self.counters.wakeups += 1;
-        let sent = rustix::io::writev(&self.sockets.large, &slices[..=frames]);
+        let sent = rustix::io::writev(&self.sockets.large, slices);
         match sent {
             Ok(_) => {
                 self.refusals = 0;
                 self.counters.transmitted.packets += 1;
-                self.counters.transmitted.bytes += bytes_of(burst, frames) as u64;
+                self.counters.transmitted.bytes += bytes as u64;
             }
             Err(Errno::INVAL | Errno::MSGSIZE) => self.counters.unsendable += 1,
             Err(errno) => {
@@ -200,7 +241,6 @@ impl<'p> PacketQueue<'p> {
                 self.counters.transmit_dropped += 1;
             }
         }
-        burst.drop_packet();
         Outcome::Done
     }
 
@@ -329,6 +369,20 @@ impl<'p> QueuePair<'p> for PacketQueue<'p> {
 
     fn waker(&self) -> Option<BorrowedFd<'_>> {
         Some(self.sockets.ring.as_fd())
+    }
+}
+
+impl<'p> Gather<'p> for PacketQueue<'p> {
+    /// No copy but those that each packet has here: pages go into the ring as frames do, or are read by the kernel.
+    fn gather(&mut self, packets: &mut Packets<'p>) -> usize {
+        let waiting = packets.len();
+        while self.fault.is_none()
+            && let Some(front) = packets.front()
+        {
+            let Outcome::Done = self.send_gathered(front) else { break };
+            drop(packets.pop());
+        }
+        waiting - packets.len()
     }
 }
 

@@ -15,7 +15,8 @@ use crate::serve::tree::{Finder, Librarian, Tree, TreeError, TreePlan};
 use crate::session::Apps;
 use crate::tcp::{self, Stack};
 use drivers::Caps;
-use ringbuf::{Arena, ArenaError, ArenaPlan, Pool};
+use ringbuf::arena::CONTENT_UNIT;
+use ringbuf::{Arena, ArenaError, ArenaPlan, PACKET_PAGES, Pool};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::cell::RefCell;
 use std::io;
@@ -28,12 +29,13 @@ use std::time::SystemTime;
 /// Paths that a worker keeps in mind.
 const PATHS: usize = 65_536;
 
-/// Bytes that a device cuts into segments at most: with headers they stay below IP's 65535, and in any place in a file
-/// they lie on no more pages than a packet has.
-const LARGEST_SEGMENT: u32 = 60 << 10;
-
 /// Lookups that a worker may have open.
 const LOOKUPS: usize = 1024;
+
+/// Bytes of a segment that is to be cut by the device. Wherever in a page it begins, it lies in at most
+/// [`PACKET_PAGES`] of 4 KiB, and with its headers it is below the 64 KiB of an IP packet.
+const LARGEST_SEGMENT: u32 = 60 << 10;
+const _: () = assert!(LARGEST_SEGMENT as usize <= (PACKET_PAGES - 1) * CONTENT_UNIT);
 
 /// What a server is to be.
 #[derive(Clone, Debug)]
@@ -266,7 +268,9 @@ impl Servers {
             peers: Peers::new(plan.limits.connections_per_peer, plan.connections as usize),
             draining: false,
         };
-        let mut store = Store::new(pool, plan.store, Arc::clone(&bell))?;
+        let page_bytes = queues.iter().map(|caps| caps.buffer_bytes as usize).min().unwrap_or(CONTENT_UNIT);
+        let store_plan = StorePlan { page_bytes, ..plan.store };
+        let mut store = Store::new(pool, store_plan, Arc::clone(&bell))?;
         let mapped = self.files[worker].lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((candidates, mut files)) = mapped
             && queues.iter().all(|caps| caps.takes_file_pages())
@@ -304,7 +308,9 @@ impl Apps for Servers {
     type App<'p> = FileServer<'p>;
 
     fn arena(&self, worker: usize, plan: &ArenaPlan) -> Result<Arena, ArenaError> {
-        if !self.plan.share {
+        // Each registration counts as a write to the file, so that a second worker's would make the first one's version of
+        // it look old.
+        if !self.plan.share || self.pages.len() > 1 {
             return Arena::new(plan);
         }
         let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));

@@ -113,6 +113,8 @@ fn measure(case: &'static Case, server: Server, site: &server::Site, seconds: u3
     for (namespace, interface) in [(lab.host(Side::Left), "left0"), (lab.middle(), "rw-left")] {
         run(namespace, &format!("ethtool -K {interface} tso {state} gso {state}"))?;
     }
+    // As a veth comes: the laboratory has turned GRO on for its forwarders.
+    run(lab.host(Side::Left), "ethtool -K left0 gro off")?;
     let running = server.start(&lab, site)?;
     if case.split {
         split(&lab)?;
