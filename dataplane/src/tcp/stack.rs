@@ -343,12 +343,8 @@ impl<S: Default> Stack<S> {
     /// Sends what may be sent, a quantum for each connection in turn, until `out` is full or nothing is left.
     pub fn transmit(&mut self, now: Tick, out: &mut impl Out<S>, service: &mut impl Service<S>) {
         let now = micros(now);
-        while let Some(reply) = self.shared.replies.front() {
-            if out.segment(reply, &mut self.spare) == Sent::Full {
-                return;
-            }
-            self.shared.stats.segments_out += 1;
-            self.shared.replies.pop_front();
+        if !self.transmit_replies(out) {
+            return;
         }
         while let Some(index) = self.next_ready() {
             let slot = self.slots.at(index);
@@ -373,6 +369,19 @@ impl<S: Default> Stack<S> {
                 }
             }
         }
+        self.transmit_replies(out);
+    }
+
+    /// Sends what belongs to no connection; false if there was no room for all of it.
+    fn transmit_replies(&mut self, out: &mut impl Out<S>) -> bool {
+        while let Some(reply) = self.shared.replies.front() {
+            if out.segment(reply, &mut self.spare) == Sent::Full {
+                return false;
+            }
+            self.shared.stats.segments_out += 1;
+            self.shared.replies.pop_front();
+        }
+        true
     }
 
     /// Content has come for a connection that was told [`Sent::NotYet`], or its application wants to be offered what it

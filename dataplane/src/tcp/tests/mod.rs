@@ -2,7 +2,10 @@
 
 mod foreign;
 mod link;
+mod loss;
 mod pair;
+mod rules;
+mod script;
 
 /// The seeds of a random test: `SEED=n` is that one, `SEEDS=n` so many, otherwise `few`.
 fn seeds(few: u64) -> std::ops::Range<u64> {
