@@ -31,7 +31,7 @@ use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair};
 use crate::rings::{Front, front};
 use open::Sockets;
 use ring::{Received, SENDABLE, VNET};
-use ringbuf::{BURST, Burst, Frame, HEADROOM, PACKET_PAGES, Packet, Page, Packets, Pool};
+use ringbuf::{BURST, Burst, Frame, HEADROOM, PACKET_PAGES, Packet, Packets, Page, Pool};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, netdevice, send, sockopt};
 use std::cell::Cell;

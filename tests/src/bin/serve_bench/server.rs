@@ -97,7 +97,12 @@ impl Server {
         let mut command = lab.middle().command("setsid");
         command.args(["taskset", "-c", "0"]);
         let Some((port, arguments)) = self.ringway() else {
-            run(lab.middle(), &format!("ip link set lo up; ip link set rw-left arp on; ip addr add {KERNEL}/24 dev rw-left"))?;
+            run(
+                lab.middle(),
+                &format!(
+                    "ip link set lo up; ip link set rw-left arp on; ip addr add {KERNEL}/24 dev rw-left"
+                ),
+            )?;
             command.args(["nginx", "-c"]).arg(site.0.join("nginx.conf"));
             let running = Running::start(command, None)?;
             let mut probe = lab.middle().command("curl");
