@@ -1,7 +1,8 @@
 //! One story for a rule: handshake, window, acknowledgements, the end of connections.
 
-use super::super::{Cookies, Keepalive, Trouble};
+use super::super::{Cookies, Keepalive};
 use super::script::{Script, plain};
+use crate::net::Trouble;
 use std::time::Duration;
 
 /// A connection without options, opened by the peer.

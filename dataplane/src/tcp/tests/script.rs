@@ -340,14 +340,14 @@ impl Script {
     }
 
     /// An ICMP error about the segment with this number.
-    pub(super) fn icmp(&mut self, seq: u32, trouble: super::super::Trouble) {
+    pub(super) fn icmp(&mut self, seq: u32, trouble: crate::net::Trouble) {
         self.flush();
-        let quoted = super::super::Quoted {
+        let quoted = crate::net::TcpError {
             local: self.path.local,
             peer: self.path.peer,
             local_port: 80,
             peer_port: 4000,
-            seq: self.ours.unwrap_or(Seq(0)).plus(seq),
+            sequence: self.ours.unwrap_or(Seq(0)).plus(seq).0,
             trouble,
         };
         self.stack.icmp(Tick(self.now), &quoted, &mut self.ears);
