@@ -33,7 +33,7 @@ impl Core {
         if self.bits.has(Bits::SYN) {
             return self.transmit_syn(shared, now, out, state);
         }
-        if !self.state.synchronised() {
+        if self.state == State::SynSent {
             return Turn::Done;
         }
         self.renew_edge(shared);
