@@ -43,7 +43,8 @@ impl Shared {
 
     /// Answers a SYN without remembering anything.
     pub(crate) fn send_cookie(&mut self, now: Micros, path: &Path, key: &Key, syn: &Arrived<'_>) {
-        let offered = syn.options.mss.unwrap_or(if path.is_v4() { 536 } else { 1220 });
+        let unsaid = if path.is_v4() { 536 } else { 1220 };
+        let offered = syn.options.mss.unwrap_or(unsaid);
         let size = SIZES.iter().rposition(|size| *size <= offered).map_or(0, super::seq::length);
         let mut segment = bare(path, syn.local_port, syn.peer_port);
         segment.seq = self.cookie(key, syn.seq, now / PERIOD, size);

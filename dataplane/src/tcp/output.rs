@@ -33,11 +33,11 @@ impl Core {
         if self.bits.has(Bits::SYN) {
             return self.transmit_syn(shared, now, out, state);
         }
-        if !self.state.synchronised() {
+        if self.state == State::SynSent {
             return Turn::Done;
         }
         self.renew_edge(shared);
-        let mut segment = self.template(shared, now);
+        let mut segment = self.template(now);
         if !self.bits.has(Bits::SACK)
             && self.acks_owed > 1
             && !self.transmit_duplicates(shared, &segment, out, state)
@@ -59,7 +59,7 @@ impl Core {
 
     /// What all segments of this turn have in common.
     #[inline]
-    fn template(&self, shared: &Shared, now: Micros) -> Segment {
+    fn template(&self, now: Micros) -> Segment {
         let mut segment = bare(&self.path, self.local_port, self.peer_port);
         segment.ack = self.next;
         segment.flags = Flags::ACK;
@@ -72,7 +72,6 @@ impl Core {
             segment.options.timestamps(Timestamps { value: self.timestamp(now), echo: self.recent });
         }
         segment.mss = self.mss;
-        let _ = shared;
         segment
     }
 

@@ -125,7 +125,7 @@ impl Core {
         self.measure(now, arrived, &delivery, advanced);
         if advanced > 0 {
             (self.backoff, self.progress_at) = (0, Coarse::new(now));
-            self.undo_if_spurious(shared, arrived, una_before);
+            self.undo_if_spurious(shared, arrived);
         }
         self.end_probe(dsack);
         let lost_before = self.board.lost();
@@ -249,11 +249,10 @@ impl Core {
 
     /// RFC 4015, RFC 3522: the acknowledgement echoes a timestamp from before the retransmission, so the timeout was
     /// for nothing.
-    fn undo_if_spurious(&mut self, shared: &mut Shared, arrived: &Arrived<'_>, una_before: u64) {
+    fn undo_if_spurious(&mut self, shared: &mut Shared, arrived: &Arrived<'_>) {
         if !self.bits.take(Bits::MAY_UNDO) || self.congestion.phase != Phase::Loss {
             return;
         }
-        let _ = una_before;
         let early = |echo: u32| echo.wrapping_sub(self.undo_stamp).cast_signed() < 0;
         if arrived.options.timestamps.is_some_and(|stamps| early(stamps.echo)) {
             shared.stats.timeouts_undone += 1;

@@ -64,7 +64,6 @@ impl Run {
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "three bits")]
     const fn flags(&self) -> u8 {
         (self.span_flags & ((1 << FLAG_BITS) - 1)) as u8
     }

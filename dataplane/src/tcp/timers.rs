@@ -12,11 +12,13 @@ pub(crate) const NOBODY: u32 = u32::MAX;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 const LEVELS: usize = 6;
+const SLOT_BITS_OF_ALL: u32 = 36;
+const _: () = assert!(SLOT_BITS as usize * LEVELS == SLOT_BITS_OF_ALL as usize);
 /// A unit is 2^6 = 64 microseconds.
 const UNIT_BITS: u32 = 6;
 /// Who is due later than this (25 days) is looked at then, and linked again: half a turn of the highest level, so that
 /// its current slot is never also the one a whole turn ahead.
-const REACH: u64 = 1 << (SLOT_BITS * LEVELS as u32 - 1);
+const REACH: u64 = 1 << (SLOT_BITS_OF_ALL - 1);
 
 /// What a member of the wheel keeps.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
 //! Stories of whole connections: two stacks over a link that is made up.
 
 mod foreign;
+mod garbage;
 mod link;
 mod loss;
 mod pair;

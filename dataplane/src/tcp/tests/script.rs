@@ -61,11 +61,15 @@ impl Service<()> for Ears {
 }
 
 #[derive(Debug, Default)]
-struct Tape(Vec<(Ecn, Vec<u8>, Option<Sent>)>, Option<Sent>);
+struct Tape {
+    gone: Vec<(Ecn, Vec<u8>)>,
+    /// The answer to segments with payload, instead of taking them.
+    refusing: Option<Sent>,
+}
 
 impl Out<()> for Tape {
     fn segment(&mut self, segment: &Segment, _: &mut ()) -> Sent {
-        if let Some(answer) = self.1.filter(|_| !segment.payload.is_empty()) {
+        if let Some(answer) = self.refusing.filter(|_| !segment.payload.is_empty()) {
             return answer;
         }
         let mut bytes = vec![0; segment.header_len()];
@@ -74,7 +78,7 @@ impl Out<()> for Tape {
             bytes.len() + usize::try_from(segment.payload.end - segment.payload.start).expect("short"),
             0,
         );
-        self.0.push((segment.ecn, bytes, None));
+        self.gone.push((segment.ecn, bytes));
         Sent::Yes
     }
 }
@@ -198,9 +202,9 @@ impl Script {
     }
 
     fn flush(&mut self) {
-        let mut tape = Tape(Vec::new(), self.refusing);
+        let mut tape = Tape { gone: Vec::new(), refusing: self.refusing };
         self.stack.transmit(Tick(self.now), &mut tape, &mut self.ears);
-        for (ecn, bytes, _) in tape.0 {
+        for (ecn, bytes) in tape.gone {
             let segment = Arrived::parse(&bytes).expect("ours");
             if segment.flags.has(Flags::SYN) {
                 self.ours = Some(segment.seq);
