@@ -37,7 +37,7 @@ use crate::tcp::Stack;
 use crate::worker::Tick;
 use clerk::Clerk;
 use emit::Emitter;
-use ringbuf::Burst;
+use ringbuf::{Burst, Page};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -55,6 +55,8 @@ pub struct FileServer<'p> {
     bell: Arc<Bell>,
     /// Shorter pieces of files are copied into frames.
     copy_below: usize,
+    /// Room for the pages of one packet.
+    pages: Vec<Page<'p>>,
     counters: EmitCounters,
     woken: Vec<Waiter>,
     /// Set from outside: no new connections, and those that there are end after their responses.
@@ -93,7 +95,7 @@ impl<'p> App<'p> for FileServer<'p> {
         if !self.stack.has_work() {
             return false;
         }
-        let Self { host, stack, clerk, store, counters, copy_below, .. } = self;
+        let Self { host, stack, clerk, store, pages, counters, copy_below, .. } = self;
         // The clerk hears of what ends meanwhile, and the emitter reads what the clerk has queued.
         let answers = Rc::clone(&clerk.answers);
         let mut emitter = Emitter {
@@ -102,6 +104,7 @@ impl<'p> App<'p> for FileServer<'p> {
             host,
             outbox: out,
             copy_below: *copy_below,
+            pages,
             counters,
             sent: false,
         };

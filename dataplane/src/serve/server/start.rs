@@ -158,6 +158,7 @@ impl Servers {
             store: Store::new(pool, StorePlan::default(), Arc::clone(&bell))?,
             bell,
             copy_below: plan.copy_below,
+            pages: Vec::with_capacity(PACKET_PAGES),
             counters: EmitCounters::default(),
             woken: Vec::with_capacity(LOOKUPS),
             drain: Arc::clone(&self.drain),
