@@ -15,6 +15,7 @@ use dataplane::run::Idle;
 use dataplane::session::{Apps, SessionPlan, session};
 use dataplane::stats::Books;
 use dataplane::{Board, Reason, Tick};
+use drivers::Caps;
 use lab::{Outcome, TestLab, needs};
 use ringbuf::{Burst, Pool};
 use std::io::ErrorKind;
@@ -75,7 +76,7 @@ struct Each(Arc<Mutex<Heard>>);
 impl Apps for Each {
     type App<'p> = Answers;
 
-    fn app<'p>(&self, _worker: usize, _pool: &'p Pool) -> Result<Answers, String> {
+    fn app<'p>(&self, _worker: usize, _pool: &'p Pool, _queues: &[&Caps]) -> Result<Answers, String> {
         let plan = HostPlan {
             interfaces: vec![InterfacePlan {
                 port: PORT,

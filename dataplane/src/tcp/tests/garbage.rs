@@ -1,11 +1,9 @@
 //! Whatever comes, nothing panics, nothing leaks, and others are served.
 
 use super::super::segment::Arrived;
-use super::super::{
-    Closed, Config, Conn, ConnId, Cookies, Out, Quoted, Segment, Sent, Seq, Service, Stack, Trouble,
-};
+use super::super::{Closed, Config, Conn, ConnId, Cookies, Out, Segment, Sent, Seq, Service, Stack};
 use super::link::{Random, path};
-use crate::net::{Address, Ecn};
+use crate::net::{Address, Ecn, TcpError, Trouble};
 use crate::worker::Tick;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -152,12 +150,12 @@ impl World {
                 self.stack.receive(now, &path(1, 2), Ecn::Congested, &bytes, &mut self.service);
             }
             Step::Icmp { seq, mtu } => {
-                let quoted = Quoted {
+                let quoted = TcpError {
                     local: path(1, 2).local,
                     peer: path(1, 2).peer,
                     local_port: 80,
                     peer_port: 1,
-                    seq: Seq(ours.0.wrapping_add_signed(seq)),
+                    sequence: ours.0.wrapping_add_signed(seq),
                     trouble: Trouble::TooBig { mtu },
                 };
                 self.stack.icmp(now, &quoted, &mut self.service);
