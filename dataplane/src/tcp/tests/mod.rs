@@ -7,6 +7,7 @@ mod loss;
 mod pair;
 mod rules;
 mod script;
+mod speed;
 
 /// The seeds of a random test: `SEED=n` is that one, `SEEDS=n` so many, otherwise `few`.
 fn seeds(few: u64) -> std::ops::Range<u64> {
