@@ -143,11 +143,19 @@ impl Server {
     /// When it does not end, does not end well, or its books are not in order.
     pub fn finish(self) -> Outcome<Report> {
         self.0.interrupt()?;
-        let report = Report::of(&self.0.wait(ENDING)?)?;
+        let report = self.report()?;
         if report.code != Some(0) {
             return Err(format!("ended with {:?}: {report:?}", report.code).into());
         }
         Ok(report)
+    }
+
+    /// Waits for its end, whatever its exit code, and returns its report once the books have been looked at.
+    ///
+    /// # Errors
+    /// When it does not end, or its books are not in order.
+    pub fn report(self) -> Outcome<Report> {
+        Report::of(&self.0.wait(ENDING)?)
     }
 }
 
