@@ -42,6 +42,14 @@ pub(super) struct Emitter<'e, 'p> {
     pub(super) sent: bool,
 }
 
+/// AF_XDP takes no buffer as long as a unit of content where the frames are that long too and carry metadata: both
+/// together must fit a chunk (net/xdp/xsk_queue.h, `xp_unaligned_validate_desc`). Half a unit always fits. Larger
+/// stretches go to devices that cut packets themselves, and would be more than a packet's pages in halves.
+const LARGE: usize = 16 << 10;
+
+/// Half a unit of content.
+const HALF: usize = 2048;
+
 /// Why a packet could not be filled.
 enum Stop {
     /// No frame is free.
@@ -149,9 +157,10 @@ impl<'p> Emitter<'_, 'p> {
     /// Puts a stretch of a file behind the frame, as pages.
     #[inline]
     fn gather(&mut self, packet: &mut Packet<'p>, at: &Stretch<'_>, waiter: Waiter) -> Result<(), Stop> {
+        let most = if at.len > LARGE { usize::MAX } else { HALF };
         let mut done = 0;
         while done < at.len {
-            let (from, left) = (at.start + done as u64, at.len - done);
+            let (from, left) = (at.start + done as u64, (at.len - done).min(most));
             let page = taken(self.store.page(at.entry, from, left, waiter))?;
             done += page.len();
             packet.push(page).map_err(|_| Stop::Large)?;
