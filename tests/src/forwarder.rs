@@ -158,6 +158,15 @@ impl Report {
         self.port(0, counter) + self.port(1, counter)
     }
 
+    /// A counter of the file server's.
+    ///
+    /// # Panics
+    /// When the report has no such number.
+    #[must_use]
+    pub fn served(&self, name: &str) -> u64 {
+        self.end["serve"][name].as_u64().unwrap_or_else(|| panic!("no serve.{name}: {}", self.end))
+    }
+
     /// Packets discarded for a reason; 0 when it never occurred.
     #[must_use]
     pub fn discarded(&self, reason: &str) -> u64 {

@@ -113,6 +113,14 @@ impl Ringway {
         self.child.id()
     }
 
+    /// Whether it has not ended yet.
+    ///
+    /// # Errors
+    /// When the kernel does not know it.
+    pub fn is_running(&mut self) -> Outcome<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// Waits until standard output or standard error contains `text`.
     ///
     /// # Errors

@@ -143,11 +143,19 @@ impl Server {
     /// When it does not end, does not end well, or its books are not in order.
     pub fn finish(self) -> Outcome<Report> {
         self.0.interrupt()?;
-        let report = Report::of(&self.0.wait(ENDING)?)?;
+        let report = self.report()?;
         if report.code != Some(0) {
             return Err(format!("ended with {:?}: {report:?}", report.code).into());
         }
         Ok(report)
+    }
+
+    /// Waits for its end, whatever its exit code, and returns its report once the books have been looked at.
+    ///
+    /// # Errors
+    /// When it does not end, or its books are not in order.
+    pub fn report(self) -> Outcome<Report> {
+        Report::of(&self.0.wait(ENDING)?)
     }
 }
 
@@ -161,6 +169,59 @@ pub fn curl(lab: &TestLab, args: &[&str]) -> Outcome<Output> {
         .args(["--silent", "--show-error", "--max-time", "60", "--noproxy", "*"])
         .args(args)
         .output()?)
+}
+
+/// A response as a client got it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// The head, lines as they came.
+    pub head: String,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// Takes bytes apart that hold one head and all of one body.
+    ///
+    /// # Errors
+    /// When they begin with no head.
+    pub fn parse(bytes: &[u8]) -> Outcome<Self> {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").ok_or("no head")?;
+        let head = String::from_utf8(bytes[..end].to_vec())?;
+        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+        let status = status.ok_or_else(|| format!("no status in {head:?}"))?;
+        Ok(Self { status, head, body: bytes[end + 4..].to_vec() })
+    }
+
+    /// A field of the head.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
+}
+
+/// The response to `curl ARGS` at the left host.
+///
+/// # Errors
+/// When curl is not content; the sentence has its exit code and its words.
+pub fn fetch(lab: &TestLab, args: &[&str]) -> Outcome<Reply> {
+    let mut all = vec!["--include"];
+    all.extend(args);
+    let output = curl(lab, &all)?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("curl {args:?}: {}: {words}", output.status).into());
+    }
+    Reply::parse(&output.stdout)
+}
+
+/// The address of a path at the server, over IPv6.
+#[must_use]
+pub fn url6(path: &str) -> String {
+    format!("http://[{SERVER6}]:{PORT}{path}")
 }
 
 /// The address of a path at the server.
