@@ -2,7 +2,7 @@
 
 use crate::stats::Reason;
 use crate::worker::Tick;
-use ringbuf::{BURST, Burst, Frame, Packet, Packets, Pool};
+use ringbuf::{BURST, Burst, Frame, Packet, Packets, Page, Pool};
 use std::os::fd::BorrowedFd;
 
 /// A port's place on the command line, from 0.
@@ -187,8 +187,28 @@ impl<'p> Outbox<'p> {
         Ok(())
     }
 
+    /// The same for a packet in parts: `pages` are those behind the head, in order, and it is empty afterwards.
+    ///
+    /// # Errors
+    /// The head, when there is no [room](Self::room), or more pages than a packet can have; the pages are still there.
+    #[inline]
+    pub fn send_parts(
+        &mut self,
+        port: PortId,
+        head: Frame<'p>,
+        pages: &mut Vec<Page<'p>>,
+    ) -> Result<(), Frame<'p>> {
+        match self.lane_to(port).and_then(|lane| self.packet_lanes.get_mut(lane)) {
+            Some(lane) => lane.push_parts(head, pages)?,
+            None => return Err(head),
+        }
+        self.waiting += 1;
+        Ok(())
+    }
+
     /// Packets that [`send_gathered`](Self::send_gathered) takes for this port now; none when the worker has no queue
     /// there.
+    #[inline]
     #[must_use]
     pub fn room(&self, port: PortId) -> usize {
         let lane = self.lane_to(port).and_then(|lane| self.packet_lanes.get(lane));

@@ -5,7 +5,7 @@
 //! that mark. A forwarder that passes such a packet on as it is breaks TCP while ping works; so it is recognised by
 //! that very sum, and completed by the next device or by [`finish`].
 
-use ringbuf::{Burst, Frame, Offload, Packet, Page};
+use ringbuf::{Burst, Frame, Offload, Page};
 
 const VLAN: [u16; 2] = [0x8100, 0x88a8];
 const IPV4: u16 = 0x0800;
@@ -256,14 +256,17 @@ pub fn finish(burst: &mut Burst<'_>) -> bool {
 }
 
 /// The same for a head frame and the pages behind it; not if one is a file's own, which only a device may read.
-pub fn finish_packet(packet: &mut Packet<'_>) -> bool {
-    let Some(offload) = packet.head().offload() else { return false };
-    if packet.pages().any(Page::is_file) {
+pub fn finish_packet<'q, 'p: 'q>(
+    head: &mut Frame<'p>,
+    pages: impl Iterator<Item = &'q Page<'p>> + Clone,
+) -> bool {
+    let Some(offload) = head.offload() else { return false };
+    if pages.clone().any(Page::is_file) {
         return false;
     }
-    let parts = core::iter::once(&**packet.head()).chain(packet.pages().filter_map(Page::bytes));
+    let parts = core::iter::once(&**head).chain(pages.filter_map(Page::bytes));
     let checksum = complete(parts, offload.checksum_start.into());
-    store(packet.head_mut(), offload, checksum)
+    store(head, offload, checksum)
 }
 
 /// The checksum over everything from `start`, the pseudo header's sum already in its field; in the machine's order.

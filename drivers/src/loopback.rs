@@ -325,6 +325,8 @@ impl<'p> Gather<'p> for Loopback<'p> {
         if self.fault.is_some() {
             return 0;
         }
-        self.outbound.gather(packets, &self.caps, |packet| options_of(packet.head()))
+        self.outbound.gather(packets, &self.caps, |packets| {
+            packets.front().map_or(0, |packet| options_of(packet.head()))
+        })
     }
 }

@@ -6,7 +6,7 @@ use crate::error::Fault;
 use crate::queue::{Caps, Tally};
 use crate::runs::{Runs, Taken};
 use ringbuf::{
-    Batch, Burst, Frame, Grant, Loan, Packet, Packets, Page, Pool, SharedConsumer, SharedProducer,
+    Batch, Burst, Frame, Front as Chained, Grant, Loan, Packets, Page, Pool, SharedConsumer, SharedProducer,
 };
 
 /// `struct xdp_desc` (`include/uapi/linux/if_xdp.h`).
@@ -297,39 +297,35 @@ impl<'p> Outbound<'p> {
     }
 
     /// Takes packets of a head and pages while the ring has room; returns how many packets.
+    ///
+    /// `prepare` sees each packet before it goes, may change it, and names the options of its first descriptor.
     pub(crate) fn gather(
         &mut self,
         packets: &mut Packets<'p>,
         caps: &Caps,
-        mut prepare: impl FnMut(&mut Packet<'p>) -> u32,
+        mut prepare: impl FnMut(&mut Packets<'p>) -> u32,
     ) -> usize {
-        let mut taken = 0;
+        let waiting = packets.len();
+        // As many as there are heads; those with pages ask for more.
+        let mut grant = self.ring.reserve(u32::try_from(waiting).unwrap_or(0));
         while let Some(front) = packets.front() {
             let buffers = u32::try_from(front.buffers()).unwrap_or(u32::MAX);
-            let fits = buffers <= caps.packet_frames && front.bytes() <= caps.packet_bytes as usize;
-            let unfit = |len: usize| len == 0 || len > caps.buffer_bytes as usize;
-            let empty = unfit(front.head().len().into())
-                || front.head().head() < self.headroom
-                || uncut(front.head(), caps)
-                || front.pages().any(|page| unfit(page.len()));
-            let ours = core::ptr::eq(front.head().pool(), self.pool)
-                && front.pages().all(|page| core::ptr::eq(page.pool(), self.pool));
-            let readable = caps.takes_file_pages() || !front.pages().any(Page::is_file);
-            let sendable = fits && !empty && ours && readable;
-            let mut grant = self.ring.reserve(buffers);
-            if sendable && grant.room() < buffers {
-                break;
-            }
-            let Some(mut packet) = packets.pop() else { break };
-            taken += 1;
-            if !sendable {
+            if !sendable(&front, self.pool, self.headroom, caps) {
                 self.unsendable += 1;
+                drop(packets.pop());
                 continue;
             }
+            if grant.room() < buffers {
+                self.buffers += u64::from(grant.commit());
+                grant = self.ring.reserve(buffers.saturating_add(u32::try_from(packets.len()).unwrap_or(0)));
+                if grant.room() < buffers {
+                    break;
+                }
+            }
             self.tally.packets += 1;
-            self.tally.bytes += packet.bytes() as u64;
-            let options = prepare(&mut packet) | if buffers > 1 { CONTINUES } else { 0 };
-            let (head, pages) = packet.into_parts();
+            self.tally.bytes += front.bytes() as u64;
+            let options = prepare(packets) | if buffers > 1 { CONTINUES } else { 0 };
+            let Some((head, pages)) = packets.pop_parts() else { break };
             let (offset, len) = (head.offset(), u32::from(head.len()));
             if self.pool.depart(head, self.loan).is_err() {
                 continue;
@@ -343,9 +339,9 @@ impl<'p> Outbound<'p> {
                 let options = if left > 0 { CONTINUES } else { 0 };
                 let _ = grant.push(Descriptor::new(offset, len, options));
             }
-            self.buffers += u64::from(grant.commit());
         }
-        taken
+        self.buffers += u64::from(grant.commit());
+        waiting - packets.len()
     }
 
     /// Descriptors that the other side has not taken yet.
@@ -375,6 +371,21 @@ impl<'p> Outbound<'p> {
     pub(crate) fn lie(&self) -> Option<Fault> {
         self.ring.lie().map(Fault::from)
     }
+}
+
+/// Whether a queue with these abilities can ever send a packet of `pool`.
+#[inline]
+fn sendable(packet: &Chained<'_, '_>, pool: &Pool, headroom: u16, caps: &Caps) -> bool {
+    let fit = |len: usize| len.wrapping_sub(1) < caps.buffer_bytes as usize;
+    let head = packet.head();
+    packet.buffers() <= caps.packet_frames as usize
+        && packet.bytes() <= caps.packet_bytes as usize
+        && fit(head.len().into())
+        && head.head() >= headroom
+        && !uncut(head, caps)
+        && core::ptr::eq(head.pool(), pool)
+        && (caps.takes_file_pages() || !packet.pages().any(Page::is_file))
+        && packet.pages().all(|page| fit(page.len()) && core::ptr::eq(page.pool(), pool))
 }
 
 #[derive(Clone, Copy)]

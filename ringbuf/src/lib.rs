@@ -43,7 +43,7 @@ pub use content::ContentGrant;
 pub use cursor::Cursor;
 pub use frame::{Frame, NoRoom, Offload, Segmentation};
 pub use ledger::{Ledger, Loan, Slot, Stray};
-pub use page::{PACKET_PAGES, Packet, Packets, Page};
+pub use page::{Front, PACKET_PAGES, Packet, Packets, Page};
 pub use parcel::Parcel;
 pub use pool::{Census, Gate, HEADROOM, Pool};
 pub use shared::{Batch, Grant, RingParts, SharedConsumer, SharedProducer, ring_pair};

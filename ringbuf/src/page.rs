@@ -260,16 +260,59 @@ impl<'p> Packet<'p> {
 }
 
 /// A queue of packets that wait to be gathered: room for one burst, never more.
+///
+/// Heads and pages lie in two queues, so that a packet without pages costs no more than its frame.
 #[derive(Debug)]
 pub struct Packets<'p> {
-    queue: VecDeque<Packet<'p>>,
+    /// Each head, and how many pages are behind it.
+    heads: VecDeque<(Frame<'p>, u8)>,
+    /// The pages of all, in order.
+    pages: VecDeque<Page<'p>>,
+}
+
+/// The packet at the front of [`Packets`], as it lies there.
+#[derive(Clone, Debug)]
+pub struct Front<'q, 'p> {
+    head: &'q Frame<'p>,
+    /// The pages in order, in two pieces where the queue's memory ends.
+    pages: (&'q [Page<'p>], &'q [Page<'p>]),
+}
+
+impl<'q, 'p> Front<'q, 'p> {
+    /// The head.
+    #[inline]
+    #[must_use]
+    pub const fn head(&self) -> &'q Frame<'p> {
+        self.head
+    }
+
+    /// The pages in order.
+    #[inline]
+    pub fn pages(&self) -> impl Iterator<Item = &'q Page<'p>> + Clone + use<'q, 'p> {
+        self.pages.0.iter().chain(self.pages.1)
+    }
+
+    /// Buffers: the head and each page.
+    #[inline]
+    #[must_use]
+    pub const fn buffers(&self) -> usize {
+        1 + self.pages.0.len() + self.pages.1.len()
+    }
+
+    /// Bytes in all.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        usize::from(self.head.len()) + self.pages().map(|page| page.len()).sum::<usize>()
+    }
 }
 
 impl<'p> Packets<'p> {
     /// An empty one; all its memory is allocated here.
     #[must_use]
     pub fn new() -> Self {
-        Self { queue: VecDeque::with_capacity(crate::BURST) }
+        let pages = VecDeque::with_capacity(crate::BURST * PACKET_PAGES);
+        Self { heads: VecDeque::with_capacity(crate::BURST), pages }
     }
 
     /// Appends a packet.
@@ -281,34 +324,81 @@ impl<'p> Packets<'p> {
         reason = "the packet goes back to its owner by move, not by allocation"
     )]
     pub fn push(&mut self, packet: Packet<'p>) -> Result<(), Packet<'p>> {
-        if self.queue.len() == crate::BURST {
+        if self.heads.len() == crate::BURST {
             return Err(packet);
         }
-        self.queue.push_back(packet);
+        self.heads.push_back((packet.head, packet.count));
+        self.pages.extend(packet.pages.into_iter().flatten());
+        Ok(())
+    }
+
+    /// Appends a packet of this head and the pages in `pages`, which is empty then.
+    ///
+    /// # Errors
+    /// The head, and nothing has changed, when [`BURST`](crate::BURST) wait already or there are more than
+    /// [`PACKET_PAGES`].
+    #[inline]
+    pub fn push_parts(&mut self, head: Frame<'p>, pages: &mut Vec<Page<'p>>) -> Result<(), Frame<'p>> {
+        let count = match u8::try_from(pages.len()) {
+            Ok(count) if pages.len() <= PACKET_PAGES && self.heads.len() < crate::BURST => count,
+            _ => return Err(head),
+        };
+        self.heads.push_back((head, count));
+        if count > 0 {
+            self.pages.extend(pages.drain(..));
+        }
         Ok(())
     }
 
     /// Takes the packet at the front.
     pub fn pop(&mut self) -> Option<Packet<'p>> {
-        self.queue.pop_front()
+        let (head, pages) = self.pop_parts()?;
+        let mut packet = Packet::new(head);
+        for page in pages {
+            // As many as were pushed.
+            drop(packet.push(page));
+        }
+        Some(packet)
+    }
+
+    /// Takes the packet at the front: its head, and its pages in order.
+    #[inline]
+    pub fn pop_parts(&mut self) -> Option<(Frame<'p>, impl Iterator<Item = Page<'p>>)> {
+        let (head, count) = self.heads.pop_front()?;
+        Some((head, self.pages.drain(..usize::from(count))))
     }
 
     /// The packet at the front.
+    #[inline]
     #[must_use]
-    pub fn front(&self) -> Option<&Packet<'p>> {
-        self.queue.front()
+    pub fn front(&self) -> Option<Front<'_, 'p>> {
+        let (head, count) = self.heads.front()?;
+        let (first, second) = self.pages.as_slices();
+        let here = &first[..first.len().min((*count).into())];
+        let second = &second[..usize::from(*count) - here.len()];
+        Some(Front { head, pages: (here, second) })
+    }
+
+    /// The head of the packet at the front, to be changed, and its pages.
+    #[inline]
+    #[must_use]
+    pub fn front_mut(&mut self) -> Option<(&mut Frame<'p>, impl Iterator<Item = &Page<'p>> + Clone)> {
+        let (head, count) = self.heads.front_mut()?;
+        Some((head, self.pages.iter().take(usize::from(*count))))
     }
 
     /// How many wait.
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
-        self.queue.len()
+        self.heads.len()
     }
 
     /// Whether none waits.
+    #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.heads.is_empty()
     }
 }
 

@@ -31,7 +31,7 @@ use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair};
 use crate::rings::{Front, front};
 use open::Sockets;
 use ring::{Received, SENDABLE, VNET};
-use ringbuf::{BURST, Burst, Frame, HEADROOM, PACKET_PAGES, Packet, Packets, Page, Pool};
+use ringbuf::{BURST, Burst, Frame, Front as Chained, HEADROOM, PACKET_PAGES, Packets, Page, Pool};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, netdevice, send, sockopt};
 use std::cell::Cell;
@@ -186,7 +186,7 @@ impl<'p> PacketQueue<'p> {
     }
 
     /// Sends a head and its pages: straight from where they lie when the packet goes past the ring.
-    fn send_gathered(&mut self, packet: &Packet<'p>) -> Outcome {
+    fn send_gathered(&mut self, packet: &Chained<'_, 'p>) -> Outcome {
         let (head, bytes) = (packet.head(), packet.bytes());
         let limit = self.mtu.get() as usize + ETHERNET + TAG * tags(head);
         // A file's own page is not for us to read.
@@ -379,7 +379,7 @@ impl<'p> Gather<'p> for PacketQueue<'p> {
         while self.fault.is_none()
             && let Some(front) = packets.front()
         {
-            let Outcome::Done = self.send_gathered(front) else { break };
+            let Outcome::Done = self.send_gathered(&front) else { break };
             drop(packets.pop());
         }
         waiting - packets.len()

@@ -2,7 +2,7 @@
 
 use crate::error::Fault;
 use crate::queue::{Caps, Gather, QueueCounters, QueuePair};
-use ringbuf::{BURST, Burst, Packet, Packets, Page, Pool};
+use ringbuf::{BURST, Burst, Front, Packets, Page, Pool};
 use std::os::fd::BorrowedFd;
 
 /// A queue pair that sends a head and its pages by copying them into frames.
@@ -48,7 +48,7 @@ impl<'p, Q: QueuePair<'p>> Flatten<'p, Q> {
         &mut self.inner
     }
 
-    fn flatten(&mut self, packet: &Packet<'p>) -> Flat<'p> {
+    fn flatten(&mut self, packet: &Front<'_, 'p>) -> Flat<'p> {
         let caps = self.inner.caps();
         if packet.bytes() == 0 || packet.bytes() > caps.packet_bytes as usize {
             return Flat::Never;
@@ -91,7 +91,7 @@ impl<'p, Q: QueuePair<'p>> Gather<'p> for Flatten<'p, Q> {
         while self.inner.fault().is_none()
             && let Some(front) = packets.front()
         {
-            match self.flatten(front) {
+            match self.flatten(&front) {
                 Flat::Later => break,
                 Flat::Never => self.unsendable += 1,
                 Flat::Copied(mut chain) => {

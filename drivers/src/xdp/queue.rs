@@ -360,12 +360,13 @@ impl<'p> Gather<'p> for XdpQueue<'p> {
             return 0;
         }
         let Self { outbound, caps, manner, checksums, .. } = self;
-        outbound.gather(packets, caps, |packet| {
-            let Some(offload) = packet.head().offload() else { return 0 };
-            if manner.metadata && leave_to_device(packet.head_mut(), offload) {
+        outbound.gather(packets, caps, |packets| {
+            let Some((head, pages)) = packets.front_mut() else { return 0 };
+            let Some(offload) = head.offload() else { return 0 };
+            if manner.metadata && leave_to_device(head, offload) {
                 return libc::XDP_TX_METADATA;
             }
-            *checksums += u64::from(checksum::finish_packet(packet));
+            *checksums += u64::from(checksum::finish_packet(head, pages));
             0
         })
     }

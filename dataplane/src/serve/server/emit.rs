@@ -15,7 +15,7 @@ use crate::serve::content::{Piece, Store};
 use crate::serve::http::{Coding, Place};
 use crate::serve::tree::{self, Entry};
 use crate::tcp::{Out, Segment, Sent};
-use ringbuf::{Burst, Frame, Packet, Page};
+use ringbuf::{Burst, Frame, PACKET_PAGES, Page};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -37,6 +37,8 @@ pub(super) struct Emitter<'e, 'p> {
     pub(super) outbox: &'e mut Outbox<'p>,
     /// Shorter pieces of files are copied.
     pub(super) copy_below: usize,
+    /// The pages of the packet in the making; empty between packets, and never longer than a packet's.
+    pub(super) pages: &'e mut Vec<Page<'p>>,
     pub(super) counters: &'e mut EmitCounters,
     /// Whether anything was put into the outbox.
     pub(super) sent: bool,
@@ -92,21 +94,24 @@ impl<'p> Emitter<'_, 'p> {
         };
         let written = write_headers(&mut frame, &headers);
         debug_assert!(written.is_ok(), "every frame holds the headers: {headers:?}");
-        let mut packet = Packet::new(frame);
         let filled = match written {
             Ok(_) if bytes == 0 => Ok(()),
-            Ok(_) => self.fill(&mut packet, segment, talk),
+            Ok(_) => self.fill(&mut frame, segment, talk),
             Err(_) => Err(Stop::Gone),
         };
         match (filled, written) {
             (Ok(()), _) => {
                 // There is room: it was looked at before.
-                drop(self.outbox.send_gathered(segment.path.port, packet));
+                drop(self.outbox.send_parts(segment.path.port, frame, self.pages));
                 Ok(())
             }
-            (Err(Stop::Large), Ok(headers)) => self.chain(packet, headers, segment, talk),
+            (Err(Stop::Large), Ok(headers)) => {
+                self.pages.clear();
+                self.chain(frame, headers, segment, talk)
+            }
             (Err(stop), _) => {
-                drop(packet);
+                self.pages.clear();
+                drop(frame);
                 self.outbox.abandon();
                 Err(stop)
             }
@@ -115,7 +120,7 @@ impl<'p> Emitter<'_, 'p> {
 
     /// Puts the payload behind the headers.
     #[inline]
-    fn fill(&mut self, packet: &mut Packet<'p>, segment: &Segment, talk: &Talk) -> Result<(), Stop> {
+    fn fill(&mut self, frame: &mut Frame<'p>, segment: &Segment, talk: &Talk) -> Result<(), Stop> {
         let answers = self.answers.borrow();
         let (mut at, end) = (segment.payload.start, segment.payload.end);
         while at < end {
@@ -124,7 +129,7 @@ impl<'p> Emitter<'_, 'p> {
             at += match found.place {
                 Place::Bytes(bytes) => {
                     let bytes = &bytes[..bytes.len().min(left)];
-                    packet.head_mut().extend(bytes).map_err(|_| Stop::Large)?;
+                    frame.extend(bytes).map_err(|_| Stop::Large)?;
                     bytes.len() as u64
                 }
                 Place::File { coding, start, len } => {
@@ -132,11 +137,11 @@ impl<'p> Emitter<'_, 'p> {
                     let stretch = usize::try_from(len).unwrap_or(usize::MAX).min(left);
                     let (at, waiter) = (Stretch { entry, start, len: stretch }, talk.waiter());
                     // Nothing can follow pages but pages.
-                    let long = stretch >= self.copy_below || stretch > packet.head().tailroom().into();
+                    let long = stretch >= self.copy_below || stretch > frame.tailroom().into();
                     if stretch == left && long {
-                        self.gather(packet, &at, waiter)?;
+                        self.gather(&at, waiter)?;
                     } else {
-                        self.copy(packet.head_mut(), &at, waiter)?;
+                        self.copy(frame, &at, waiter)?;
                     }
                     stretch as u64
                 }
@@ -148,13 +153,16 @@ impl<'p> Emitter<'_, 'p> {
 
     /// Puts a stretch of a file behind the frame, as pages.
     #[inline]
-    fn gather(&mut self, packet: &mut Packet<'p>, at: &Stretch<'_>, waiter: Waiter) -> Result<(), Stop> {
+    fn gather(&mut self, at: &Stretch<'_>, waiter: Waiter) -> Result<(), Stop> {
         let mut done = 0;
         while done < at.len {
             let (from, left) = (at.start + done as u64, at.len - done);
             let page = taken(self.store.page(at.entry, from, left, waiter))?;
             done += page.len();
-            packet.push(page).map_err(|_| Stop::Large)?;
+            if self.pages.len() == PACKET_PAGES {
+                return Err(Stop::Large);
+            }
+            self.pages.push(page);
         }
         self.counters.gathered_bytes += done as u64;
         Ok(())
@@ -179,12 +187,11 @@ impl<'p> Emitter<'_, 'p> {
     #[cold]
     fn chain(
         &mut self,
-        packet: Packet<'p>,
+        mut head: Frame<'p>,
         headers: usize,
         segment: &Segment,
         talk: &Talk,
     ) -> Result<(), Stop> {
-        let (mut head, _) = packet.into_parts();
         head.truncate(u16::try_from(headers).unwrap_or(0));
         let mut chain = Burst::new();
         let filled = self.fill_chain(&mut chain, head, segment, talk);

@@ -37,7 +37,7 @@ use crate::tcp::Stack;
 use crate::worker::Tick;
 use clerk::Clerk;
 use emit::Emitter;
-use ringbuf::Burst;
+use ringbuf::{Burst, Page};
 use start::{Control, Site};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -56,6 +56,8 @@ pub struct FileServer<'p> {
     bell: Arc<Bell>,
     /// Shorter pieces of files are copied into frames.
     copy_below: usize,
+    /// Room for the pages of one packet.
+    pages: Vec<Page<'p>>,
     counters: EmitCounters,
     woken: Vec<Waiter>,
     control: Arc<Control>,
@@ -101,7 +103,7 @@ impl<'p> App<'p> for FileServer<'p> {
         if !self.stack.has_work() {
             return false;
         }
-        let Self { host, stack, clerk, store, counters, copy_below, .. } = self;
+        let Self { host, stack, clerk, store, pages, counters, copy_below, .. } = self;
         // The clerk hears of what ends meanwhile, and the emitter reads what the clerk has queued.
         let answers = Rc::clone(&clerk.answers);
         let mut emitter = Emitter {
@@ -110,6 +112,7 @@ impl<'p> App<'p> for FileServer<'p> {
             host,
             outbox: out,
             copy_below: *copy_below,
+            pages,
             counters,
             sent: false,
         };

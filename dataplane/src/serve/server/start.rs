@@ -285,6 +285,7 @@ impl Servers {
             store,
             bell,
             copy_below: plan.copy_below,
+            pages: Vec::with_capacity(PACKET_PAGES),
             counters: EmitCounters::default(),
             woken: Vec::with_capacity(LOOKUPS),
             control: Arc::clone(&self.control),
