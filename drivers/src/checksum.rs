@@ -264,7 +264,9 @@ pub fn finish_packet<'q, 'p: 'q>(
     if pages.clone().any(Page::is_file) {
         return false;
     }
-    let parts = core::iter::once(&**head).chain(pages.filter_map(Page::bytes));
+    // The pages may be borrowed for longer than the head is here.
+    let content = pages.filter_map(|page| -> Option<&[u8]> { page.bytes() });
+    let parts = core::iter::once::<&[u8]>(head).chain(content);
     let checksum = complete(parts, offload.checksum_start.into());
     store(head, offload, checksum)
 }
