@@ -256,16 +256,19 @@ pub fn finish(burst: &mut Burst<'_>) -> bool {
 }
 
 /// The same for a head frame and the pages behind it; not if one is a file's own, which only a device may read.
-pub fn finish_packet<'q, 'p: 'q>(head: &mut Frame<'p>, pages: impl Iterator<Item = &'q Page<'p>>) -> bool {
+pub fn finish_packet<'q, 'p: 'q>(
+    head: &mut Frame<'p>,
+    pages: impl Iterator<Item = &'q Page<'p>> + Clone,
+) -> bool {
     let Some(offload) = head.offload() else { return false };
-    let mut readable = true;
-    let bytes_of = |page: &'q Page<'p>| -> &[u8] {
-        readable &= !page.is_file();
-        page.bytes().unwrap_or_default()
-    };
-    let parts = core::iter::once(&**head).chain(pages.map(bytes_of));
+    if pages.clone().any(Page::is_file) {
+        return false;
+    }
+    // The pages may be borrowed for longer than the head is here.
+    let content = pages.filter_map(|page| -> Option<&[u8]> { page.bytes() });
+    let parts = core::iter::once::<&[u8]>(head).chain(content);
     let checksum = complete(parts, offload.checksum_start.into());
-    readable && store(head, offload, checksum)
+    store(head, offload, checksum)
 }
 
 /// The checksum over everything from `start`, the pseudo header's sum already in its field; in the machine's order.

@@ -384,8 +384,8 @@ fn sendable(packet: &Chained<'_, '_>, pool: &Pool, headroom: u16, caps: &Caps) -
         && head.head() >= headroom
         && !uncut(head, caps)
         && core::ptr::eq(head.pool(), pool)
-        && packet.pages().all(|page| fit(page.len()) && core::ptr::eq(page.pool(), pool))
         && (caps.takes_file_pages() || !packet.pages().any(Page::is_file))
+        && packet.pages().all(|page| fit(page.len()) && core::ptr::eq(page.pool(), pool))
 }
 
 #[derive(Clone, Copy)]

@@ -288,7 +288,7 @@ impl<'q, 'p> Front<'q, 'p> {
 
     /// The pages in order.
     #[inline]
-    pub fn pages(&self) -> impl Iterator<Item = &'q Page<'p>> + use<'q, 'p> {
+    pub fn pages(&self) -> impl Iterator<Item = &'q Page<'p>> + Clone + use<'q, 'p> {
         self.pages.0.iter().chain(self.pages.1)
     }
 
@@ -382,7 +382,7 @@ impl<'p> Packets<'p> {
     /// The head of the packet at the front, to be changed, and its pages.
     #[inline]
     #[must_use]
-    pub fn front_mut(&mut self) -> Option<(&mut Frame<'p>, impl Iterator<Item = &Page<'p>>)> {
+    pub fn front_mut(&mut self) -> Option<(&mut Frame<'p>, impl Iterator<Item = &Page<'p>> + Clone)> {
         let (head, count) = self.heads.front_mut()?;
         Some((head, self.pages.iter().take(usize::from(*count))))
     }
@@ -405,5 +405,69 @@ impl<'p> Packets<'p> {
 impl Default for Packets<'_> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Arena, ArenaPlan, BURST};
+
+    /// Packets with none, some and all pages come out as they went in, wherever the queues' memory ends.
+    #[test]
+    fn packets_keep_their_pages_round_the_queue() {
+        let plan = ArenaPlan { frames: 256, frame_size: 2048, content_bytes: 1 << 20, huge_pages: false };
+        let pool = Pool::new(Arena::new(&plan).expect("small"));
+        let mut packets = Packets::new();
+        let mut scratch = Vec::new();
+        let (mut pushed, mut popped) = (0, 0);
+        // A packet's number tells its pages: how many, and where each begins.
+        let pages_of = |number: usize| (0..number % (PACKET_PAGES + 1)).map(move |i| (number % 60 + i) * 4096);
+        for round in 0..400 {
+            while packets.len() < BURST {
+                scratch.extend(pages_of(pushed).map(|start| pool.page(start, 9).expect("content")));
+                let mut head = pool.alloc().expect("free");
+                head.extend(&pushed.to_ne_bytes()).expect("room");
+                if pushed % 2 == 0 {
+                    packets.push_parts(head, &mut scratch).expect("room");
+                } else {
+                    let mut packet = Packet::new(head);
+                    scratch.drain(..).for_each(|page| packet.push(page).expect("room"));
+                    packets.push(packet).expect("room");
+                }
+                assert!(scratch.is_empty());
+                pushed += 1;
+            }
+            assert!(packets.push_parts(pool.alloc().expect("free"), &mut scratch).is_err(), "it is full");
+            for _ in 0..=round % BURST {
+                let content = pool.arena().content_start() as u64;
+                let want: Vec<u64> = pages_of(popped).map(|start| content + start as u64).collect();
+                let front = packets.front().expect("full");
+                assert_eq!(**front.head(), popped.to_ne_bytes());
+                assert_eq!(front.pages().map(Page::offset).collect::<Vec<_>>(), want);
+                assert_eq!((front.buffers(), front.bytes()), (1 + want.len(), 8 + 9 * want.len()));
+                let got: Vec<u64> = if popped % 3 == 0 {
+                    packets.pop().expect("full").pages().map(Page::offset).collect()
+                } else {
+                    packets.pop_parts().expect("full").1.map(|page| page.offset()).collect()
+                };
+                assert_eq!(got, want);
+                popped += 1;
+            }
+        }
+        drop(packets);
+        assert_eq!(pool.census().free, 256);
+    }
+
+    /// More pages than a packet may have are refused, and stay where they are.
+    #[test]
+    fn too_many_pages_stay_with_the_caller() {
+        let plan = ArenaPlan { frames: 8, frame_size: 2048, content_bytes: 1 << 20, huge_pages: false };
+        let pool = Pool::new(Arena::new(&plan).expect("small"));
+        let mut pages: Vec<Page<'_>> = (0..=PACKET_PAGES).filter_map(|i| pool.page(i * 4096, 1)).collect();
+        let mut packets = Packets::new();
+        let head = packets.push_parts(pool.alloc().expect("free"), &mut pages);
+        assert!(head.is_err() && packets.is_empty());
+        assert_eq!(pages.len(), PACKET_PAGES + 1);
     }
 }
