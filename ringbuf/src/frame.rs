@@ -83,6 +83,14 @@ const TAG: u64 = (1 << LEN_SHIFT) - 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no room in the frame")
+    }
+}
+
+impl std::error::Error for NoRoom {}
+
 /// What the kernel or a device left undone in a packet, or should do on the way out.
 ///
 /// The fields are those of `struct virtio_net_hdr` (VIRTIO 1.2 §5.1.6): a checksum to be completed over everything

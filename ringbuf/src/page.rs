@@ -422,7 +422,8 @@ mod tests {
         let mut scratch = Vec::new();
         let (mut pushed, mut popped) = (0, 0);
         // A packet's number tells its pages: how many, and where each begins.
-        let pages_of = |number: usize| (0..number % (PACKET_PAGES + 1)).map(move |i| (number % 60 + i) * 4096);
+        let pages_of =
+            |number: usize| (0..number % (PACKET_PAGES + 1)).map(move |i| (number % 60 + i) * 4096);
         for round in 0..400 {
             while packets.len() < BURST {
                 scratch.extend(pages_of(pushed).map(|start| pool.page(start, 9).expect("content")));

@@ -43,7 +43,10 @@ fn site(tree: &Tree) -> Outcome<()> {
     }
     page.push_str("<script src=/look.js></script></html>");
     tree.write("index.html", page.as_bytes())?;
-    tree.write("style.css", b"body { background: #eef } h1 { color: rgb(1, 2, 203) } img { border: 1px solid }")?;
+    tree.write(
+        "style.css",
+        b"body { background: #eef } h1 { color: rgb(1, 2, 203) } img { border: 1px solid }",
+    )?;
     tree.write(
         "look.js",
         b"addEventListener('load', () => {\

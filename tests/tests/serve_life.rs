@@ -69,7 +69,17 @@ fn draining_has_its_limit() {
     tree.file("body", BODY).expect("a file");
     let server = Server::start(&lab, "af-xdp", &tree, &["--drain", "0.5"]).expect("a server");
     let mut command = lab.host(Side::Left).command("curl");
-    command.args(["--silent", "--max-time", "20", "--noproxy", "*", "--limit-rate", "100K", "--output", "/dev/null"]);
+    command.args([
+        "--silent",
+        "--max-time",
+        "20",
+        "--noproxy",
+        "*",
+        "--limit-rate",
+        "100K",
+        "--output",
+        "/dev/null",
+    ]);
     let mut child = command.arg(url("/body")).spawn().expect("curl");
     std::thread::sleep(Duration::from_millis(500));
     let begun = Instant::now();

@@ -22,11 +22,12 @@ fn through(faults: &str, requests: usize) -> Report {
     let (v4, v6) = (format!("{SERVER}/24"), format!("{SERVER6}/64"));
     let port = format!("af-xdp:{}", Side::Right.interface());
     let (root, listen) = (tree.path().to_string_lossy(), PORT.to_string());
-    let args =
-        ["--port", &port, "--address", &v4, "--address", &v6, "--root", &root, "--listen", &listen];
+    let args = ["--port", &port, "--address", &v4, "--address", &v6, "--root", &root, "--listen", &listen];
     let server = Server::with(lab.host(Side::Right), &args).expect("a server");
-    let ports = Side::BOTH.map(|side| format!("af-xdp:{},{faults},seed={}", side.port(), 7 + u8::from(side == Side::Left)));
-    let forwarder = Forwarder::start(lab.middle(), &["--port", &ports[0], "--port", &ports[1]]).expect("a wire");
+    let ports = Side::BOTH
+        .map(|side| format!("af-xdp:{},{faults},seed={}", side.port(), 7 + u8::from(side == Side::Left)));
+    let forwarder =
+        Forwarder::start(lab.middle(), &["--port", &ports[0], "--port", &ports[1]]).expect("a wire");
     for _ in 0..requests {
         for at in [url("/body"), url6("/body")] {
             let reply = fetch(&lab, &["--retry", "2", "--retry-connrefused", "--retry-delay", "1", &at]);

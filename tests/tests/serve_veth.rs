@@ -55,7 +55,8 @@ fn manners(lab: &TestLab, content: &[u8], path: &str) {
     let nothing = fetch(lab, &[&url("/nothing-of-that-name")]).expect("a response");
     assert_eq!(nothing.status, 404, "{}", nothing.head);
     // curl says how many connections it needed for each of the two.
-    let words = curl(lab, &["--output", "/dev/null", &at, "--output", "/dev/null", &at, "-w", "%{num_connects}"]);
+    let words =
+        curl(lab, &["--output", "/dev/null", &at, "--output", "/dev/null", &at, "-w", "%{num_connects}"]);
     assert_eq!(words.expect("curl").stdout, b"10", "the second request goes over the first's connection");
 }
 
@@ -115,7 +116,11 @@ fn curl_is_served_over_af_xdp() {
     needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping", "curl");
     let report = story("af-xdp", 1500, &[]);
     assert_eq!(report.port(0, "flattened_bytes"), 0, "{}", report.end);
-    assert!(report.served("copied_bytes") + report.served("gathered_bytes") >= body_bytes(), "{}", report.end);
+    assert!(
+        report.served("copied_bytes") + report.served("gathered_bytes") >= body_bytes(),
+        "{}",
+        report.end
+    );
 }
 
 /// The same by a packet socket, which has no other way than to copy.
