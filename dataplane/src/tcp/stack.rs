@@ -348,6 +348,7 @@ impl<S: Default> Stack<S> {
         }
         while let Some(index) = self.next_ready() {
             let slot = self.slots.at(index);
+            let before = self.shared.stats.segments_out;
             match slot.core.transmit(&mut self.shared, now, out, &mut slot.state) {
                 Turn::Done => {
                     debug_assert!(!slot.core.has_work(now), "done, but not: {:?}", slot.core);
@@ -360,7 +361,12 @@ impl<S: Default> Stack<S> {
                 }
                 Turn::Full => {
                     self.arm(index, now);
-                    self.ready_again(index);
+                    // Who got something out waits for the others, or a narrow wire would always be the first one's.
+                    if self.shared.stats.segments_out == before {
+                        self.ready_again(index);
+                    } else {
+                        self.make_ready(index);
+                    }
                     return;
                 }
                 Turn::Gone => {

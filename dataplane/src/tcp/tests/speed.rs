@@ -1,7 +1,10 @@
 //! How fast a stream is over a link that loses, and how many segments that takes.
 
+use super::link::path;
 use super::link::{App, Link, Weather};
-use crate::tcp::{Config, Limits};
+use crate::net::Ecn;
+use crate::tcp::{Closed, Config, Conn, Flags, Limits, Out, Segment, Sent, Service, Stack};
+use crate::worker::Tick;
 use std::time::Duration;
 
 /// A stream of so many bytes over a round trip of 20 ms, both windows 1 MiB. Returns seconds, and segments per thousand
@@ -64,4 +67,78 @@ fn reordering_is_not_taken_for_loss() {
     // A fifth of the segments 3 ms late: within a quarter of the round trip.
     let (seconds, extra) = stream(5_000_000, 0, |_| {}, |weather| weather.reorder = 200);
     assert!(seconds < 2.0 && extra < 30, "{seconds} s, {extra}");
+}
+
+/// Three streams over a wire that takes eight segments a turn: each gets its share, whoever came first.
+#[test]
+fn a_quantum_each() {
+    let config = Config { quantum: 4 * 1448, pacing: false, receive_window: 1 << 20, ..Config::default() };
+    let (mut stack, mut service, mut wire) = (Stack::new(config, [5; 16]), Many, Narrow::default());
+    stack.listen(80);
+    let mut receive = |stack: &mut Stack<u64>, now: u64, port: u8, seq: u32, flags: u8, ack: u32| {
+        let mut bytes = [0; 20];
+        bytes[..4].copy_from_slice(&[4, port, 0, 80]);
+        bytes[4..8].copy_from_slice(&seq.to_be_bytes());
+        bytes[8..12].copy_from_slice(&ack.to_be_bytes());
+        (bytes[12], bytes[13]) = (5 << 4, flags);
+        bytes[14..16].copy_from_slice(&[255, 255]);
+        let at = Tick(Duration::from_micros(now));
+        stack.receive(at, &path(1, 2), Ecn::NotCapable, &bytes, &mut service);
+    };
+    for now in 0..4_000u64 {
+        for port in 0..3u8 {
+            let index = usize::from(port);
+            match (now, wire.next[index]) {
+                (0, _) => receive(&mut stack, now, port, 0, 2, 0),
+                // What was sent a turn ago has arrived.
+                (_, Some(next)) => receive(&mut stack, now, port, 1, 16, next),
+                _ => {}
+            }
+        }
+        wire.room = 8;
+        stack.transmit(Tick(Duration::from_micros(now)), &mut wire, &mut Many);
+    }
+    let [least, most] =
+        [wire.bytes.iter().min(), wire.bytes.iter().max()].map(|bytes| *bytes.expect("three"));
+    assert!(least > 1_000_000 && most - least < most / 10, "{:?}", wire.bytes);
+}
+
+/// Sends for ever.
+struct Many;
+
+impl Service<u64> for Many {
+    fn opened(&mut self, conn: &mut Conn<'_, u64>) {
+        conn.queue(1 << 40);
+    }
+
+    fn data(&mut self, _: &mut Conn<'_, u64>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn acked(&mut self, _: &mut Conn<'_, u64>, _: u64) {}
+    fn half_closed(&mut self, _: &mut Conn<'_, u64>) {}
+    fn closed(&mut self, _: &mut Conn<'_, u64>, _: Closed) {}
+    fn timer(&mut self, _: &mut Conn<'_, u64>) {}
+}
+
+/// Takes so many segments a turn, and remembers what each peer expects next.
+#[derive(Default)]
+struct Narrow {
+    room: u32,
+    next: [Option<u32>; 3],
+    bytes: [u64; 3],
+}
+
+impl Out<u64> for Narrow {
+    fn segment(&mut self, segment: &Segment, _: &mut u64) -> Sent {
+        if self.room == 0 {
+            return Sent::Full;
+        }
+        self.room -= 1;
+        let index = usize::from(segment.peer_port & 0xff);
+        let syn = u32::from(segment.flags.has(Flags::SYN));
+        self.next[index] = Some(segment.seq.plus(segment.payload_len() + syn).0);
+        self.bytes[index] += u64::from(segment.payload_len());
+        Sent::Yes
+    }
 }
