@@ -140,9 +140,12 @@ enum LogWord {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum KindWord {
-    /// tmpfs shared, large files direct, others by snapshot.
+    /// Large files direct, others by snapshot.
     #[default]
     Auto,
+    /// Files of tmpfs from the page cache itself, where the device can: nothing is copied, not even when loaded. Only for
+    /// files that are replaced, never written to in place: a write shows in responses that are under way.
+    Shared,
     /// Read through the page cache into our memory: one copy when loaded, none per request.
     Snapshot,
     /// Read past the page cache: the disk's DMA writes what the device's DMA reads.
@@ -247,6 +250,7 @@ impl Attendant<'_> {
             if self.ended.load(Ordering::Relaxed) {
                 return;
             }
+            self.servers.sweep();
             if self.hangup.swap(false, Ordering::Relaxed) {
                 self.reload();
             }
@@ -322,7 +326,7 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         capacity: LOG_RECORDS,
     });
     let kinds = match args.content_kind {
-        KindWord::Auto => Kinds::Auto,
+        KindWord::Auto | KindWord::Shared => Kinds::Auto,
         KindWord::Snapshot => Kinds::Snapshot,
         KindWord::Direct => Kinds::Direct,
     };
@@ -340,7 +344,7 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         limits,
         connections: args.connections,
         copy_below: args.copy_below.map_or(COPY_BELOW, |bytes| bytes as usize),
-        share: args.content_kind == KindWord::Auto,
+        share: args.content_kind == KindWord::Shared,
         store: StorePlan { kinds, ..StorePlan::default() },
         log,
     })

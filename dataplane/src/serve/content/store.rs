@@ -262,6 +262,12 @@ impl<'p> Store<'p> {
         !self.loader.is_empty()
     }
 
+    /// When those who found no room are to be woken: the next [`poll`](Self::poll) is due then.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Tick> {
+        (self.starved != List::EMPTY).then_some(self.next_try)
+    }
+
     /// What it has done so far.
     #[must_use]
     pub const fn counters(&self) -> StoreCounters {

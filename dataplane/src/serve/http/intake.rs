@@ -130,6 +130,11 @@ impl Intake {
         self.draining = true;
     }
 
+    /// Nothing more is to be answered: what comes is thrown away.
+    pub const fn close(&mut self) {
+        self.state = State::Over;
+    }
+
     /// Whether nothing more will be answered.
     #[must_use]
     pub const fn is_over(&self) -> bool {

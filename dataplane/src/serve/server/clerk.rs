@@ -89,21 +89,21 @@ impl Service<Talk> for Clerk {
         let talk = conn.state_mut();
         let before = talk.answers.len();
         self.answers.borrow_mut().release(&mut talk.answers, upto);
-        if talk.answers.len() < before {
-            if talk.doing == Doing::Sending {
-                // A request may wait for room in the pipeline.
-                conn.more();
-                if conn.state().answers.len() == 0 {
-                    self.watch(conn, Doing::Nothing);
-                }
+        if talk.answers.len() < before && talk.doing == Doing::Sending {
+            if conn.state().answers.len() == 0 {
+                self.watch(conn, Doing::Nothing);
             }
-            self.end_if_done(conn);
+            // A request may wait for room in the pipeline; if none does, `read` sees what is next.
+            conn.more();
         }
     }
 
     fn half_closed(&mut self, conn: &mut Conn<'_, Talk>) {
         conn.state_mut().half_closed = true;
-        self.end_if_done(conn);
+        // A request that waits is offered again, and `read` ends the connection behind the last of them.
+        if !conn.state().pending {
+            self.end(conn);
+        }
     }
 
     fn closed(&mut self, conn: &mut Conn<'_, Talk>, why: Closed) {
@@ -137,8 +137,7 @@ impl Service<Talk> for Clerk {
             }
             Doing::Nothing if !over => {
                 self.counters.timed_out += 1;
-                conn.finish();
-                self.watch(conn, Doing::Sending);
+                self.end(conn);
             }
             _ => self.time_out(conn),
         }
@@ -149,6 +148,7 @@ impl Clerk {
     /// Reads requests and answers them, as far as that can be done now; returns the bytes that are done with.
     fn read(&mut self, conn: &mut Conn<'_, Talk>, bytes: &[u8], scratch: &mut Scratch) -> usize {
         let mut done = 0;
+        conn.state_mut().pending = false;
         loop {
             let (used, next) = conn.state_mut().intake.next(&bytes[done..], scratch, &self.limits);
             done += used;
@@ -158,8 +158,16 @@ impl Clerk {
                         done += len;
                         continue;
                     }
-                    Step::Wait(doing) => doing,
+                    Step::Wait(doing) => {
+                        conn.state_mut().pending = true;
+                        doing
+                    }
                 },
+                // What the peer has begun, it will not complete.
+                Next::More if conn.state().half_closed => {
+                    self.end(conn);
+                    return bytes.len();
+                }
                 Next::More if done < bytes.len() || !conn.state().is_at_head() => Doing::Reading,
                 Next::More if conn.state().answers.len() > 0 => Doing::Sending,
                 Next::More => Doing::Nothing,
@@ -169,8 +177,8 @@ impl Clerk {
                 }
                 Next::Broken(refusal) => {
                     self.counts.refused(refusal, None);
-                    conn.finish();
-                    Doing::Sending
+                    self.end(conn);
+                    return bytes.len();
                 }
                 Next::Over => Doing::Sending,
             };
@@ -188,7 +196,7 @@ impl Clerk {
         if talk.answers.len() >= PIPELINE {
             return Step::Wait(Doing::Sending);
         }
-        request.persistent &= !self.draining && !talk.half_closed;
+        request.persistent &= !self.draining;
         let mut source = None;
         if request.needs_resource() {
             let host = self.tree.host(request.host);
@@ -242,27 +250,30 @@ impl Clerk {
             }
             self.queue(conn, response);
         }
+        drop(answers);
+        self.end(conn);
+    }
+    /// Nothing more is read, and the stream ends behind what is queued.
+    fn end(&mut self, conn: &mut Conn<'_, Talk>) {
+        conn.state_mut().intake.close();
         conn.finish();
         self.watch(conn, Doing::Sending);
-    }
-    /// A peer that says no more gets what it asked for, and then the end.
-    fn end_if_done(&mut self, conn: &mut Conn<'_, Talk>) {
-        let talk = conn.state_mut();
-        if talk.half_closed && talk.answers.len() == 0 && talk.doing != Doing::Asking {
-            conn.finish();
-        }
     }
 
     /// The server wants to end: who has nothing under way is not waited for.
     pub(super) fn end_if_idle(&mut self, conn: &mut Conn<'_, Talk>) {
         if conn.state().doing == Doing::Nothing && conn.state().answers.len() == 0 {
-            conn.finish();
-            self.watch(conn, Doing::Sending);
+            self.end(conn);
         }
     }
 
     /// Sets the timer for what the connection waits for.
-    fn watch(&mut self, conn: &mut Conn<'_, Talk>, doing: Doing) {
+    fn watch(&mut self, conn: &mut Conn<'_, Talk>, mut doing: Doing) {
+        if doing == Doing::Nothing && self.draining {
+            conn.state_mut().intake.close();
+            conn.finish();
+            doing = Doing::Sending;
+        }
         let acked = conn.acked();
         let talk = conn.state_mut();
         let waiting = match doing {

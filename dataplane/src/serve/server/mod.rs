@@ -37,13 +37,13 @@ use crate::tcp::Stack;
 use crate::worker::Tick;
 use clerk::Clerk;
 use emit::Emitter;
-use ringbuf::{Burst, Page};
-use start::{Control, Site};
+use ringbuf::{Burst, Frame, Page};
+use start::{Control, Retired, Site};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use talk::{Talk, connection};
 
 /// Serves files, on one worker.
@@ -64,6 +64,12 @@ pub struct FileServer<'p> {
     /// What is served now, and which edition of it that is.
     site: Arc<Site>,
     edition: u64,
+    /// What was served before, on its way to whoever has the time to let go of it.
+    retired: Vec<Retired>,
+    /// When an address conflict was last told.
+    complained: Option<Tick>,
+    /// Room for a packet that came in several frames.
+    pieces: Vec<u8>,
     stage: Stage,
     listen: u16,
     page: Arc<ServePage>,
@@ -71,9 +77,16 @@ pub struct FileServer<'p> {
     born: SystemTime,
 }
 
+/// An address conflict is told once in so long, however often it is heard of.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
 impl<'p> App<'p> for FileServer<'p> {
     fn handle(&mut self, now: Tick, from: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>) {
         while let Some(mut frame) = burst.pop() {
+            if frame.continues() {
+                self.handle_pieces(now, from, frame, burst, out);
+                continue;
+            }
             match self.host.input(now, from, &mut frame) {
                 Input::Tcp { path, segment, ecn } => {
                     let segment = frame.get(segment).unwrap_or_default();
@@ -86,7 +99,7 @@ impl<'p> App<'p> for FileServer<'p> {
                     out.deliver(frame);
                 }
                 Input::Learnt(_) | Input::Taken => out.deliver(frame),
-                Input::Discard(reason) => discard(burst, frame, reason, out),
+                Input::Discard(reason) => out.discard(frame, reason),
             }
         }
     }
@@ -121,7 +134,7 @@ impl<'p> App<'p> for FileServer<'p> {
     }
 
     fn deadline(&self) -> Option<Tick> {
-        self.stack.next_deadline()
+        [self.stack.next_deadline(), self.store.deadline()].into_iter().flatten().min()
     }
 
     fn tick(&mut self, now: Tick, out: &mut Outbox<'p>) {
@@ -136,7 +149,10 @@ impl<'p> App<'p> for FileServer<'p> {
             }
         }
         if let Some(conflict) = self.host.take_conflict() {
-            tracing::warn!(?conflict, "somebody else uses our address");
+            if self.complained.is_none_or(|at: Tick| now.0 - at.0 >= COMPLAIN_EVERY) {
+                self.complained = Some(now);
+                tracing::warn!(?conflict, "somebody else uses our address");
+            }
         }
         self.heed(now);
         self.publish();
@@ -156,7 +172,46 @@ impl<'p> App<'p> for FileServer<'p> {
     }
 }
 
-impl FileServer<'_> {
+impl<'p> FileServer<'p> {
+    /// A packet in several frames, as jumbo frames and peers on this machine send: put together first.
+    #[cold]
+    fn handle_pieces(
+        &mut self,
+        now: Tick,
+        from: PortId,
+        first: Frame<'p>,
+        burst: &mut Burst<'p>,
+        out: &mut Outbox<'p>,
+    ) {
+        let undone = first.offload();
+        self.pieces.clear();
+        let mut next = Some(first);
+        let mut frames = Burst::new();
+        while let Some(frame) = next {
+            // The room is as long as the longest packet: nothing is allocated, and what is longer is no packet.
+            let room = self.pieces.capacity() - self.pieces.len();
+            self.pieces
+                .extend_from_slice(&frame[..frame.len().min(u16::try_from(room).unwrap_or(u16::MAX)).into()]);
+            next = if frame.continues() { burst.pop() } else { None };
+            drop(frames.push(frame));
+        }
+        let reason = match self.host.input_copied(from, &self.pieces, undone) {
+            Input::Tcp { path, segment, ecn } => {
+                let segment = self.pieces.get(segment).unwrap_or_default();
+                self.stack.receive(now, &path, ecn, segment, &mut self.clerk);
+                None
+            }
+            Input::Discard(reason) => Some(reason),
+            _ => Some(Reason::InPieces),
+        };
+        for frame in frames.drain() {
+            match reason {
+                Some(reason) => out.discard(frame, reason),
+                None => out.deliver(frame),
+            }
+        }
+    }
+
     /// Does what was said from outside.
     fn heed(&mut self, now: Tick) {
         let stage = self.control.stage();
@@ -174,6 +229,12 @@ impl FileServer<'_> {
         if self.control.edition.load(Ordering::Acquire) != self.edition {
             self.take_up(now);
         }
+        // Letting go of a site closes files and waits for a thread: somebody else's work.
+        if !self.retired.is_empty()
+            && let Ok(mut retired) = self.control.retired.try_lock()
+        {
+            retired.append(&mut self.retired);
+        }
     }
 
     /// Goes over to another edition of the site. Never waits: what is being exchanged just now is taken up next time.
@@ -181,24 +242,15 @@ impl FileServer<'_> {
     fn take_up(&mut self, now: Tick) {
         let Ok(site) = self.control.site.try_lock() else { return };
         self.edition = self.control.edition.load(Ordering::Acquire);
-        self.site = Arc::clone(&site);
+        let old = std::mem::replace(&mut self.site, Arc::clone(&site));
         drop(site);
-        self.clerk.finder = start::finder(&self.site, &self.bell);
+        let finder = std::mem::replace(&mut self.clerk.finder, start::finder(&self.site, &self.bell));
+        self.retired.push((old, finder));
         self.clerk.tree = Arc::clone(self.site.librarian.tree());
         self.clerk.policy = Arc::clone(&self.site.policy);
         // Who waits for the old librarian asks the new one.
         for id in self.stack.ids() {
             self.stack.resume(now, id, &mut self.clerk);
         }
-    }
-}
-
-/// Discards the rest of a packet too, should it come in several frames.
-#[cold]
-fn discard<'p>(burst: &mut Burst<'p>, frame: ringbuf::Frame<'p>, reason: Reason, out: &mut Outbox<'p>) {
-    let continues = frame.continues();
-    out.discard(frame, reason);
-    if continues {
-        out.discard_packet(burst, reason);
     }
 }

@@ -29,6 +29,9 @@ use std::time::SystemTime;
 /// Paths that a worker keeps in mind.
 const PATHS: usize = 65_536;
 
+/// Bytes that a client may send ahead: two heads as long as they may be.
+const RECEIVE_BYTES: u32 = 16 << 10;
+
 /// Lookups that a worker may have open.
 const LOOKUPS: usize = 1024;
 
@@ -114,7 +117,16 @@ pub(super) struct Control {
     /// How often the site was exchanged.
     pub(super) edition: AtomicU64,
     pub(super) site: Mutex<Arc<Site>>,
+    /// Sites that were served before.
+    pub(super) retired: Mutex<Vec<Retired>>,
 }
+
+/// A site that was served before, and a worker's finder over it. Kept for a while: its librarian watches the files of
+/// transfers that are still under way.
+pub(super) type Retired = (Arc<Site>, Finder);
+
+/// As many of them are kept.
+const RETIRED: usize = 64;
 
 /// How far the end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,6 +175,7 @@ impl Servers {
             stage: AtomicU8::new(Stage::Serving as u8),
             edition: AtomicU64::new(0),
             site: Mutex::new(Arc::new(site)),
+            retired: Mutex::default(),
         };
         let log = plan.log.as_ref().map(|log| {
             let name = log.path.as_ref().map_or_else(|| "-".into(), |path| path.display().to_string());
@@ -224,6 +237,15 @@ impl Servers {
         Ok(())
     }
 
+    /// Lets go of sites that were served long before. Waits for their threads: not for a worker.
+    pub fn sweep(&self) {
+        let mut retired = self.control.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let many = retired.len().saturating_sub(RETIRED);
+        let old: Vec<Retired> = retired.drain(..many).collect();
+        drop(retired);
+        drop(old);
+    }
+
     /// The counters, all workers together.
     #[must_use]
     pub fn figures(&self) -> Figures {
@@ -244,6 +266,11 @@ impl Servers {
             max_connections: plan.connections,
             time_wait: plan.connections,
             limits: tcp::Limits { mtu: plan.mtu, largest_segment },
+            // A block holds a head that has come in part: each connection may have one, and nobody can take all. They
+            // cost memory only once they are used.
+            receive_blocks: plan.connections,
+            receive_block_bytes: RECEIVE_BYTES,
+            receive_window: RECEIVE_BYTES,
             ..tcp::Config::default()
         };
         let mut stack = Stack::new(config, secret);
@@ -265,7 +292,11 @@ impl Servers {
             counters: TalkCounters::default(),
             counts: Counts::default(),
             log: self.log.as_ref().map(Log::queue),
-            peers: Peers::new(plan.limits.connections_per_peer, plan.connections as usize),
+            // Each worker counts for itself.
+            peers: Peers::new(
+                plan.limits.connections_per_peer.div_ceil(u32::try_from(self.pages.len()).unwrap_or(1)),
+                plan.connections as usize,
+            ),
             draining: false,
         };
         let page_bytes = queues.iter().map(|caps| caps.buffer_bytes as usize).min().unwrap_or(CONTENT_UNIT);
@@ -291,6 +322,9 @@ impl Servers {
             control: Arc::clone(&self.control),
             site,
             edition,
+            retired: Vec::new(),
+            complained: None,
+            pieces: Vec::with_capacity(usize::from(u16::MAX) + 32),
             stage: Stage::Serving,
             listen: plan.listen,
             page: Arc::clone(&self.pages[worker]),

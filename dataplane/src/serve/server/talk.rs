@@ -17,6 +17,8 @@ pub(super) struct Talk {
     /// Acknowledged bytes when the timer was last set: whether a slow reader has moved.
     pub(super) acked: u64,
     pub(super) doing: Doing,
+    /// Whether a request has come that must wait.
+    pub(super) pending: bool,
     /// Whether the peer has said all that it will say.
     pub(super) half_closed: bool,
     /// Whether the address of the peer counts it.
