@@ -378,7 +378,7 @@ impl Core {
         if self.bits.has(Bits::PARKED) {
             return false;
         }
-        if self.bits.has(Bits::TAIL_PROBE) && self.may_send_data() {
+        if self.bits.has(Bits::TAIL_PROBE) && self.board.lost() == 0 && self.may_send_data() {
             return true;
         }
         if self.board.lost() == 0 {

@@ -368,9 +368,13 @@ impl Core {
                 // RFC 9293 section 3.8.6.2.1: after a while even a little is sent.
                 let bytes = self.window_left();
                 self.bits.clear(Bits::PROBE);
-                let step = self.send_new(shared, now, bytes, segment, out, state);
-                self.after_sending(shared, now, bytes, (self.board.nxt, 0));
-                return !matches!(step, Step::Blocked(Sent::Full));
+                match self.send_new(shared, now, bytes, segment, out, state) {
+                    Step::Blocked(Sent::Full) => return false,
+                    Step::Blocked(Sent::NotYet) => self.bits.set(Bits::PARKED),
+                    _ => self.after_sending(shared, now, bytes, (self.board.nxt, 0)),
+                }
+                // What it did not acknowledge still has to be.
+                return self.transmit_control(shared, now, segment, out, state);
             }
             // The number before the window: whoever gets it has to answer (RFC 9293 section 3.10.7.4), and it needs no
             // content. Linux probes likewise.

@@ -72,6 +72,8 @@ impl Core {
         let window_moved = self.update_window(arrived);
         if self.board.outstanding() == 0 {
             if window_moved {
+                // The peer lives: what doubled while its window was shut says nothing about the network.
+                self.backoff = 0;
                 self.rearm(shared, now);
             }
             return Some(false);
@@ -358,6 +360,8 @@ impl Core {
         // RFC 3168 section 6.1.2: the next new segment says that the window was reduced.
         self.bits.set(Bits::CWR);
         self.bits.clear(Bits::TIMED_OUT);
+        // What is known to be lost needs no probe.
+        self.bits.clear(Bits::TAIL_PROBE);
     }
 
     /// RFC 3168 section 6.1.2: an echoed mark is a loss without a loss, once a round trip.

@@ -48,6 +48,9 @@ impl<S> Slots<S> {
     }
 }
 
+/// Answers without a connection that go before what connections have to send.
+const REPLIES_FIRST: usize = 16;
+
 /// The connections of one worker, with `S` kept for the application in each.
 ///
 /// Nothing here reads a clock or draws a number: time is an argument, and the secret was. A turn is
@@ -343,7 +346,9 @@ impl<S: Default> Stack<S> {
     /// Sends what may be sent, a quantum for each connection in turn, until `out` is full or nothing is left.
     pub fn transmit(&mut self, now: Tick, out: &mut impl Out<S>, service: &mut impl Service<S>) {
         let now = micros(now);
-        if !self.transmit_replies(out) {
+        // Some of them first, for a handshake waits for them; not all, or a flood of SYNs would take every place that
+        // connections have.
+        if !self.transmit_replies(out, REPLIES_FIRST) {
             return;
         }
         while let Some(index) = self.next_ready() {
@@ -375,12 +380,13 @@ impl<S: Default> Stack<S> {
                 }
             }
         }
-        self.transmit_replies(out);
+        self.transmit_replies(out, usize::MAX);
     }
 
-    /// Sends what belongs to no connection; false if there was no room for all of it.
-    fn transmit_replies(&mut self, out: &mut impl Out<S>) -> bool {
-        while let Some(reply) = self.shared.replies.front() {
+    /// Sends at most so much of what belongs to no connection; false if there was no room for it.
+    fn transmit_replies(&mut self, out: &mut impl Out<S>, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(reply) = self.shared.replies.front() else { break };
             if out.segment(reply, &mut self.spare) == Sent::Full {
                 return false;
             }
