@@ -6,11 +6,11 @@
 #![forbid(unsafe_code)]
 
 use dataplane::lab::Side;
-use drivers::QueuePair;
-use drivers::packet::{PacketPlan, PacketQueue};
 use lab::server::{PORT, SERVER, Server, Tree, curl, fetch, url};
 use lab::{Outcome, TestLab, needs};
-use ringbuf::{Arena, ArenaPlan, Burst, Pool};
+use drivers::QueuePair;
+use drivers::packet::{PacketPlan, PacketQueue};
+use ringbuf::{Arena, ArenaPlan, BURST, Burst, Pool};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
@@ -36,9 +36,7 @@ fn descriptors(wanted: u64) -> u64 {
 fn beside_the_arena(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a process");
     let number = |line: &str| line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
-    let of = |name: &str| {
-        text.lines().filter(|line| line.starts_with(name)).filter_map(number).collect::<Vec<_>>()
-    };
+    let of = |name: &str| text.lines().filter(|line| line.starts_with(name)).filter_map(number).collect::<Vec<_>>();
     let (sizes, resident) = (of("Size:"), of("Rss:"));
     assert_eq!(sizes.len(), resident.len());
     let arena = sizes.iter().zip(&resident).max().map_or(0, |(_, resident)| *resident);
@@ -119,8 +117,7 @@ fn ten_thousand_connections_are_cheap() {
 /// One's complement sum of 16-bit words (RFC 1071).
 fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let words = parts.iter().flat_map(|part| part.chunks(2));
-    let mut sum: u32 =
-        words.map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| (*low).into())).sum();
+    let mut sum: u32 = words.map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| (*low).into())).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -155,9 +152,10 @@ fn flood(stop: &AtomicBool) -> Outcome<u64> {
     let mut queue = PacketQueue::open(&pool, &PacketPlan::new("left0"))?;
     let (mut burst, mut number, mut sent) = (Burst::new(), 0, 0);
     while !stop.load(Ordering::Relaxed) {
-        while let Some(mut frame) = pool.alloc() {
+        while burst.len() < BURST {
+            let Some(mut frame) = pool.alloc() else { break };
             number += 1;
-            frame.extend(&syn(number))?;
+            frame.extend(&syn(number)).map_err(|_| "a SYN is larger than a frame")?;
             if burst.push(frame).is_err() {
                 break;
             }
