@@ -4,6 +4,10 @@ use crate::forwarder::Report;
 use crate::process::Ringway;
 use crate::{Outcome, TestLab};
 use dataplane::lab::{Namespace, Side};
+use drivers::QueuePair;
+use drivers::packet::{PacketPlan, PacketQueue};
+use ringbuf::{Arena, ArenaPlan, BURST, Burst, Pool};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -228,4 +232,63 @@ pub fn url6(path: &str) -> String {
 #[must_use]
 pub fn url(path: &str) -> String {
     format!("http://{SERVER}:{PORT}{path}")
+}
+
+/// One's complement sum of 16-bit words (RFC 1071), each part of an even length but the last.
+fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+    let words = parts.iter().flat_map(|part| part.chunks(2));
+    let number = |word: &[u8]| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| (*low).into());
+    let mut sum: u32 = words.map(number).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!u16::try_from(sum).unwrap_or(0)).to_be_bytes()
+}
+
+/// A TCP segment of at least 20 bytes as a frame from the left host to the server, with right checksums and any sender.
+#[must_use]
+pub fn frame_to_server(from: [u8; 4], mut tcp: Vec<u8>) -> Vec<u8> {
+    let to = SERVER.parse::<Ipv4Addr>().unwrap_or(Ipv4Addr::LOCALHOST).octets();
+    let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
+    let [high, low] = length(tcp.len());
+    tcp[16..18].fill(0);
+    let sum = checksum(&[&from, &to, &[0, 6, high, low], &tcp]);
+    tcp[16..18].copy_from_slice(&sum);
+    let [high, low] = length(20 + tcp.len());
+    let mut ip = vec![0x45, 0, high, low, 0, 0, 0x40, 0, 64, 6, 0, 0];
+    ip.extend(from);
+    ip.extend(to);
+    let sum = checksum(&[&ip]);
+    ip[10..12].copy_from_slice(&sum);
+    let addresses = [Side::Left.port_mac(), Side::Left.host_mac()].concat();
+    [addresses, vec![8, 0], ip, tcp].concat()
+}
+
+/// Sends frames from the left host by a packet socket, as fast as that goes, until there is none; how many.
+///
+/// # Errors
+/// When there is no such socket, or a frame is too long.
+pub fn send_frames(lab: &TestLab, mut next: impl FnMut() -> Option<Vec<u8>> + Send) -> Outcome<u64> {
+    lab.host(Side::Left).run(|| {
+        let plan = ArenaPlan { frames: 4096, frame_size: 2048, ..ArenaPlan::default() };
+        let pool = Pool::new(Arena::new(&plan)?);
+        let mut queue = PacketQueue::open(&pool, &PacketPlan::new(Side::Left.interface()))?;
+        let (mut burst, mut sent, mut more) = (Burst::new(), 0, true);
+        while more || !burst.is_empty() {
+            while more && burst.len() < BURST {
+                let Some(mut frame) = pool.alloc() else { break };
+                let Some(bytes) = next() else {
+                    more = false;
+                    break;
+                };
+                frame.extend(&bytes).map_err(|_| "a frame is too long")?;
+                burst.push(frame).map_err(|_| "a burst is full")?;
+            }
+            sent += queue.transmit(&mut burst) as u64;
+            queue.tend();
+            // What comes is for the kernel; our copy of it is in the way.
+            queue.receive(&mut Burst::new());
+        }
+        Ok(sent)
+    })?
 }

@@ -6,7 +6,8 @@
 #![forbid(unsafe_code)]
 
 use dataplane::lab::Side;
-use lab::server::{PORT, Reply, SERVER, Server, Tree, fetch, url};
+use lab::server::{PORT, Reply, SERVER, Server, Tree, fetch, frame_to_server, send_frames, url};
+use lab::traffic::Content;
 use lab::{Outcome, Ringway, TestLab, needs};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -154,6 +155,41 @@ fn what_is_not_there_or_not_allowed_has_its_status() {
     };
     lab.host(Side::Left).run(|| compare(ANSWERED.iter().map(whole))).expect("a host");
     server.finish().expect("books in order");
+}
+
+/// A frame of noise: of any kind to our address, or a TCP segment to our port with right checksums and nothing else.
+fn noise(number: u32) -> Vec<u8> {
+    const TYPES: [[u8; 2]; 4] = [[8, 0], [0x86, 0xdd], [8, 6], [0x81, 0]];
+    let length = 20 + number as usize * 7 % 500;
+    let mut bytes = vec![0; length];
+    Content::new(number.into()).fill(&mut bytes);
+    if number % 2 == 0 {
+        // The left host's own address, so that some hit a connection's numbers, and a peer that is nobody.
+        bytes[2..4].copy_from_slice(&PORT.to_be_bytes());
+        let from = if number % 4 == 0 { [10, 77, 0, 1] } else { [10, 77, 0, 200] };
+        return frame_to_server(from, bytes);
+    }
+    let addresses = [Side::Left.port_mac(), Side::Left.host_mac()].concat();
+    [addresses, TYPES[number as usize / 2 % 4].to_vec(), bytes].concat()
+}
+
+/// Noise disturbs nobody: clients are served in the middle of it and after it.
+#[test]
+fn noise_disturbs_nobody() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "curl");
+    let lab = TestLab::up().expect("a laboratory");
+    let tree = tree();
+    let server = Server::start(&lab, "af-xdp", &tree, &[]).expect("a server");
+    for round in 0..4 {
+        let mut numbers = round * 5000..(round + 1) * 5000;
+        let sent = send_frames(&lab, || numbers.next().map(noise)).expect("a packet socket");
+        assert_eq!(sent, 5000);
+        assert_eq!(fetch(&lab, &[&url("/file")]).expect("served").status, 200, "round {round}");
+    }
+    let report = server.finish().expect("books in order");
+    assert_eq!(report.served("requests"), 4, "{}", report.end);
+    assert_eq!(report.served("responses_2xx"), 4, "{}", report.end);
+    assert!(report.port(0, "received_packets") > 2000, "{}", report.end);
 }
 
 /// Typed behind `ringway serve`, and the words that must be in the answer. `DIR` is a folder that is there.

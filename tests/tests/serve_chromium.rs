@@ -3,6 +3,8 @@
 //! ```text
 //!   left: chromium ── left0 ══ rw-left [ serve ] ── page.html, style.css, look.js, 12 images
 //! ```
+//!
+//! `RINGWAY_SCREENSHOT=page.png` keeps what it rendered, to be looked at.
 #![forbid(unsafe_code)]
 
 use dataplane::lab::Side;

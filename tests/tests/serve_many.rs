@@ -6,11 +6,8 @@
 #![forbid(unsafe_code)]
 
 use dataplane::lab::Side;
-use drivers::QueuePair;
-use drivers::packet::{PacketPlan, PacketQueue};
-use lab::server::{PORT, SERVER, Server, Tree, curl, fetch, url};
+use lab::server::{PORT, SERVER, Server, Tree, curl, fetch, frame_to_server, send_frames, url};
 use lab::{Outcome, TestLab, needs};
-use ringbuf::{Arena, ArenaPlan, Burst, Pool};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
@@ -116,59 +113,14 @@ fn ten_thousand_connections_are_cheap() {
     assert_eq!(report.served("connections"), 0, "{}", report.end);
 }
 
-/// One's complement sum of 16-bit words (RFC 1071).
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
-    let words = parts.iter().flat_map(|part| part.chunks(2));
-    let mut sum: u32 =
-        words.map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| (*low).into())).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!u16::try_from(sum).unwrap_or(0)).to_be_bytes()
-}
-
 /// A SYN from any of 16 million addresses, as a frame.
 fn syn(number: u32) -> Vec<u8> {
     let [_, a, b, c] = number.wrapping_mul(2_654_435_761).to_be_bytes();
-    let (from, to) = ([11, a, b, c], [10, 77, 0, 100]);
-    let mut tcp = vec![0x30 | a >> 4, b | 1, (PORT >> 8) as u8, PORT as u8];
+    let mut tcp = vec![0x30 | a >> 4, b | 1];
+    tcp.extend(PORT.to_be_bytes());
     tcp.extend(number.to_be_bytes());
     tcp.extend([0, 0, 0, 0, 0x60, 0x02, 0xff, 0xff, 0, 0, 0, 0, 2, 4, 0x05, 0xb4]);
-    let sum = checksum(&[&from, &to, &[0, 6, 0, 24], &tcp]);
-    tcp[16..18].copy_from_slice(&sum);
-    let mut ip = vec![0x45, 0, 0, 44, 0, 0, 0x40, 0, 64, 6, 0, 0];
-    ip.extend(from);
-    ip.extend(to);
-    let sum = checksum(&[&ip]);
-    ip[10..12].copy_from_slice(&sum);
-    let mut frame = Side::Left.port_mac().to_vec();
-    frame.extend(Side::Left.host_mac());
-    frame.extend([8, 0]);
-    frame.extend(ip);
-    frame.extend(tcp);
-    frame
-}
-
-/// SYNs from nowhere, as fast as a packet socket sends them, until told to stop; how many.
-fn flood(stop: &AtomicBool) -> Outcome<u64> {
-    let pool = Pool::new(Arena::new(&ArenaPlan { frames: 4096, frame_size: 2048, ..ArenaPlan::default() })?);
-    let mut queue = PacketQueue::open(&pool, &PacketPlan::new("left0"))?;
-    let (mut burst, mut number, mut sent) = (Burst::new(), 0, 0);
-    while !stop.load(Ordering::Relaxed) {
-        while let Some(mut frame) = pool.alloc() {
-            number += 1;
-            frame.extend(&syn(number))?;
-            if burst.push(frame).is_err() {
-                break;
-            }
-        }
-        sent += queue.transmit(&mut burst) as u64;
-        queue.tend();
-        // What comes is for the kernel; our copy of it is in the way.
-        let mut came = Burst::new();
-        queue.receive(&mut came);
-    }
-    Ok(sent)
+    frame_to_server([11, a, b, c], tcp)
 }
 
 /// Real clients are served while SYNs from nowhere come.
@@ -182,7 +134,13 @@ fn a_flood_of_syns_keeps_nobody_out() {
     assert_eq!(fetch(&lab, &[&url("/body")]).expect("a response").status, 200);
     let stop = AtomicBool::new(false);
     let (served, sent) = std::thread::scope(|scope| {
-        let flood = scope.spawn(|| lab.host(Side::Left).run(|| flood(&stop)).expect("a host"));
+        let flood = scope.spawn(|| {
+            let mut number = 0;
+            send_frames(&lab, || {
+                number += 1;
+                (!stop.load(Ordering::Relaxed)).then(|| syn(number))
+            })
+        });
         let end = Instant::now() + Duration::from_secs(3);
         let mut served = 0;
         while Instant::now() < end {

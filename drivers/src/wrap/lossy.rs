@@ -1,9 +1,10 @@
 //! A bad wire, from a seed.
 
+use crate::checksum;
 use crate::error::Fault;
 use crate::queue::{Caps, Gather, QueueCounters, QueuePair, Tally};
 use crate::random::Random;
-use ringbuf::{BURST, Burst, Frame, Packets, Pool};
+use ringbuf::{BURST, Burst, Frame, Offload, Packets, Pool, Segmentation};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
@@ -118,6 +119,11 @@ impl<'p, Q: QueuePair<'p>> Lossy<'p, Q> {
                 0 => fresh.len(),
                 frames => frames,
             };
+            // A wire damages what has its checksum; one completed behind it would vouch for the damage.
+            let whole = |offload: Offload| offload.segmentation == Segmentation::None;
+            if self.plan.corrupt > 0 && fresh.peek(0).and_then(|first| first.offload()).is_some_and(whole) {
+                checksum::finish(&mut fresh);
+            }
             let chain = fresh.drain().take(frames).collect();
             self.suffer(chain);
         }
