@@ -20,7 +20,8 @@ impl Site {
         let site = Self(std::env::temp_dir().join(format!("ringway-serve-bench-{}", std::process::id())));
         std::fs::create_dir_all(site.www())?;
         let content = |bytes: usize| (0..bytes).map(|i| (i % 251) as u8).collect::<Vec<u8>>();
-        let files = [("128", 128), ("512", 512), ("900", 900), ("1k", 1 << 10), ("4k", 4 << 10), ("1m", 1 << 20)];
+        let files =
+            [("128", 128), ("512", 512), ("900", 900), ("1k", 1 << 10), ("4k", 4 << 10), ("1m", 1 << 20)];
         for (name, bytes) in files {
             std::fs::write(site.www().join(format!("{name}.bin")), content(bytes))?;
         }
