@@ -376,7 +376,7 @@ fn kernel(args: &ServeArgs, link: Option<&Link>) -> Fallible<Option<net::HostPla
 /// Answers that may wait for the thread that writes the log.
 const LOG_RECORDS: usize = 8192;
 
-/// Below this a copy costs less than a second descriptor: `docs/measuring.md` has the measurement.
+/// Below this a copy costs no more than a second descriptor, over a veth: `docs/measuring.md` has the measurement.
 const COPY_BELOW: usize = 2048;
 
 /// What of the port is ours.

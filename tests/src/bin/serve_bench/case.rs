@@ -43,4 +43,9 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "1 MiB, 9000", mtu: 9000, ..LARGE },
     Case { name: "1 MiB, 9000, split", mtu: 9000, split: true, ..LARGE },
     Case { name: "1 MiB, 1500, TSO", segmentation: true, ..LARGE },
+    // For the threshold between copying and gathering, only when asked for: --case piece --only copy,gather
+    Case { name: "piece 128", file: "128.bin", bytes: 128.0, ..SMALL },
+    Case { name: "piece 512", file: "512.bin", bytes: 512.0, ..SMALL },
+    Case { name: "piece 900", file: "900.bin", bytes: 900.0, ..SMALL },
+    Case { name: "piece 4k, 9000", file: "4k.bin", bytes: 4096.0, mtu: 9000, ..SMALL },
 ];

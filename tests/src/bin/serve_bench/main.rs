@@ -50,17 +50,31 @@ struct Settings {
     only: Option<String>,
 }
 
+impl Settings {
+    /// Which servers take part: those that `--only` names, else all but the two that only differ in the threshold.
+    fn wants(&self, server: Server) -> bool {
+        match &self.only {
+            Some(only) => only.split(',').any(|word| server.name().contains(word)),
+            None => !matches!(server, Server::Gather | Server::Copy),
+        }
+    }
+}
+
 fn main() -> Outcome<()> {
     let settings = settings()?;
     let site = server::Site::new()?;
     let mut samples = Vec::new();
     for case in CASES {
-        if settings.case.as_ref().is_some_and(|only| !case.name.contains(only.as_str())) {
+        let wanted = match &settings.case {
+            Some(only) => case.name.contains(only.as_str()),
+            None => !case.name.starts_with("piece"),
+        };
+        if !wanted {
             continue;
         }
         for round in 0..settings.rounds {
             for server in Server::ALL {
-                if settings.only.as_ref().is_some_and(|only| !server.name().contains(only.as_str())) {
+                if !settings.wants(*server) {
                     continue;
                 }
                 let sample = measure(case, *server, &site, settings.seconds)?;
@@ -95,7 +109,11 @@ fn settings() -> Outcome<Settings> {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--rounds" => settings.rounds = value()?.parse()?,
-            "--seconds" => settings.seconds = value()?.parse()?,
+            // wrk takes whole seconds.
+            "--seconds" => {
+                let least: f64 = value()?.parse()?;
+                settings.seconds = (1..3600).find(|whole| f64::from(*whole) >= least).unwrap_or(3600);
+            }
             "--case" => settings.case = Some(value()?),
             "--only" => settings.only = Some(value()?),
             "--json" => settings.json = true,

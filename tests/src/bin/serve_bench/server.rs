@@ -20,8 +20,11 @@ impl Site {
         let site = Self(std::env::temp_dir().join(format!("ringway-serve-bench-{}", std::process::id())));
         std::fs::create_dir_all(site.www())?;
         let content = |bytes: usize| (0..bytes).map(|i| (i % 251) as u8).collect::<Vec<u8>>();
-        std::fs::write(site.www().join("1k.bin"), content(1 << 10))?;
-        std::fs::write(site.www().join("1m.bin"), content(1 << 20))?;
+        let files =
+            [("128", 128), ("512", 512), ("900", 900), ("1k", 1 << 10), ("4k", 4 << 10), ("1m", 1 << 20)];
+        for (name, bytes) in files {
+            std::fs::write(site.www().join(format!("{name}.bin")), content(bytes))?;
+        }
         std::fs::write(site.0.join("nginx.conf"), site.nginx_conf())?;
         Ok(site)
     }
@@ -58,12 +61,13 @@ pub(crate) enum Server {
     Spin,
     Adaptive,
     Gather,
+    Copy,
     Packet,
 }
 
 impl Server {
     pub(crate) const ALL: &'static [Self] =
-        &[Self::Nginx, Self::Spin, Self::Adaptive, Self::Gather, Self::Packet];
+        &[Self::Nginx, Self::Spin, Self::Adaptive, Self::Gather, Self::Copy, Self::Packet];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -71,6 +75,7 @@ impl Server {
             Self::Spin => "ringway, af-xdp, spin",
             Self::Adaptive => "ringway, af-xdp, adaptive",
             Self::Gather => "ringway, af-xdp, gather all",
+            Self::Copy => "ringway, af-xdp, copy all",
             Self::Packet => "ringway, packet, adaptive",
         }
     }
@@ -87,7 +92,8 @@ impl Server {
             Self::Nginx => None,
             Self::Spin => Some(("af-xdp:rw-left", &["--idle", "spin"])),
             Self::Adaptive => Some(("af-xdp:rw-left", &["--idle", "adaptive"])),
-            Self::Gather => Some(("af-xdp:rw-left", &["--idle", "adaptive", "--copy-below", "1"])),
+            Self::Gather => Some(("af-xdp:rw-left", &["--idle", "spin", "--copy-below", "1"])),
+            Self::Copy => Some(("af-xdp:rw-left", &["--idle", "spin", "--copy-below", "65536"])),
             Self::Packet => Some(("packet:rw-left", &["--idle", "adaptive"])),
         }
     }
