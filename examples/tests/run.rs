@@ -1,15 +1,21 @@
 //! Each example runs, and does what it says.
 #![forbid(unsafe_code)]
 
+use dataplane::lab::fetch::Client;
+use dataplane::lab::traffic::Hash;
 use dataplane::lab::{Namespace, Side};
+use lab::server::{PORT, SERVER, Tree};
 use lab::{TestLab, needs};
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 const REFLECT: &str = env!("CARGO_BIN_EXE_01-reflect");
 const FORWARD: &str = env!("CARGO_BIN_EXE_02-forward");
 const OWN_APP: &str = env!("CARGO_BIN_EXE_03-own-app");
 const OWN_DRIVER: &str = env!("CARGO_BIN_EXE_04-own-driver");
+const SERVE: &str = env!("CARGO_BIN_EXE_05-serve-a-file");
 
 /// What a program printed, after it ended well.
 fn printed(output: &Output) -> String {
@@ -117,4 +123,30 @@ fn own_app_answers_ping() {
     let host = Running::start(lab.middle(), OWN_APP, &["af-xdp:rw-left", "10.77.0.9", "4"]);
     ping(&lab, "10.77.0.9");
     assert_books(&host.finish(), 4);
+}
+
+#[test]
+fn serve_answers_a_client_of_the_kernels() {
+    needs!(NET_ADMIN, NET_RAW, SYS_ADMIN, BPF; tools: "ip", "ethtool", "ping");
+    let lab = TestLab::up().expect("a laboratory");
+    let tree = Tree::new().expect("a folder");
+    let content = tree.file("some/file.bin", 3_000_001).expect("a file");
+    let root = tree.path().to_string_lossy();
+    let server =
+        Running::start(lab.middle(), SERVE, &["af-xdp:rw-left", &format!("{SERVER}/24"), &root, "6"]);
+    ping(&lab, SERVER);
+
+    let address = SocketAddr::new(SERVER.parse::<IpAddr>().expect("an address"), PORT);
+    let (limit, never) = (Duration::from_secs(10), AtomicBool::new(false));
+    let mut client = Client::connect(lab.host(Side::Left), address, limit, &never).expect("a connection");
+    let got = client.get("/some/file.bin").expect("an answer");
+    let mut hash = Hash::default();
+    hash.add(&content);
+    assert_eq!((got.status, got.bytes, got.hash), (200, 3_000_001, hash.value()));
+    assert_eq!(client.get("/some/").expect("a listing").status, 200);
+    assert_eq!(client.get("/none").expect("an answer").status, 404);
+    drop(client);
+    let printed = server.finish();
+    assert!(printed.contains("3 requests"), "{printed}");
+    assert_books(&printed, 10);
 }

@@ -56,7 +56,7 @@ pub(crate) struct ServeArgs {
     /// Whether a folder without an index file is listed.
     #[arg(long, value_enum, default_value_t)]
     listing: ListingWord,
-    /// Cache-Control by the path's ending, as .css=max-age=3600; `*` is every path; may be given again.
+    /// Cache-Control by file name (or path, if there is a slash), as *.css=max-age=3600; `*` is all; may be given again.
     #[arg(long = "cache-control", value_name = "PATTERN=VALUE", value_parser = pair)]
     cache_control: Vec<(String, String)>,
     /// A page for an error, as 404=/srv/errors/404.html; may be given again.
@@ -187,7 +187,9 @@ pub(crate) fn run(args: &ServeArgs) -> Outcome {
     let cpus: Vec<usize> = args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect();
     let mut servers = Servers::new(plan.clone(), cpus.len().max(1))?;
     if let Some(address) = args.metrics {
-        tracing::info!("numbers for Prometheus at http://{}/metrics", servers.tell(address)?);
+        // Not among the macro's arguments: those are evaluated only when the level is on.
+        let address = servers.tell(address)?;
+        tracing::info!("numbers for Prometheus at http://{address}/metrics");
     }
     let port = Port::open_for(PortId(0), &args.port, &filter(args, &plan)?)?;
     let ports = [port];

@@ -1,12 +1,11 @@
 //! Act one: the kernel's own TCP and UDP from the left host to the right one, through `ringway forward`, driver by driver.
 
-use super::forwarder::Forwarder;
-use super::measured::{Losses, Measured, QueueMode, Row, rates};
+use super::books::{Fallen, Lost, Sockets, put_together};
+use super::measured::{Measured, Row};
+use super::process::Process;
 use super::{DemoError, DemoPlan};
-use crate::lab::counters::{counters, full_sockets};
 use crate::lab::traffic::{tcp_for, udp_for};
 use crate::lab::{Lab, Outcome, Side};
-use serde_json::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -58,25 +57,10 @@ pub(super) fn act(
             if stop.load(Ordering::Relaxed) {
                 return Err(DemoError::Stopped);
             }
-            let (measured, error) = match measured {
-                Ok(measured) => (Some(measured), None),
-                Err(error) => (None, Some(error.to_string())),
-            };
-            rows.push(Row { driver: driver.clone(), traffic: traffic.name().to_owned(), error, measured });
+            rows.push(Row::of(driver, traffic.name(), measured));
         }
     }
     Ok(rows)
-}
-
-/// What the sockets saw.
-struct Sockets {
-    unit: &'static str,
-    sent: u64,
-    arrived: u64,
-    /// The time of the sending.
-    time: Duration,
-    hash_ok: bool,
-    hashes: Option<[String; 2]>,
 }
 
 fn measure(
@@ -87,7 +71,7 @@ fn measure(
     stop: &AtomicBool,
 ) -> Outcome<Measured> {
     let before = Fallen::read(lab)?;
-    let forwarder = Forwarder::start(lab, &plan.program, driver, stop)?;
+    let forwarder = Process::forwarder(lab, &plan.program, driver, stop)?;
     let sockets = match traffic {
         Traffic::Tcp => tcp(lab, plan.time, stop),
         Traffic::Udp => udp(lab, plan.time, stop),
@@ -96,7 +80,11 @@ fn measure(
     let last = forwarder.finish()?;
     let sockets = sockets?;
     let fallen = Fallen::read(lab)?.since(before);
-    Ok(put_together(traffic, sockets, fallen, &last))
+    let lost = match traffic {
+        Traffic::Tcp => Lost::SentAgain,
+        Traffic::Udp => Lost::Missing,
+    };
+    Ok(put_together(lost, sockets, fallen, &last))
 }
 
 fn tcp(lab: &Lab, time: Duration, stop: &AtomicBool) -> Outcome<Sockets> {
@@ -122,96 +110,4 @@ fn udp(lab: &Lab, time: Duration, stop: &AtomicBool) -> Outcome<Sockets> {
         hash_ok: flood.arrived.damaged == 0 && flood.arrived.repeated == 0 && flood.arrived.distinct > 0,
         hashes: None,
     })
-}
-
-/// What the kernel let fall so far, in the places where a packet can be lost outside the forwarder.
-#[derive(Clone, Copy)]
-struct Fallen {
-    /// By the hosts' ends of the cables, because the forwarder's end was full.
-    cable_in: u64,
-    /// By the forwarder's ends, because a host's was.
-    cable_out: u64,
-    /// By the receiving socket.
-    socket: u64,
-}
-
-impl Fallen {
-    fn read(lab: &Lab) -> Outcome<Self> {
-        let (mut cable_in, mut cable_out) = (0, 0);
-        for side in Side::BOTH {
-            cable_in += counters(lab.host(side), side.interface())?.tx.dropped;
-            cable_out += counters(lab.middle(), side.port())?.tx.dropped;
-        }
-        Ok(Self { cable_in, cable_out, socket: full_sockets(lab.host(Side::Right))? })
-    }
-
-    fn since(self, before: Self) -> Self {
-        Self {
-            cable_in: self.cable_in.saturating_sub(before.cable_in),
-            cable_out: self.cable_out.saturating_sub(before.cable_out),
-            socket: self.socket.saturating_sub(before.socket),
-        }
-    }
-}
-
-/// Sockets, kernel and forwarder, each by its own count.
-fn put_together(traffic: Traffic, sockets: Sockets, fallen: Fallen, last: &Value) -> Measured {
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let ports = last["ports"].as_array().map_or(&[][..], Vec::as_slice);
-    let queues = || ports.iter().flat_map(|port| port["queues"].as_array().into_iter().flatten());
-    let sum = |name: &str| queues().map(|queue| number(&queue[name])).sum::<u64>();
-    let books = last["books"].clone();
-    let found = Losses {
-        cable_in: fallen.cable_in,
-        missed: sum("receive_missed") + sum("receive_malformed"),
-        discarded: number(&books["discarded"]),
-        unsendable: number(&books["unsendable"]),
-        // The driver is told of most of what the cable drops: the larger count contains the other.
-        cable_out: fallen.cable_out.max(sum("transmit_dropped")),
-        receiver_socket: fallen.socket,
-        unexplained: 0,
-    };
-    let losses = match traffic {
-        Traffic::Tcp => found,
-        Traffic::Udp => found.out_of(sockets.sent.saturating_sub(sockets.arrived)),
-    };
-    let lost = match traffic {
-        Traffic::Tcp => losses.sum(),
-        Traffic::Udp => sockets.sent.saturating_sub(sockets.arrived),
-    };
-    let (packets, bytes) = (sum("transmitted_packets"), sum("transmitted_bytes"));
-    let (mpps, gbps) = rates(packets, bytes, sockets.time);
-    let discarded = last["discarded"].as_object().into_iter().flatten();
-    Measured {
-        seconds: sockets.time.as_secs_f64(),
-        packets,
-        bytes,
-        mpps,
-        gbps,
-        unit: sockets.unit,
-        sent: sockets.sent,
-        arrived: sockets.arrived,
-        lost,
-        losses,
-        discarded: discarded.map(|(reason, count)| (reason.clone(), number(count))).collect(),
-        hash_ok: sockets.hash_ok,
-        hashes: sockets.hashes,
-        balance: last["balance"] == true,
-        frames_home: last["frames"]["total"] == last["frames"]["home"],
-        books,
-        queues: ports.iter().flat_map(modes).collect(),
-    }
-}
-
-fn modes(port: &Value) -> Vec<QueueMode> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let queues = port["queues"].as_array().into_iter().flatten();
-    queues
-        .map(|queue| QueueMode {
-            device: text(&port["device"]),
-            queue: queue["queue"].as_u64().unwrap_or(0),
-            copying: text(&queue["copying"]),
-            mode: text(&queue["mode"]),
-        })
-        .collect()
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Row {
     /// The driver, as it is named on the command line.
     pub driver: String,
-    /// `tcp`, `udp`, or the size of the frames.
+    /// `tcp`, `udp`, `site`, `file`, or the size of the frames.
     pub traffic: String,
     /// Why there is nothing measured, when there is nothing.
     pub error: Option<String>,
@@ -20,6 +20,15 @@ pub struct Row {
 }
 
 impl Row {
+    /// What came of a run.
+    pub(super) fn of(driver: &str, traffic: &str, measured: crate::lab::Outcome<Measured>) -> Self {
+        let (measured, error) = match measured {
+            Ok(measured) => (Some(measured), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Self { driver: driver.to_owned(), traffic: traffic.to_owned(), error, measured }
+    }
+
     /// Whether content and books are in order.
     #[must_use]
     pub fn in_order(&self) -> bool {
@@ -33,7 +42,7 @@ impl Row {
 pub struct Measured {
     /// The time that the rates are over.
     pub seconds: f64,
-    /// Packets that the forwarder sent on, both ways.
+    /// Packets that ringway sent: a forwarder both ways, a server to its clients.
     pub packets: u64,
     /// Bytes of them, Ethernet headers included.
     pub bytes: u64,
@@ -51,20 +60,51 @@ pub struct Measured {
     pub lost: u64,
     /// Where.
     pub losses: Losses,
-    /// Packets that the forwarder discarded, by reason.
+    /// Packets that ringway discarded, by reason.
     pub discarded: BTreeMap<String, u64>,
-    /// Whether all that arrived is what was sent: the whole stream with TCP, each datagram with UDP.
+    /// Whether all that arrived is what was sent: the whole stream with TCP, each datagram with UDP, each file when served.
     pub hash_ok: bool,
     /// The hash of what was sent and of what arrived, where the whole is hashed.
     pub hashes: Option<[String; 2]>,
-    /// The forwarder's books.
+    /// Ringway's books.
     pub books: Value,
     /// Whether they balance.
     pub balance: bool,
-    /// Whether each frame of the forwarder's memory was home in the end.
+    /// Whether each frame of its memory was home in the end.
     pub frames_home: bool,
     /// How each queue really ran.
     pub queues: Vec<QueueMode>,
+    /// What the server says, where files were served.
+    pub served: Option<Served>,
+}
+
+/// A server's part of a row.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Served {
+    /// Requests that the clients made and that were answered in full.
+    pub requests: u64,
+    /// A second.
+    pub requests_per_second: f64,
+    /// Bytes of files that ringway copied into frames on purpose, being short pieces.
+    pub copied_bytes: u64,
+    /// Bytes of files that queues were given as pages, where they lie.
+    pub gathered_bytes: u64,
+    /// Bytes copied after all, headers too, since the device cannot gather.
+    pub flattened_bytes: u64,
+    /// Bytes read from files, once each unless the memory was too small.
+    pub loaded_bytes: u64,
+    /// Segments that TCP sent a second time.
+    pub sent_again: u64,
+}
+
+impl Served {
+    /// Of the content that was sent, the part that ringway did not copy, 0 to 1.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "shown in per cent")]
+    pub fn gathered_share(&self) -> f64 {
+        let all = self.copied_bytes + self.gathered_bytes;
+        self.gathered_bytes.saturating_sub(self.flattened_bytes) as f64 / all.max(1) as f64
+    }
 }
 
 /// Where packets were lost, in the order of their way.

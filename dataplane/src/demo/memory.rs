@@ -115,6 +115,7 @@ fn measure(size: u16, time: Duration, stop: &AtomicBool) -> Result<Measured, Str
         frames_home: pool.census().free == pool.census().total(),
         books: serde_json::to_value(books).map_err(|e| e.to_string())?,
         queues,
+        served: None,
     })
 }
 

@@ -3,18 +3,23 @@
 //! | act | file | |
 //! |---|---|---|
 //! | forward | `forward.rs` | TCP and UDP of the kernel's own through `ringway forward`, driver by driver |
+//! | serve | `serve.rs` | a small site and a file of 64 MiB, from `ringway serve` to the kernel's TCP, driver by driver |
 //! | memory | `memory.rs` | the same loop over the loopback driver, where the rights for a laboratory are missing |
 //!
-//! [`rights`] says what is missing, `forwarder.rs` runs the forwarder as a process, `text.rs` writes the table.
+//! [`rights`] says what is missing, `process.rs` runs ringway as a process, `site.rs` makes what is served, `books.rs` puts
+//! together what sockets, kernel and ringway counted, `text.rs` writes the table.
 
+mod books;
 mod forward;
-mod forwarder;
 mod measured;
 mod memory;
+mod process;
 pub mod rights;
+mod serve;
+mod site;
 mod text;
 
-pub use measured::{Losses, Measured, QueueMode, Row};
+pub use measured::{Losses, Measured, QueueMode, Row, Served};
 pub use rights::Lacking;
 
 use crate::lab::{Lab, LabError, LabPlan};
@@ -26,9 +31,9 @@ use std::time::Duration;
 /// What to show.
 #[derive(Clone, Debug)]
 pub struct DemoPlan {
-    /// The program that forwards: `ringway` itself.
+    /// The program that forwards and serves: `ringway` itself.
     pub program: PathBuf,
-    /// How long each kind of traffic is sent.
+    /// How long each kind of traffic is forwarded; files are served for half as long.
     pub time: Duration,
     /// Drivers to show, one after another, each as it begins a port on the command line.
     pub drivers: Vec<String>,
@@ -125,7 +130,7 @@ pub fn run(plan: &DemoPlan, watch: &mut dyn FnMut(&Step), stop: &AtomicBool) -> 
 
 /// The acts that need two hosts.
 fn with_lab(plan: &DemoPlan, watch: &mut dyn FnMut(&Step), stop: &AtomicBool) -> Result<Vec<Row>, DemoError> {
-    let of = 1 + forward::steps(plan);
+    let of = 1 + forward::steps(plan) + serve::steps(plan);
     watch(&Step { what: "building a laboratory: two hosts, two cables".to_owned(), number: 1, of });
     // Without IPv6 the laboratory carries not one frame of its own accord: what is counted is what was sent.
     let lab = Lab::up(&LabPlan { ipv6: false, ..LabPlan::private("rwd") });
@@ -139,5 +144,7 @@ fn with_lab(plan: &DemoPlan, watch: &mut dyn FnMut(&Step), stop: &AtomicBool) ->
         number += 1;
         watch(&Step { what, number, of });
     };
-    forward::act(&lab, plan, &mut next, stop)
+    let mut rows = forward::act(&lab, plan, &mut next, stop)?;
+    rows.extend(serve::act(&lab, plan, &mut next, stop)?);
+    Ok(rows)
 }

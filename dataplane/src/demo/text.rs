@@ -1,6 +1,6 @@
 //! The report for people: one table, the queues below it, and what it means in plain words.
 
-use super::{Measured, Report, Row};
+use super::{Measured, Report, Row, Served};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -51,6 +51,7 @@ impl Report {
         }
         explain_tcp(text, &self.rows);
         compare(text, &self.rows);
+        explain_copied(text, &self.rows);
         if self.lacking.is_none() && self.rows.iter().flat_map(|row| &row.measured).any(copies) {
             text.push_str(
                 "  \"copy\" and \"ring-copy\" are the truth about a veth cable: it has no zero-copy. A NIC whose driver has it\n  \
@@ -62,7 +63,7 @@ impl Report {
             0 if self.rows.iter().all(|row| row.measured.is_none()) => Ok(()),
             0 => writeln!(
                 text,
-                "  The books of each run balance: received = transmitted + discarded by name. No frame is unaccounted for."
+                "  The books of each run balance: received and made = transmitted + delivered + discarded by name. No frame is unaccounted for."
             ),
             bad => writeln!(
                 text,
@@ -74,7 +75,7 @@ impl Report {
     fn next(&self, text: &mut String, took: Duration) {
         text.push_str("\nTry next\n");
         let line = |text: &mut String, command: &str, what: &str| {
-            let _ = writeln!(text, "  {command:<56} {what}");
+            let _ = writeln!(text, "  {command:<58} {what}");
         };
         line(text, "ringway doctor", "what this machine and its interfaces can do");
         if self.lacking.is_none() {
@@ -85,6 +86,11 @@ impl Report {
             "ringway forward --port af-xdp:eth1 --port af-xdp:eth2",
             "two real interfaces (not the one you log in by)",
         );
+        line(
+            text,
+            "ringway serve --port af-xdp:eth1 --address A/24 --root DIR",
+            "files, at an address of its own",
+        );
         let left =
             if self.lacking.is_none() { "; the laboratory is gone, nothing is left behind" } else { "" };
         let _ = writeln!(text, "\nDone in {:.0} s{left}.", took.as_secs_f64());
@@ -94,26 +100,44 @@ impl Report {
 const PICTURE: &str =
     "  left host                         ringway, in user space                         right host
   [ left0 ]======= cable =======[ rw-left ] <----> [ rw-right ]======= cable =======[ right0 ]
-  the kernel's TCP and UDP      every frame passes through our own rings             the kernel's TCP and UDP
+  the kernel's TCP and UDP      act one: every frame passes through our own rings    the kernel's TCP and UDP
+  clients of HTTP, kernel TCP   act two: files from http://10.77.0.100:8080/, by TCP of our own
 
 ";
 
-const HEADS: [&str; 8] = ["driver", "traffic", "packets", "Mpps", "Gb/s", "lost", "discarded", "hash"];
+const HEADS: [&str; 13] = [
+    "driver",
+    "traffic",
+    "bytes",
+    "s",
+    "packets",
+    "Mpps",
+    "Gb/s",
+    "requests",
+    "lost",
+    "discarded",
+    "queue",
+    "content",
+    "hash",
+];
+
+/// One row, column by column.
+type Cells = [String; HEADS.len()];
 
 fn table(text: &mut String, rows: &[Row]) {
-    let cells: Vec<[String; 8]> = rows.iter().map(cells_of).collect();
+    let cells: Vec<Cells> = rows.iter().map(cells_of).collect();
     let width = |column: usize| {
         let cells = cells.iter().map(|row| row[column].chars().count());
         cells.chain([HEADS[column].len()]).max().unwrap_or(0)
     };
-    let widths: [usize; 8] = core::array::from_fn(width);
-    let mut line = |row: &[String; 8]| {
+    let widths: [usize; HEADS.len()] = core::array::from_fn(width);
+    let mut line = |row: &Cells| {
         let mut line = String::from(" ");
         for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
             // Words to the left, numbers to the right.
             let _ = match column {
-                0 | 1 | 6 | 7 => write!(line, " {cell:<width$}  "),
-                _ => write!(line, " {cell:>width$}  "),
+                0 | 1 | 10.. => write!(line, " {cell:<width$} "),
+                _ => write!(line, " {cell:>width$} "),
             };
         }
         text.push_str(line.trim_end());
@@ -124,32 +148,42 @@ fn table(text: &mut String, rows: &[Row]) {
     cells.iter().for_each(line);
 }
 
-fn cells_of(row: &Row) -> [String; 8] {
-    let words = [row.driver.clone(), row.traffic.to_uppercase().replace("BYTES", "bytes")];
-    let [driver, traffic] = words;
-    let Some(measured) = &row.measured else {
-        let none = || "-".to_owned();
-        return [driver, traffic, none(), none(), none(), none(), none(), "FAILED".to_owned()];
+fn cells_of(row: &Row) -> Cells {
+    let traffic = match row.traffic.as_str() {
+        "site" => "HTTP, site".to_owned(),
+        "file" => "HTTP, 64 MiB".to_owned(),
+        other => other.to_uppercase().replace("BYTES", "bytes"),
     };
+    let none = || "-".to_owned();
+    let Some(measured) = &row.measured else {
+        let mut cells: Cells = core::array::from_fn(|_| none());
+        (cells[0], cells[1], cells[12]) = (row.driver.clone(), traffic, "FAILED".to_owned());
+        return cells;
+    };
+    let served = measured.served.as_ref();
     [
-        driver,
+        row.driver.clone(),
         traffic,
+        size(measured.bytes),
+        format!("{:.1}", measured.seconds),
         grouped(measured.packets),
         format!("{:.3}", measured.mpps),
         format!("{:.2}", measured.gbps),
+        served.map_or_else(none, |served| grouped(served.requests)),
         grouped(measured.lost),
-        discarded(measured),
+        grouped(measured.discarded.values().sum()),
+        measured.queues.first().map_or_else(none, |queue| queue.copying.clone()),
+        served.map_or_else(none, content),
         if measured.hash_ok { "ok" } else { "DAMAGED" }.to_owned(),
     ]
 }
 
-fn discarded(measured: &Measured) -> String {
-    if measured.discarded.is_empty() {
-        return "0".to_owned();
+/// Whether ringway copied the content that it sent.
+fn content(served: &Served) -> String {
+    match 100.0 * served.gathered_share() {
+        share if share < 0.5 => "copied".to_owned(),
+        share => format!("{share:.0} % gathered"),
     }
-    let parts: Vec<String> =
-        measured.discarded.iter().map(|(reason, count)| format!("{} {reason}", grouped(*count))).collect();
-    parts.join(", ")
 }
 
 /// Each queue once a driver: every run of a driver opens the same ones.
@@ -181,6 +215,7 @@ fn meaning_of(text: &mut String, row: &Row, measured: &Measured) {
     let Measured { sent, arrived, seconds, .. } = measured;
     let fate = if measured.hash_ok { "unharmed" } else { "DAMAGED" };
     let _ = match measured.unit {
+        "bytes" if measured.served.is_some() => meaning_of_served(text, row, measured),
         "bytes" => writeln!(
             text,
             "  {}, TCP: {} arrived in {seconds:.1} s, {fate} (hash {}).{}",
@@ -209,6 +244,42 @@ fn meaning_of(text: &mut String, row: &Row, measured: &Measured) {
     for (count, place) in measured.losses.each().into_iter().filter(|(count, _)| *count > 0) {
         let _ = writeln!(text, "    {:>11}  {place}", grouped(count));
     }
+    if !measured.discarded.is_empty() {
+        let each = measured.discarded.iter().map(|(reason, count)| format!("{} {reason}", grouped(*count)));
+        let _ = writeln!(text, "    discarded by ringway: {}", each.collect::<Vec<_>>().join(", "));
+    }
+}
+
+fn meaning_of_served(text: &mut String, row: &Row, measured: &Measured) -> std::fmt::Result {
+    let none = Served::default();
+    let served = measured.served.as_ref().unwrap_or(&none);
+    let fate = if measured.hash_ok { "each body as it is on the disk" } else { "bodies DAMAGED" };
+    let what = if row.traffic == "site" {
+        "a site of nine files, four clients"
+    } else {
+        "a file of 64 MiB, one client"
+    };
+    let again = match served.sent_again {
+        0 => String::new(),
+        segments => format!("; {} segments were sent again", grouped(segments)),
+    };
+    writeln!(
+        text,
+        "  {}, HTTP: {what}: {} requests ({} a second), {}, {fate}{again}.\n    \
+         {} read from files; {} of the bodies gathered from where that lies, {} copied into frames.",
+        row.driver,
+        grouped(served.requests),
+        grouped_rate(served.requests_per_second),
+        size(measured.arrived),
+        size(served.loaded_bytes),
+        size(served.gathered_bytes.saturating_sub(served.flattened_bytes)),
+        size(served.copied_bytes + served.flattened_bytes.min(served.gathered_bytes)),
+    )
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate, rounded for people")]
+fn grouped_rate(rate: f64) -> String {
+    grouped(rate.round() as u64)
 }
 
 /// Whether the packets were larger than any frame of a wire: the sending host left the cutting to whoever comes last.
@@ -233,6 +304,21 @@ fn explain_tcp(text: &mut String, rows: &[Row]) {
              sending host cut its data to the MTU, as a wire would; without one the uncut pieces of up to 64 KiB (TSO) pass.\n  \
              Compare drivers by the packets of the UDP rows.",
             grouped(large),
+        );
+    }
+}
+
+/// Why content was copied although it lies where a device could read it.
+fn explain_copied(text: &mut String, rows: &[Row]) {
+    let served = rows.iter().filter_map(|row| Some((row, row.measured.as_ref()?.served.as_ref()?)));
+    let on_purpose =
+        |served: &Served| served.flattened_bytes == 0 && served.copied_bytes > served.gathered_bytes;
+    if let Some((row, _)) = served.into_iter().find(|(_, served)| on_purpose(served)) {
+        let _ = writeln!(
+            text,
+            "  {} sends packets of one MTU, and what one carries was copied on purpose: so little is cheaper to copy than to\n  \
+             name to the device in a second descriptor (`ringway serve --copy-below` sets from where on it is gathered).",
+            row.driver,
         );
     }
 }

@@ -14,6 +14,7 @@
 
 pub mod counters;
 mod error;
+pub mod fetch;
 mod namespace;
 mod plan;
 mod run;

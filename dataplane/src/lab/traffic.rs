@@ -425,24 +425,24 @@ pub fn ping(lab: &Lab, from: Side, count: u32, seconds: u32) -> Outcome<()> {
 }
 
 /// How often whoever waits looks at the clock and at the word to stop.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Nothing has happened within [`LOOK_EVERY`].
-fn waits(error: &std::io::Error) -> bool {
+pub(super) fn waits(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
 /// When to give up.
-#[derive(Clone, Copy)]
-struct End<'a> {
-    at: Instant,
-    stop: Option<&'a AtomicBool>,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End<'a> {
+    pub(super) at: Instant,
+    pub(super) stop: Option<&'a AtomicBool>,
 }
 
 impl End<'_> {
     /// # Errors
     /// Why it is time to give up, when it is.
-    fn check(self) -> Result<(), &'static str> {
+    pub(super) fn check(self) -> Result<(), &'static str> {
         if self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return Err("told to stop");
         }
@@ -450,7 +450,7 @@ impl End<'_> {
     }
 
     /// Time that is left; never zero, which sockets take for "no limit".
-    fn left(self) -> Duration {
+    pub(super) fn left(self) -> Duration {
         self.at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
     }
 }

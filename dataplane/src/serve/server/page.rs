@@ -19,8 +19,8 @@ const OWN: [&str; 26] = [
     "responses_5xx",
     "response_bytes",
     "requests_refused",
-    "timed_out",
-    "content_gone",
+    "clients_timed_out",
+    "responses_cut_short",
     "copied_bytes",
     "gathered_bytes",
     "paths_known",
@@ -72,18 +72,16 @@ impl Figures {
     /// All workers' numbers added up.
     #[must_use]
     pub fn of<'a>(pages: impl IntoIterator<Item = &'a ServePage>) -> Self {
-        let names: Vec<(&'static str, &'static str)> = OWN
-            .iter()
-            .map(|name| ("", *name))
-            .chain(Stats::default().each().map(|(name, _)| ("tcp_", name)))
-            .collect();
+        let tcp = Stats::default();
+        let names = OWN.iter().copied().chain(tcp.each().map(|(name, _)| name));
+        let names: Vec<&'static str> = names.collect();
         let mut sums = vec![0; names.len()];
         for page in pages {
             for (sum, cell) in sums.iter_mut().zip(page.own.iter().chain(&page.tcp)) {
                 *sum += cell.load(Ordering::Relaxed);
             }
         }
-        Self(names.into_iter().map(|(_, name)| name).zip(sums).collect())
+        Self(names.into_iter().zip(sums).collect())
     }
 
     /// Names and numbers; those of the server first, then those of TCP.
@@ -147,5 +145,21 @@ impl FileServer<'_> {
         for (cell, (_, number)) in self.page.tcp.iter().zip(self.stack.stats().each()) {
             cell.store(number, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_two_counters_have_one_name_and_all_have_room() {
+        let page = ServePage::default();
+        let figures = Figures::of([&page]);
+        let names: Vec<&str> = figures.each().map(|(name, _)| name).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+        assert_eq!(names.len(), OWN.len() + Stats::default().each().count());
+        assert!(names.len() <= OWN.len() + TCP_MAX);
     }
 }

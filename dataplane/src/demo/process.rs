@@ -1,4 +1,4 @@
-//! `ringway forward` as a process between the two hosts: started, listened to, ended, reaped.
+//! `ringway` as a process between the two hosts: started, listened to, ended, reaped.
 
 use crate::lab::{Lab, Side};
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,26 +19,45 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// second once nobody reads what it prints.
 const AT_MOST: &str = "300";
 
-/// A running forwarder. Dropped, it is killed by its pid and reaped.
+/// A forwarder or server that runs. Dropped, it is killed by its pid and reaped.
 #[derive(Debug)]
-pub(super) struct Forwarder {
+pub(super) struct Process {
     child: Child,
     /// What it prints: one JSON object a line.
     events: Receiver<Value>,
     complaints: Option<JoinHandle<String>>,
 }
 
-impl Forwarder {
-    /// Starts it between the two ports of `lab` and waits until every queue is open.
+impl Process {
+    /// A forwarder between the two ports of `lab`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(super) fn forwarder(
+        lab: &Lab,
+        program: &Path,
+        driver: &str,
+        stop: &AtomicBool,
+    ) -> Result<Self, String> {
+        let mut args = vec!["forward".to_owned()];
+        for side in Side::BOTH {
+            args.extend(["--port".to_owned(), format!("{driver}:{}", side.port())]);
+        }
+        Self::start(lab, program, &args, stop)
+    }
+
+    /// Starts `program` in the middle and waits until every queue is open.
     ///
     /// # Errors
     /// What it complained of, or that it took too long.
-    pub(super) fn start(lab: &Lab, program: &Path, driver: &str, stop: &AtomicBool) -> Result<Self, String> {
+    pub(super) fn start(
+        lab: &Lab,
+        program: &Path,
+        args: &[String],
+        stop: &AtomicBool,
+    ) -> Result<Self, String> {
         let mut command = lab.middle().command(program);
-        command.args(["forward", "--format", "json", "--duration", AT_MOST]);
-        for side in Side::BOTH {
-            command.args(["--port", &format!("{driver}:{}", side.port())]);
-        }
+        command.args(args).args(["--format", "json", "--duration", AT_MOST]);
         // A process group of its own: Ctrl-C at the terminal is for us, and we end it in order.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child =
@@ -60,9 +79,9 @@ impl Forwarder {
             let _ = stderr.read_to_string(&mut text);
             text
         });
-        let mut forwarder = Self { child, events, complaints: Some(complaints) };
-        forwarder.wait_for("ready", stop)?;
-        Ok(forwarder)
+        let mut process = Self { child, events, complaints: Some(complaints) };
+        process.wait_for("ready", stop)?;
+        Ok(process)
     }
 
     /// Ends it as Ctrl-C does, and returns its last words: books, ports, queues.
@@ -116,7 +135,7 @@ impl Forwarder {
     }
 }
 
-impl Drop for Forwarder {
+impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
