@@ -199,6 +199,11 @@ impl Core {
             return Effects::ended();
         }
         shared.stats.resets_in += 1;
+        if self.is_done() {
+            // Only the application is not done reading. The peer has forgotten the connection, and answers a late
+            // segment of ours: no reason to lose bytes that it sent in order (RFC 1337).
+            return Effects::ended();
+        }
         Effects::closed(Closed::Reset)
     }
 
@@ -375,11 +380,14 @@ impl Core {
         self.rearm(shared, now);
     }
 
+    /// Whether both directions are done.
+    const fn is_done(&self) -> bool {
+        matches!(self.state, State::TimeWait) || matches!(self.state, State::LastAck) && self.fin_acked()
+    }
+
     /// Whether both directions are done, and all is consumed.
     pub(crate) const fn is_over(&self) -> bool {
-        let done =
-            matches!(self.state, State::TimeWait) || matches!(self.state, State::LastAck) && self.fin_acked();
-        done && self.buffer == NOBODY
+        self.is_done() && self.buffer == NOBODY
     }
 
     /// The peer's FIN, once all before it is there; true if it is that now.

@@ -461,6 +461,7 @@ impl Core {
                 if self.heard_at.elapsed(now) > shared.digest.give_up {
                     return false;
                 }
+                shared.stats.window_probes += 1;
                 self.bits.set(Bits::PROBE);
                 self.backoff = self.backoff.saturating_add(1);
                 (self.due, self.due_at) = (Due::Persist, now + self.rto(&shared.digest));
@@ -484,6 +485,7 @@ impl Core {
         }
         if self.window == 0 {
             // A shut window is no loss: the peer is asked, and given up only when it says nothing at all.
+            shared.stats.window_probes += 1;
             self.bits.set(Bits::PROBE);
             (self.due, self.due_at) = (Due::Retransmit, now + self.rto(&shared.digest));
             return self.heard_at.elapsed(now) <= shared.digest.give_up;

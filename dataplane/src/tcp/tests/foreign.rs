@@ -342,7 +342,13 @@ fn smoltcp_as_peer() {
         let mut steps = 0;
         let begin = world.now;
         while !world.is_over() {
-            assert!(world.step() || world.is_over(), "nothing happens any more: {}", world.describe());
+            if !world.step() {
+                // With its FIN lost in LAST-ACK smoltcp hangs, as above; ours must be done with it all the same.
+                let state = world.foreign.socket().state();
+                let hangs = matches!(state, tcp::State::LastAck | tcp::State::Closing);
+                assert!(hangs || world.is_over(), "nothing happens any more: {}", world.describe());
+                break;
+            }
             steps += 1;
             let endless = steps > 500_000 || world.now > begin + Duration::from_secs(3000);
             assert!(!endless, "endless: {}", world.describe());

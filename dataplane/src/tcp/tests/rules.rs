@@ -322,7 +322,7 @@ fn rfc_9293_section_3_8_6_1_a_shut_window_is_probed() {
         +.1  < . 1 ack 3501 win 1000
         ",
     );
-    assert_eq!(script.stat("timeouts"), 0);
+    assert_eq!((script.stat("window_probes"), script.stat("timeouts")), (3, 0));
 }
 
 #[test]
@@ -525,4 +525,23 @@ fn content_that_is_late_parks_and_content_that_changed_resets() {
         ",
     );
     assert_eq!(script.events(), "opened, acked 1500, closed Gone");
+}
+
+#[test]
+fn rfc_1337_a_late_reset_does_not_take_unread_bytes() {
+    let mut script = after(
+        PLAIN,
+        "
+             ! deaf
+             ! close 5
+        +0   > FP. 1:6 ack 1
+        +.1  < F. 1:11 ack 7 win 8000
+        +0   > . 7 ack 12
+        +.1  < R 12                         // the peer has forgotten the connection
+        +0   ! nothing
+        ",
+    );
+    assert_eq!(script.events(), "opened, acked 5, half_closed");
+    script.run("! hear\n+0 > . 7 ack 12");
+    assert_eq!(script.events(), "opened, acked 5, half_closed, closed Finished");
 }
