@@ -156,10 +156,7 @@ impl<'p> Inbound<'p> {
 }
 
 /// Takes packets of one frame off the front of the batch until something else comes; returns how many.
-///
-/// The hot half of receiving: entries and burst are slices here, so that nothing is computed twice. Not inlined: with
-/// the registers to itself the loop is shorter by more than the call costs.
-#[inline(never)]
+#[inline]
 fn receive_plain<'p>(
     pool: &'p Pool,
     loan: Loan,
@@ -168,22 +165,16 @@ fn receive_plain<'p>(
     tally: &mut Tally,
     note: &mut impl FnMut(&mut Frame<'p>, u32),
 ) -> usize {
-    let gate = pool.gate(loan);
-    let (mut bytes, mut received) = (0, 0);
+    let mut received = 0;
     let (mut part, mut behind) = batch.entries();
     loop {
-        let taken = burst.fill_from(part, |entry| {
-            // Once: what is judged is what is used, whatever the other side does meanwhile.
-            let entry = *entry;
-            // What the gate refuses is left in the batch for the careful half; with options the length is longer than
-            // any slot.
-            let len = entry.len_and_options();
-            let mut frame = gate.arrive(entry.offset, len)?;
-            bytes += len;
-            note(&mut frame, 0);
-            Some(frame)
-        });
+        let (taken, bytes) = match pool.frame_size() {
+            2048 => arrive_plain::<11>(pool, loan, part, burst, note),
+            4096 => arrive_plain::<12>(pool, loan, part, burst, note),
+            _ => arrive_plain::<0>(pool, loan, part, burst, note),
+        };
         received += taken;
+        tally.bytes += bytes;
         if taken < part.len() || behind.is_empty() {
             break;
         }
@@ -191,8 +182,35 @@ fn receive_plain<'p>(
     }
     batch.advance(u32::try_from(received).unwrap_or(0));
     tally.packets += received as u64;
-    tally.bytes += bytes;
     received
+}
+
+/// The hot half of receiving; returns how many, and their bytes.
+///
+/// A function of its own, with nothing but slices and numbers: what the loop needs then stays in registers, which saves
+/// more than the call costs. `SHIFT` as for [`Pool::gate`].
+#[inline(never)]
+fn arrive_plain<'p, const SHIFT: u32>(
+    pool: &'p Pool,
+    loan: Loan,
+    entries: &[Descriptor],
+    burst: &mut Burst<'p>,
+    note: &mut impl FnMut(&mut Frame<'p>, u32),
+) -> (usize, u64) {
+    let gate = pool.gate::<SHIFT>(loan);
+    let mut bytes = 0;
+    let taken = burst.fill_from(entries, |entry| {
+        // Once: what is judged is what is used, whatever the other side does meanwhile.
+        let entry = *entry;
+        // What the gate refuses is left in the batch for the careful half; with options the length is longer than any
+        // slot.
+        let len = entry.len_and_options();
+        let mut frame = gate.arrive(entry.offset, len)?;
+        bytes += len;
+        note(&mut frame, 0);
+        Some(frame)
+    });
+    (taken, bytes)
 }
 
 /// The offset that a descriptor means (`xp_get_handle`, `include/net/xsk_buff_pool.h`): with unaligned chunks the top
@@ -250,11 +268,7 @@ impl<'p> Outbound<'p> {
         let waiting = burst.len();
         let mut grant = self.ring.reserve(u32::try_from(waiting).unwrap_or(0));
         let limits = Limits { headroom: self.headroom, bytes: caps.packet_bytes };
-        if limits.headroom == 0 {
-            transmit_plain::<false>(self.pool, self.loan, &mut grant, burst, &mut self.tally, limits);
-        } else {
-            transmit_plain::<true>(self.pool, self.loan, &mut grant, burst, &mut self.tally, limits);
-        }
+        transmit_plain(self.pool, self.loan, &mut grant, burst, &mut self.tally, limits);
         // What is left, if anything, is out of room or out of the ordinary.
         while !burst.is_empty() {
             let frames = match front(burst, caps, self.headroom) {
@@ -380,9 +394,9 @@ struct Limits {
     bytes: u32,
 }
 
-/// Puts packets of one frame on the ring until something else comes: the hot half of transmitting.
-#[inline(never)]
-fn transmit_plain<'p, const HEADROOM: bool>(
+/// Puts packets of one frame on the ring until something else comes.
+#[inline]
+fn transmit_plain<'p>(
     pool: &'p Pool,
     loan: Loan,
     grant: &mut Grant<'_, Descriptor>,
@@ -390,22 +404,18 @@ fn transmit_plain<'p, const HEADROOM: bool>(
     tally: &mut Tally,
     limits: Limits,
 ) {
-    let gate = pool.gate(loan);
-    let (mut bytes, mut sent) = (0, 0);
+    let mut sent = 0;
     let (mut part, mut behind) = grant.slots();
     loop {
         let room = part.len();
-        let put = burst.turn_into(part, |frame| {
-            let len = u32::from(frame.len());
-            // Zero wraps to the largest number: one comparison finds both ends.
-            if len.wrapping_sub(1) >= limits.bytes || HEADROOM && frame.head() < limits.headroom {
-                return Err(frame);
-            }
-            let offset = gate.depart(frame)?;
-            bytes += u64::from(len);
-            Ok(Descriptor::new(offset, len, 0))
-        });
+        let (put, bytes) = match (limits.headroom, pool.frame_size()) {
+            (0, 2048) => depart_plain::<11, false>(pool, loan, burst, part, limits),
+            (0, 4096) => depart_plain::<12, false>(pool, loan, burst, part, limits),
+            (0, _) => depart_plain::<0, false>(pool, loan, burst, part, limits),
+            _ => depart_plain::<0, true>(pool, loan, burst, part, limits),
+        };
         sent += put;
+        tally.bytes += bytes;
         if put < room || behind.is_empty() {
             break;
         }
@@ -413,7 +423,30 @@ fn transmit_plain<'p, const HEADROOM: bool>(
     }
     grant.advance(u32::try_from(sent).unwrap_or(0));
     tally.packets += sent as u64;
-    tally.bytes += bytes;
+}
+
+/// The hot half of transmitting, as [`arrive_plain`].
+#[inline(never)]
+fn depart_plain<'p, const SHIFT: u32, const HEADROOM: bool>(
+    pool: &'p Pool,
+    loan: Loan,
+    burst: &mut Burst<'p>,
+    places: &mut [Descriptor],
+    limits: Limits,
+) -> (usize, u64) {
+    let gate = pool.gate::<SHIFT>(loan);
+    let mut bytes = 0;
+    let put = burst.turn_into(places, |frame| {
+        let len = u32::from(frame.len());
+        // Zero wraps to the largest number: one comparison finds both ends.
+        if len.wrapping_sub(1) >= limits.bytes || HEADROOM && frame.head() < limits.headroom {
+            return Err(frame);
+        }
+        let offset = gate.depart(frame)?;
+        bytes += u64::from(len);
+        Ok(Descriptor::new(offset, len, 0))
+    });
+    (put, bytes)
 }
 
 /// Whether the frames at the front of `burst` are all of `pool`.

@@ -115,25 +115,13 @@ impl<'p> Burst<'p> {
     pub fn fill_from<T>(&mut self, items: &[T], mut turn: impl FnMut(&T) -> Option<Frame<'p>>) -> usize {
         self.close_up();
         let Some(places) = self.frames.get_mut(self.tail..) else { return 0 };
-        let count = places.len().min(items.len());
-        // By fours, so that the loop's own steps are shared; then one by one.
-        let ((fours, rest), (item_fours, item_rest)) =
-            (places[..count].as_chunks_mut::<4>(), items[..count].as_chunks::<4>());
-        let mut filled = 0;
-        'all: {
-            for (places, items) in fours.iter_mut().zip(item_fours) {
-                for (place, item) in places.iter_mut().zip(items) {
-                    let Some(frame) = turn(item) else { break 'all };
-                    place.write(frame);
-                    filled += 1;
-                }
-            }
-            for (place, item) in rest.iter_mut().zip(item_rest) {
-                let Some(frame) = turn(item) else { break 'all };
+        let filled = step_by_step(places, items, |place, item| match turn(item) {
+            Some(frame) => {
                 place.write(frame);
-                filled += 1;
+                true
             }
-        }
+            None => false,
+        });
         // Should `turn` panic, the frames so far are forgotten, not dropped twice.
         self.tail += filled;
         filled
@@ -154,57 +142,36 @@ impl<'p> Burst<'p> {
 
     /// Turns frames from the front into what `places` holds, until `turn` gives one back, which stays in front, or
     /// either side is used up; returns how many.
-    #[inline(always)] // as in `fill_from`
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `fill_from`")]
     pub fn turn_into<T>(
         &mut self,
         places: &mut [T],
         mut turn: impl FnMut(Frame<'p>) -> Result<T, Frame<'p>>,
     ) -> usize {
-        /// Puts the head where it belongs, also should `turn` panic: a frame that was handed over is not ours any more.
-        struct Head<'b> {
-            home: &'b mut usize,
-            taken: usize,
-        }
-        impl Drop for Head<'_> {
-            fn drop(&mut self) {
-                *self.home += self.taken;
-            }
-        }
-        let filled = self.head..self.tail;
-        let mut head = Head { home: &mut self.head, taken: 0 };
-        let Some(frames) = self.frames.get_mut(filled) else { return 0 };
-        let count = frames.len().min(places.len());
-        let mut step = |frame: &mut MaybeUninit<Frame<'p>>, place: &mut T| {
-            head.taken += 1;
-            // SAFETY: *filled*: the place holds a frame, and since the line above it counts as empty.
+        let (head, tail) = (self.head, self.tail);
+        // Should `turn` panic, all frames are forgotten, not dropped twice: a frame handed over is not ours any more.
+        self.head = tail;
+        let Some(frames) = self.frames.get(head..tail) else { return 0 };
+        let mut given_back = None;
+        let taken = step_by_step(places, frames, |place, frame| {
+            // SAFETY: *filled*: the place held a frame. It counts as empty since the head moved, and is come to once.
             match turn(unsafe { frame.assume_init_read() }) {
                 Ok(value) => {
                     *place = value;
                     true
                 }
-                Err(given_back) => {
-                    frame.write(given_back);
-                    head.taken -= 1;
+                Err(frame) => {
+                    given_back = Some(frame);
                     false
                 }
             }
-        };
-        // By fours, as in `fill_from`.
-        let ((fours, rest), (place_fours, place_rest)) =
-            (frames[..count].as_chunks_mut::<4>(), places[..count].as_chunks_mut::<4>());
-        for (frames, places) in fours.iter_mut().zip(place_fours) {
-            for (frame, place) in frames.iter_mut().zip(places) {
-                if !step(frame, place) {
-                    return head.taken;
-                }
-            }
+        });
+        if let Some(frame) = given_back {
+            self.frames[head + taken].write(frame);
         }
-        for (frame, place) in rest.iter_mut().zip(place_rest) {
-            if !step(frame, place) {
-                break;
-            }
-        }
-        head.taken
+        self.head = head + taken;
+        taken
     }
 
     /// The frame `ahead` places behind the front.
@@ -281,6 +248,33 @@ impl<'p> Burst<'p> {
             drop(frame);
         }
     }
+}
+
+/// Does `step` with the first of both sides, the second, and so on, until it says no or a side is used up; returns how
+/// often it said yes.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "what `step` holds stays in registers")]
+fn step_by_step<A, B>(to: &mut [A], from: &[B], mut step: impl FnMut(&mut A, &B) -> bool) -> usize {
+    let count = to.len().min(from.len());
+    // By eights, so that the loop's own steps are shared; then one by one.
+    let ((eights, rest), (from_eights, from_rest)) =
+        (to[..count].as_chunks_mut::<8>(), from[..count].as_chunks::<8>());
+    let mut done = 0;
+    for (to, from) in eights.iter_mut().zip(from_eights) {
+        for (at, (to, from)) in to.iter_mut().zip(from).enumerate() {
+            if !step(to, from) {
+                return done + at;
+            }
+        }
+        done += 8;
+    }
+    for (to, from) in rest.iter_mut().zip(from_rest) {
+        if !step(to, from) {
+            break;
+        }
+        done += 1;
+    }
+    done
 }
 
 impl Default for Burst<'_> {
