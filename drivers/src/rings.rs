@@ -436,15 +436,14 @@ fn depart_plain<'p, const SHIFT: u32, const HEADROOM: bool>(
 ) -> (usize, u64) {
     let gate = pool.gate::<SHIFT>(loan);
     let mut bytes = 0;
-    let put = burst.turn_into(places, |frame| {
-        let len = u32::from(frame.len());
-        // Zero wraps to the largest number: one comparison finds both ends.
-        if len.wrapping_sub(1) >= limits.bytes || HEADROOM && frame.head() < limits.headroom {
-            return Err(frame);
-        }
-        let offset = gate.depart(frame)?;
+    // A length of zero wraps to the largest number: one comparison finds both ends.
+    let fit = |frame: &Frame<'_>| {
+        u32::from(frame.len()).wrapping_sub(1) < limits.bytes
+            && (!HEADROOM || frame.head() >= limits.headroom)
+    };
+    let put = burst.depart_into(&gate, places, fit, |offset, len| {
         bytes += u64::from(len);
-        Ok(Descriptor::new(offset, len, 0))
+        Descriptor::new(offset, len.into(), 0)
     });
     (put, bytes)
 }

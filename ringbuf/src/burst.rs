@@ -1,6 +1,7 @@
 //! Up to sixty-four frames handled together.
 
 use crate::frame::Frame;
+use crate::pool::Gate;
 use core::mem::MaybeUninit;
 use std::fmt;
 
@@ -140,38 +141,34 @@ impl<'p> Burst<'p> {
         Some(unsafe { self.frames[place].assume_init_read() })
     }
 
-    /// Turns frames from the front into what `places` holds, until `turn` gives one back, which stays in front, or
-    /// either side is used up; returns how many.
+    /// Lends frames from the front to a device, and fills `places` with what `describe` makes of each one's first
+    /// offset and length; until one is not `fit` or [cannot pass](Gate) or either side is used up. Returns how many.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "as in `fill_from`")]
-    pub fn turn_into<T>(
+    pub fn depart_into<T, const SHIFT: u32>(
         &mut self,
+        gate: &Gate<'p, SHIFT>,
         places: &mut [T],
-        mut turn: impl FnMut(Frame<'p>) -> Result<T, Frame<'p>>,
+        fit: impl Fn(&Frame<'p>) -> bool,
+        mut describe: impl FnMut(u64, u16) -> T,
     ) -> usize {
         let (head, tail) = (self.head, self.tail);
-        // Should `turn` panic, all frames are forgotten, not dropped twice: a frame handed over is not ours any more.
+        // Should `fit` or `describe` panic, all frames are forgotten: those that departed are not ours to drop.
         self.head = tail;
         let Some(frames) = self.frames.get(head..tail) else { return 0 };
-        let mut given_back = None;
-        let taken = step_by_step(places, frames, |place, frame| {
-            // SAFETY: *filled*: the place held a frame. It counts as empty since the head moved, and is come to once.
-            match turn(unsafe { frame.assume_init_read() }) {
-                Ok(value) => {
-                    *place = value;
-                    true
-                }
-                Err(frame) => {
-                    given_back = Some(frame);
-                    false
-                }
+        let departed = step_by_step(places, frames, |place, frame| {
+            // SAFETY: *filled*: the place held a frame when the head was at it, and nothing was moved since.
+            let frame = unsafe { frame.assume_init_ref() };
+            if !fit(frame) {
+                return false;
             }
+            let Some(offset) = gate.depart(frame) else { return false };
+            *place = describe(offset, frame.len());
+            true
         });
-        if let Some(frame) = given_back {
-            self.frames[head + taken].write(frame);
-        }
-        self.head = head + taken;
-        taken
+        // Those in front are forgotten: by the ledger they are the device's.
+        self.head = head + departed;
+        departed
     }
 
     /// The frame `ahead` places behind the front.
@@ -261,12 +258,12 @@ fn step_by_step<A, B>(to: &mut [A], from: &[B], mut step: impl FnMut(&mut A, &B)
         (to[..count].as_chunks_mut::<8>(), from[..count].as_chunks::<8>());
     let mut done = 0;
     for (to, from) in eights.iter_mut().zip(from_eights) {
-        for (at, (to, from)) in to.iter_mut().zip(from).enumerate() {
+        for (to, from) in to.iter_mut().zip(from) {
             if !step(to, from) {
-                return done + at;
+                return done;
             }
+            done += 1;
         }
-        done += 8;
     }
     for (to, from) in rest.iter_mut().zip(from_rest) {
         if !step(to, from) {

@@ -391,23 +391,19 @@ impl<'p, const SHIFT: u32> Gate<'p, SHIFT> {
         Some(Frame::at(self.pool, offset, len))
     }
 
-    /// As [`Pool::depart`], for a frame that [is plain](Frame::is_plain); returns the offset of its first byte.
-    ///
-    /// # Errors
-    /// The frame itself, when it belongs to another pool or is not plain.
+    /// As [`Pool::depart`], for a frame that [is plain](Frame::is_plain) and that the caller forgets; the offset of its
+    /// first byte, or `None` when it belongs to another pool or is not plain: nothing has changed then.
     #[inline]
-    pub fn depart(&self, frame: Frame<'p>) -> Result<u64, Frame<'p>> {
+    pub(crate) fn depart(&self, frame: &Frame<'p>) -> Option<u64> {
         if !core::ptr::eq(frame.pool(), self.pool) {
-            return Err(frame);
+            return None;
         }
         // A plain frame's tag is its offset. With a flag on top it lies behind every slot, and has no entry.
         let offset = frame.tag();
-        let holder = usize::try_from(offset >> self.shift()).ok().and_then(|slot| self.holders.get(slot));
-        let Some(holder) = holder else { return Err(frame) };
+        let holder = self.holders.get(usize::try_from(offset >> self.shift()).ok()?)?;
         debug_assert_eq!(holder.get(), THREAD, "a frame is its thread's");
         holder.set(self.loan);
-        frame.forget();
-        Ok(offset)
+        Some(offset)
     }
 }
 
