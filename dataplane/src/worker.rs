@@ -113,12 +113,7 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
             }
             queue.transmit(lane);
             if !lane.is_empty() {
-                // One more chance, once the device has been told of what the ring holds. Late is worse than lost.
-                queue.tend();
-                queue.transmit(lane);
-                let reason =
-                    if queue.fault().is_some() { Reason::PortGone } else { Reason::TransmitRingFull };
-                self.outbox.discard_lane(index, reason);
+                last_chance(index, queue, &mut self.outbox);
             }
         }
         if self.outbox.waiting() > 0 {
@@ -253,4 +248,15 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
         self.publish();
         self.board.snapshot().books()
     }
+}
+
+/// One more chance for what a queue had no room for, once the device has been told of what the ring holds. Late is worse
+/// than lost.
+#[cold]
+#[inline(never)]
+fn last_chance<'p>(index: usize, queue: &mut impl Gather<'p>, outbox: &mut Outbox<'p>) {
+    queue.tend();
+    queue.transmit(outbox.lane(index));
+    let reason = if queue.fault().is_some() { Reason::PortGone } else { Reason::TransmitRingFull };
+    outbox.discard_lane(index, reason);
 }

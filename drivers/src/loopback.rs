@@ -284,10 +284,13 @@ impl<'p> QueuePair<'p> for Loopback<'p> {
                 frame.keep_offload();
             }
         };
-        if let Err(fault) = self.inbound.receive(burst, note) {
-            self.fault = Some(fault);
+        match self.inbound.receive(burst, note) {
+            Ok(received) => received,
+            Err(fault) => {
+                self.fault = Some(fault);
+                burst.len() - before
+            }
         }
-        burst.len() - before
     }
 
     #[inline]

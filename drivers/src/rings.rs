@@ -93,17 +93,36 @@ impl<'p> Inbound<'p> {
         burst: &mut Burst<'p>,
         mut note: impl FnMut(&mut Frame<'p>, u32),
     ) -> Result<usize, Fault> {
-        let capacity = self.ring.capacity();
-        let mut batch = self.ring.peek(room(burst));
-        if batch.remaining() == 0 {
-            return self.ring.lie().map_or(Ok(0), |lie| Err(lie.into()));
+        if self.ring.is_idle() {
+            return Ok(0);
         }
+        let mut batch = self.ring.peek(room(burst));
         let mut received = 0;
-        let mut outcome = Ok(());
         if !self.endless {
             received = receive_plain(self.pool, self.loan, &mut batch, burst, &mut self.tally, &mut note);
         }
-        // What is left, if anything, is a packet in several frames, or a lie.
+        let left = batch.remaining();
+        batch.commit();
+        if let Some(lie) = self.ring.lie() {
+            return Err(lie.into());
+        }
+        if left > 0 {
+            received += self.receive_rest(burst, &mut note)?;
+        }
+        Ok(received)
+    }
+
+    /// The careful half of receiving: packets in several frames, and lies.
+    #[cold]
+    fn receive_rest(
+        &mut self,
+        burst: &mut Burst<'p>,
+        note: &mut impl FnMut(&mut Frame<'p>, u32),
+    ) -> Result<usize, Fault> {
+        let capacity = self.ring.capacity();
+        let mut batch = self.ring.peek(room(burst));
+        let mut received = 0;
+        let mut outcome = Ok(());
         while let Some(first) = batch.peek(0) {
             if first.options() & CONTINUES == 0 && !self.endless {
                 // A page may have become several frames, so there can be less room than entries.
@@ -128,7 +147,7 @@ impl<'p> Inbound<'p> {
             let taken = if self.endless {
                 runs.skip(&mut batch).map(|ended| self.endless = !ended)
             } else {
-                match runs.take(&mut batch, burst, &mut self.tally, &mut note) {
+                match runs.take(&mut batch, burst, &mut self.tally, note) {
                     Ok(Taken::Frames(frames)) => {
                         received += frames;
                         Ok(())
@@ -269,7 +288,22 @@ impl<'p> Outbound<'p> {
         let mut grant = self.ring.reserve(u32::try_from(waiting).unwrap_or(0));
         let limits = Limits { headroom: self.headroom, bytes: caps.packet_bytes };
         transmit_plain(self.pool, self.loan, &mut grant, burst, &mut self.tally, limits);
-        // What is left, if anything, is out of room or out of the ordinary.
+        self.buffers += u64::from(grant.commit());
+        if !burst.is_empty() {
+            self.transmit_rest(burst, caps, &mut prepare);
+        }
+        waiting - burst.len()
+    }
+
+    /// The careful half of transmitting: what is out of room or out of the ordinary.
+    #[cold]
+    fn transmit_rest(
+        &mut self,
+        burst: &mut Burst<'p>,
+        caps: &Caps,
+        prepare: &mut impl FnMut(&mut Burst<'p>) -> u32,
+    ) {
+        let mut grant = self.ring.reserve(u32::try_from(burst.len()).unwrap_or(0));
         while !burst.is_empty() {
             let frames = match front(burst, caps, self.headroom) {
                 Front::Empty => break,
@@ -305,7 +339,6 @@ impl<'p> Outbound<'p> {
             }
         }
         self.buffers += u64::from(grant.commit());
-        waiting - burst.len()
     }
 
     /// Takes packets of a head and pages while the ring has room; returns how many packets.

@@ -20,8 +20,9 @@ pub const BURST: usize = 64;
 /// Invariant **filled**: `head <= tail <= BURST`, and exactly the places from head to tail hold a frame.
 pub struct Burst<'p> {
     frames: [MaybeUninit<Frame<'p>>; BURST],
-    head: usize,
-    tail: usize,
+    /// As short as the positions of a ring, so that what is counted here needs no narrowing there.
+    head: u32,
+    tail: u32,
 }
 
 impl<'p> Burst<'p> {
@@ -35,7 +36,7 @@ impl<'p> Burst<'p> {
     #[inline]
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.tail - self.head
+        (self.tail - self.head) as usize
     }
 
     /// Whether it holds none.
@@ -57,7 +58,7 @@ impl<'p> Burst<'p> {
     #[must_use]
     pub fn as_slice(&self) -> &[Frame<'p>] {
         // SAFETY: *filled*: the places from head to tail lie in the array.
-        let first = unsafe { self.frames.as_ptr().add(self.head) };
+        let first = unsafe { self.frames.as_ptr().add(self.head as usize) };
         // SAFETY: *filled*: they hold frames; a `MaybeUninit` is laid out as its content.
         unsafe { core::slice::from_raw_parts(first.cast(), self.len()) }
     }
@@ -68,7 +69,7 @@ impl<'p> Burst<'p> {
     pub fn as_mut_slice(&mut self) -> &mut [Frame<'p>] {
         let len = self.len();
         // SAFETY: as in `as_slice`.
-        let first = unsafe { self.frames.as_mut_ptr().add(self.head) };
+        let first = unsafe { self.frames.as_mut_ptr().add(self.head as usize) };
         // SAFETY: as in `as_slice`, and `&mut self` makes the reference unique.
         unsafe { core::slice::from_raw_parts_mut(first.cast(), len) }
     }
@@ -79,14 +80,14 @@ impl<'p> Burst<'p> {
         if self.head == self.tail {
             (self.head, self.tail) = (0, 0);
         } else if self.head > 0 {
-            let len = self.len();
+            let (head, len) = (self.head as usize, self.len());
             let base = self.frames.as_mut_ptr();
             // SAFETY: *filled*: the place lies in the array.
-            let first = unsafe { base.add(self.head) };
+            let first = unsafe { base.add(head) };
             // SAFETY: *filled*: `len` frames begin there, and `copy` allows the ranges to overlap. What stays behind
             // the new tail counts as empty, so each frame has one owner.
             unsafe { core::ptr::copy(first, base, len) };
-            (self.head, self.tail) = (0, len);
+            (self.head, self.tail) = (0, self.tail - self.head);
         }
     }
 
@@ -96,10 +97,10 @@ impl<'p> Burst<'p> {
     /// The frame itself, when the burst is full.
     #[inline]
     pub fn push(&mut self, frame: Frame<'p>) -> Result<(), Frame<'p>> {
-        if self.tail == BURST {
+        if self.tail as usize == BURST {
             self.close_up();
         }
-        match self.frames.get_mut(self.tail) {
+        match self.frames.get_mut(self.tail as usize) {
             Some(place) => {
                 place.write(frame);
                 self.tail += 1;
@@ -115,7 +116,7 @@ impl<'p> Burst<'p> {
     #[expect(clippy::inline_always, reason = "what `turn` holds stays in registers")]
     pub fn fill_from<T>(&mut self, items: &[T], mut turn: impl FnMut(&T) -> Option<Frame<'p>>) -> usize {
         self.close_up();
-        let Some(places) = self.frames.get_mut(self.tail..) else { return 0 };
+        let Some(places) = self.frames.get_mut(self.tail as usize..) else { return 0 };
         let filled = step_by_step(places, items, |place, item| match turn(item) {
             Some(frame) => {
                 place.write(frame);
@@ -125,7 +126,7 @@ impl<'p> Burst<'p> {
         });
         // Should `turn` panic, the frames so far are forgotten, not dropped twice.
         self.tail += filled;
-        filled
+        filled as usize
     }
 
     /// Takes the frame at the front.
@@ -134,7 +135,7 @@ impl<'p> Burst<'p> {
         if self.is_empty() {
             return None;
         }
-        let place = self.head;
+        let place = self.head as usize;
         self.head += 1;
         // SAFETY: *filled*: the head's place held a frame, and since the line above it counts as empty, so the frame
         // has one owner.
@@ -155,7 +156,7 @@ impl<'p> Burst<'p> {
         let (head, tail) = (self.head, self.tail);
         // Should `fit` or `describe` panic, all frames are forgotten: those that departed are not ours to drop.
         self.head = tail;
-        let Some(frames) = self.frames.get(head..tail) else { return 0 };
+        let Some(frames) = self.frames.get(head as usize..tail as usize) else { return 0 };
         let departed = step_by_step(places, frames, |place, frame| {
             // SAFETY: *filled*: the place held a frame when the head was at it, and nothing was moved since.
             let frame = unsafe { frame.assume_init_ref() };
@@ -168,7 +169,7 @@ impl<'p> Burst<'p> {
         });
         // Those in front are forgotten: by the ledger they are the device's.
         self.head = head + departed;
-        departed
+        departed as usize
     }
 
     /// The frame `ahead` places behind the front.
@@ -217,18 +218,18 @@ impl<'p> Burst<'p> {
     #[inline]
     pub fn append(&mut self, from: &mut Self) -> usize {
         let count = self.room().min(from.len());
-        if self.tail + count > BURST {
+        if self.tail as usize + count > BURST {
             self.close_up();
         }
         // SAFETY: *filled* of `from`: that many frames begin at its head.
-        let source = unsafe { from.frames.as_ptr().add(from.head) };
+        let source = unsafe { from.frames.as_ptr().add(from.head as usize) };
         // SAFETY: there is room for that many behind the tail.
-        let target = unsafe { self.frames.as_mut_ptr().add(self.tail) };
+        let target = unsafe { self.frames.as_mut_ptr().add(self.tail as usize) };
         // SAFETY: both ranges lie in their arrays, which `&mut` keeps apart. They count as empty there and as filled
         // here from the next line on, and nothing in between can panic.
         unsafe { core::ptr::copy_nonoverlapping(source, target, count) };
-        from.head += count;
-        self.tail += count;
+        from.head += narrow(count);
+        self.tail += narrow(count);
         count
     }
 
@@ -247,16 +248,22 @@ impl<'p> Burst<'p> {
     }
 }
 
+/// A number of frames.
+#[expect(clippy::cast_possible_truncation, reason = "at most `BURST`")]
+const fn narrow(count: usize) -> u32 {
+    count as u32
+}
+
 /// Does `step` with the first of both sides, the second, and so on, until it says no or a side is used up; returns how
 /// often it said yes.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "what `step` holds stays in registers")]
-fn step_by_step<A, B>(to: &mut [A], from: &[B], mut step: impl FnMut(&mut A, &B) -> bool) -> usize {
+fn step_by_step<A, B>(to: &mut [A], from: &[B], mut step: impl FnMut(&mut A, &B) -> bool) -> u32 {
     let count = to.len().min(from.len());
     // By eights, so that the loop's own steps are shared; then one by one.
     let ((eights, rest), (from_eights, from_rest)) =
         (to[..count].as_chunks_mut::<8>(), from[..count].as_chunks::<8>());
-    let mut done = 0;
+    let mut done = 0_u32;
     for (to, from) in eights.iter_mut().zip(from_eights) {
         for (to, from) in to.iter_mut().zip(from) {
             if !step(to, from) {
