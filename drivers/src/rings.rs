@@ -184,24 +184,45 @@ fn receive_plain<'p>(
     tally: &mut Tally,
     note: &mut impl FnMut(&mut Frame<'p>, u32),
 ) -> usize {
-    let mut received = 0;
-    let (mut part, mut behind) = batch.entries();
-    loop {
-        let (taken, bytes) = match pool.frame_size() {
-            2048 => arrive_plain::<11>(pool, loan, part, burst, note),
-            4096 => arrive_plain::<12>(pool, loan, part, burst, note),
-            _ => arrive_plain::<0>(pool, loan, part, burst, note),
-        };
-        received += taken;
-        tally.bytes += bytes;
-        if taken < part.len() || behind.is_empty() {
-            break;
-        }
-        part = core::mem::take(&mut behind);
+    let (part, behind) = batch.entries();
+    let (mut received, mut bytes) = arrive_any(pool, loan, part, burst, note);
+    if received as usize == part.len() && !behind.is_empty() {
+        let more = arrive_behind(pool, loan, behind, burst, note);
+        (received, bytes) = (received + more.0, bytes + more.1);
     }
-    batch.advance(u32::try_from(received).unwrap_or(0));
-    tally.packets += received as u64;
-    received
+    batch.advance(received);
+    tally.packets += u64::from(received);
+    tally.bytes += bytes;
+    received as usize
+}
+
+/// The other part of a batch that goes over the ring's end.
+#[cold]
+#[inline(never)]
+fn arrive_behind<'p>(
+    pool: &'p Pool,
+    loan: Loan,
+    entries: &[Descriptor],
+    burst: &mut Burst<'p>,
+    note: &mut impl FnMut(&mut Frame<'p>, u32),
+) -> (u32, u64) {
+    arrive_any(pool, loan, entries, burst, note)
+}
+
+/// [`arrive_plain`] for this pool's size of slots.
+#[inline]
+fn arrive_any<'p>(
+    pool: &'p Pool,
+    loan: Loan,
+    entries: &[Descriptor],
+    burst: &mut Burst<'p>,
+    note: &mut impl FnMut(&mut Frame<'p>, u32),
+) -> (u32, u64) {
+    match pool.frame_size() {
+        2048 => arrive_plain::<11>(pool, loan, entries, burst, note),
+        4096 => arrive_plain::<12>(pool, loan, entries, burst, note),
+        _ => arrive_plain::<0>(pool, loan, entries, burst, note),
+    }
 }
 
 /// The hot half of receiving; returns how many, and their bytes.
@@ -215,7 +236,7 @@ fn arrive_plain<'p, const SHIFT: u32>(
     entries: &[Descriptor],
     burst: &mut Burst<'p>,
     note: &mut impl FnMut(&mut Frame<'p>, u32),
-) -> (usize, u64) {
+) -> (u32, u64) {
     let gate = pool.gate::<SHIFT>(loan);
     let mut bytes = 0;
     let taken = burst.fill_from(entries, |entry| {
@@ -437,25 +458,46 @@ fn transmit_plain<'p>(
     tally: &mut Tally,
     limits: Limits,
 ) {
-    let mut sent = 0;
-    let (mut part, mut behind) = grant.slots();
-    loop {
-        let room = part.len();
-        let (put, bytes) = match (limits.headroom, pool.frame_size()) {
-            (0, 2048) => depart_plain::<11, false>(pool, loan, burst, part, limits),
-            (0, 4096) => depart_plain::<12, false>(pool, loan, burst, part, limits),
-            (0, _) => depart_plain::<0, false>(pool, loan, burst, part, limits),
-            _ => depart_plain::<0, true>(pool, loan, burst, part, limits),
-        };
-        sent += put;
-        tally.bytes += bytes;
-        if put < room || behind.is_empty() {
-            break;
-        }
-        part = core::mem::take(&mut behind);
+    let (part, behind) = grant.slots();
+    let room = part.len();
+    let (mut sent, mut bytes) = depart_any(pool, loan, burst, part, limits);
+    if sent as usize == room && !behind.is_empty() {
+        let more = depart_behind(pool, loan, burst, behind, limits);
+        (sent, bytes) = (sent + more.0, bytes + more.1);
     }
-    grant.advance(u32::try_from(sent).unwrap_or(0));
-    tally.packets += sent as u64;
+    grant.advance(sent);
+    tally.packets += u64::from(sent);
+    tally.bytes += bytes;
+}
+
+/// The other part of a grant that goes over the ring's end.
+#[cold]
+#[inline(never)]
+fn depart_behind<'p>(
+    pool: &'p Pool,
+    loan: Loan,
+    burst: &mut Burst<'p>,
+    places: &mut [Descriptor],
+    limits: Limits,
+) -> (u32, u64) {
+    depart_any(pool, loan, burst, places, limits)
+}
+
+/// [`depart_plain`] for this pool's size of slots.
+#[inline]
+fn depart_any<'p>(
+    pool: &'p Pool,
+    loan: Loan,
+    burst: &mut Burst<'p>,
+    places: &mut [Descriptor],
+    limits: Limits,
+) -> (u32, u64) {
+    match (limits.headroom, pool.frame_size()) {
+        (0, 2048) => depart_plain::<11, false>(pool, loan, burst, places, limits),
+        (0, 4096) => depart_plain::<12, false>(pool, loan, burst, places, limits),
+        (0, _) => depart_plain::<0, false>(pool, loan, burst, places, limits),
+        _ => depart_plain::<0, true>(pool, loan, burst, places, limits),
+    }
 }
 
 /// The hot half of transmitting, as [`arrive_plain`].
@@ -466,7 +508,7 @@ fn depart_plain<'p, const SHIFT: u32, const HEADROOM: bool>(
     burst: &mut Burst<'p>,
     places: &mut [Descriptor],
     limits: Limits,
-) -> (usize, u64) {
+) -> (u32, u64) {
     let gate = pool.gate::<SHIFT>(loan);
     let mut bytes = 0;
     // A length of zero wraps to the largest number: one comparison finds both ends.

@@ -50,7 +50,7 @@ impl<'p> Burst<'p> {
     #[inline]
     #[must_use]
     pub const fn room(&self) -> usize {
-        BURST - self.len()
+        (narrow(BURST) - (self.tail - self.head)) as usize
     }
 
     /// The frames, front first.
@@ -114,19 +114,19 @@ impl<'p> Burst<'p> {
     /// how many.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "what `turn` holds stays in registers")]
-    pub fn fill_from<T>(&mut self, items: &[T], mut turn: impl FnMut(&T) -> Option<Frame<'p>>) -> usize {
+    pub fn fill_from<T>(&mut self, items: &[T], mut turn: impl FnMut(&T) -> Option<Frame<'p>>) -> u32 {
         self.close_up();
         let Some(places) = self.frames.get_mut(self.tail as usize..) else { return 0 };
-        let filled = step_by_step(places, items, |place, item| match turn(item) {
+        let filled = narrow(step_by_step(places, items, |place, item| match turn(item) {
             Some(frame) => {
                 place.write(frame);
                 true
             }
             None => false,
-        });
+        }));
         // Should `turn` panic, the frames so far are forgotten, not dropped twice.
         self.tail += filled;
-        filled as usize
+        filled
     }
 
     /// Takes the frame at the front.
@@ -152,24 +152,24 @@ impl<'p> Burst<'p> {
         places: &mut [T],
         fit: impl Fn(&Frame<'p>) -> bool,
         mut describe: impl FnMut(u64, u16) -> T,
-    ) -> usize {
-        let (head, tail) = (self.head, self.tail);
+    ) -> u32 {
+        let head = self.head;
+        let frames: *const [Frame<'p>] = self.as_slice();
         // Should `fit` or `describe` panic, all frames are forgotten: those that departed are not ours to drop.
-        self.head = tail;
-        let Some(frames) = self.frames.get(head as usize..tail as usize) else { return 0 };
-        let departed = step_by_step(places, frames, |place, frame| {
-            // SAFETY: *filled*: the place held a frame when the head was at it, and nothing was moved since.
-            let frame = unsafe { frame.assume_init_ref() };
+        self.head = self.tail;
+        // SAFETY: *filled*: they were there when the head was at the first, and nothing was moved or written since.
+        let frames = unsafe { &*frames };
+        let departed = narrow(step_by_step(places, frames, |place, frame| {
             if !fit(frame) {
                 return false;
             }
             let Some(offset) = gate.depart(frame) else { return false };
             *place = describe(offset, frame.len());
             true
-        });
+        }));
         // Those in front are forgotten: by the ledger they are the device's.
         self.head = head + departed;
-        departed as usize
+        departed
     }
 
     /// The frame `ahead` places behind the front.
@@ -258,12 +258,12 @@ const fn narrow(count: usize) -> u32 {
 /// often it said yes.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "what `step` holds stays in registers")]
-fn step_by_step<A, B>(to: &mut [A], from: &[B], mut step: impl FnMut(&mut A, &B) -> bool) -> u32 {
+fn step_by_step<A, B>(to: &mut [A], from: &[B], mut step: impl FnMut(&mut A, &B) -> bool) -> usize {
     let count = to.len().min(from.len());
     // By eights, so that the loop's own steps are shared; then one by one.
     let ((eights, rest), (from_eights, from_rest)) =
         (to[..count].as_chunks_mut::<8>(), from[..count].as_chunks::<8>());
-    let mut done = 0_u32;
+    let mut done = 0;
     for (to, from) in eights.iter_mut().zip(from_eights) {
         for (to, from) in to.iter_mut().zip(from) {
             if !step(to, from) {
