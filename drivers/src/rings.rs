@@ -237,20 +237,17 @@ fn arrive_plain<'p, const SHIFT: u32>(
     burst: &mut Burst<'p>,
     note: &mut impl FnMut(&mut Frame<'p>, u32),
 ) -> (u32, u64) {
-    let gate = pool.gate::<SHIFT>(loan);
-    let mut bytes = 0;
+    let mut gate = pool.gate::<SHIFT>(loan);
     let taken = burst.fill_from(entries, |entry| {
         // Once: what is judged is what is used, whatever the other side does meanwhile.
         let entry = *entry;
         // What the gate refuses is left in the batch for the careful half; with options the length is longer than any
         // slot.
-        let len = entry.len_and_options();
-        let mut frame = gate.arrive(entry.offset, len)?;
-        bytes += len;
+        let mut frame = gate.arrive(entry.offset, entry.len_and_options())?;
         note(&mut frame, 0);
         Some(frame)
     });
-    (taken, bytes)
+    (taken, gate.bytes())
 }
 
 /// The offset that a descriptor means (`xp_get_handle`, `include/net/xsk_buff_pool.h`): with unaligned chunks the top

@@ -180,7 +180,7 @@ impl Pool {
         // Nor through another pool's loan.
         let fits = loan.pool == self.id && (SHIFT == 0 || SHIFT == self.shift);
         let holders = if fits { self.ledger.holders() } else { &[] };
-        Gate { pool: self, holders, any_shift: self.shift, loan: loan.number }
+        Gate { pool: self, holders, any_shift: self.shift, loan: loan.number, bytes: 0 }
     }
 
     /// Lends a frame to a device for sending; the device says when it is done, see [`reclaim`](Self::reclaim).
@@ -360,6 +360,7 @@ pub struct Gate<'p, const SHIFT: u32> {
     holders: &'p [Cell<u8>],
     any_shift: u32,
     loan: u8,
+    bytes: u64,
 }
 
 impl<'p, const SHIFT: u32> Gate<'p, SHIFT> {
@@ -375,11 +376,18 @@ impl<'p, const SHIFT: u32> Gate<'p, SHIFT> {
         u64::MAX << self.shift()
     }
 
+    /// Bytes that arrived.
+    #[inline]
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// As [`Pool::arrive_at`], for the common case: `None` for all that it refuses, and for a frame that ends with its
     /// slot. Nothing has changed then; ask there.
     #[inline]
     #[must_use]
-    pub fn arrive(&self, offset: u64, len: u64) -> Option<Frame<'p>> {
+    pub fn arrive(&mut self, offset: u64, len: u64) -> Option<Frame<'p>> {
         // With all bits above set, the sum runs over just when the bytes reach the slot's end, however many they are.
         (offset | self.above()).checked_add(len)?;
         // Where a usize is shorter than the offset, what does not fit is no slot either.
@@ -388,6 +396,9 @@ impl<'p, const SHIFT: u32> Gate<'p, SHIFT> {
             return None;
         }
         holder.set(THREAD);
+        // Here, not where it is called: the length is not needed any more once it is part of the frame, so its register
+        // is free one instruction earlier.
+        self.bytes += len;
         Some(Frame::at(self.pool, offset, len))
     }
 
