@@ -278,7 +278,6 @@ impl<'p> QueuePair<'p> for Loopback<'p> {
         if self.fault.is_some() {
             return 0;
         }
-        let before = burst.len();
         let note = |frame: &mut Frame<'p>, options: u32| {
             if options & OFFLOAD != 0 {
                 frame.keep_offload();
@@ -286,9 +285,9 @@ impl<'p> QueuePair<'p> for Loopback<'p> {
         };
         match self.inbound.receive(burst, note) {
             Ok(received) => received,
-            Err(fault) => {
+            Err((received, fault)) => {
                 self.fault = Some(fault);
-                burst.len() - before
+                received
             }
         }
     }

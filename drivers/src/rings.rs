@@ -86,13 +86,14 @@ impl<'p> Inbound<'p> {
     /// Appends whole packets while `burst` has room; `note` sees the first frame of each and its options.
     ///
     /// # Errors
-    /// The first thing the other side said that cannot be true. What came before it is in the burst.
+    /// The first thing the other side said that cannot be true, and how many frames came before it: they are in the
+    /// burst.
     #[inline]
     pub(crate) fn receive(
         &mut self,
         burst: &mut Burst<'p>,
         mut note: impl FnMut(&mut Frame<'p>, u32),
-    ) -> Result<usize, Fault> {
+    ) -> Result<usize, (usize, Fault)> {
         if self.ring.is_idle() {
             return Ok(0);
         }
@@ -104,10 +105,10 @@ impl<'p> Inbound<'p> {
         let left = batch.remaining();
         batch.commit();
         if let Some(lie) = self.ring.lie() {
-            return Err(lie.into());
+            return Err((received, lie.into()));
         }
         if left > 0 {
-            received += self.receive_rest(burst, &mut note)?;
+            return self.receive_rest(burst, received, &mut note);
         }
         Ok(received)
     }
@@ -117,11 +118,11 @@ impl<'p> Inbound<'p> {
     fn receive_rest(
         &mut self,
         burst: &mut Burst<'p>,
+        mut received: usize,
         note: &mut impl FnMut(&mut Frame<'p>, u32),
-    ) -> Result<usize, Fault> {
+    ) -> Result<usize, (usize, Fault)> {
         let capacity = self.ring.capacity();
         let mut batch = self.ring.peek(room(burst));
-        let mut received = 0;
         let mut outcome = Ok(());
         while let Some(first) = batch.peek(0) {
             if first.options() & CONTINUES == 0 && !self.endless {
@@ -170,7 +171,7 @@ impl<'p> Inbound<'p> {
         if let Some(lie) = self.ring.lie() {
             outcome = outcome.and_then(|()| Err(lie.into()));
         }
-        outcome.map(|()| received)
+        outcome.map(|()| received).map_err(|fault| (received, fault))
     }
 }
 
@@ -642,7 +643,7 @@ mod tests {
         grant.commit();
         let mut burst = Burst::new();
         let stray = Stray::Unknown { offset: 1 << 40 };
-        assert_eq!(inbound.receive(&mut burst, |_, _| ()), Err(Fault::Stray(stray)));
+        assert_eq!(inbound.receive(&mut burst, |_, _| ()), Err((1, Fault::Stray(stray))));
         assert_eq!((burst.len(), inbound.tally), (1, Tally { packets: 1, bytes: 60 }));
         assert_eq!(pool.census().device, 0);
     }
