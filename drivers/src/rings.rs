@@ -3,9 +3,10 @@
 //! Received descriptors become frames here, after the ledger has looked at each, and frames become descriptors.
 
 use crate::error::Fault;
+use crate::plain::{Limits, receive_plain, transmit_plain};
 use crate::queue::{Caps, Tally};
 use crate::runs::{Runs, Taken};
-use ringbuf::{Batch, Burst, Frame, Grant, Loan, Packet, Packets, Pool, SharedConsumer, SharedProducer};
+use ringbuf::{Burst, Frame, Loan, Packet, Packets, Pool, SharedConsumer, SharedProducer};
 
 /// `struct xdp_desc` (`include/uapi/linux/if_xdp.h`).
 #[repr(C)]
@@ -28,7 +29,7 @@ impl Descriptor {
 
     /// The length, with the options above it: longer than any slot when there are some.
     #[inline]
-    const fn len_and_options(self) -> u64 {
+    pub(crate) const fn len_and_options(self) -> u64 {
         Self::in_memory(self.size)
     }
 
@@ -173,82 +174,6 @@ impl<'p> Inbound<'p> {
         }
         outcome.map(|()| received).map_err(|fault| (received, fault))
     }
-}
-
-/// Takes packets of one frame off the front of the batch until something else comes; returns how many.
-#[inline]
-fn receive_plain<'p>(
-    pool: &'p Pool,
-    loan: Loan,
-    batch: &mut Batch<'_, Descriptor>,
-    burst: &mut Burst<'p>,
-    tally: &mut Tally,
-    note: &mut impl FnMut(&mut Frame<'p>, u32),
-) -> usize {
-    let (part, behind) = batch.entries();
-    let (mut received, mut bytes) = arrive_any(pool, loan, part, burst, note);
-    if received as usize == part.len() && !behind.is_empty() {
-        let more = arrive_behind(pool, loan, behind, burst, note);
-        (received, bytes) = (received + more.0, bytes + more.1);
-    }
-    batch.advance(received);
-    tally.packets += u64::from(received);
-    tally.bytes += bytes;
-    received as usize
-}
-
-/// The other part of a batch that goes over the ring's end.
-#[cold]
-#[inline(never)]
-fn arrive_behind<'p>(
-    pool: &'p Pool,
-    loan: Loan,
-    entries: &[Descriptor],
-    burst: &mut Burst<'p>,
-    note: &mut impl FnMut(&mut Frame<'p>, u32),
-) -> (u32, u64) {
-    arrive_any(pool, loan, entries, burst, note)
-}
-
-/// [`arrive_plain`] for this pool's size of slots.
-#[inline]
-fn arrive_any<'p>(
-    pool: &'p Pool,
-    loan: Loan,
-    entries: &[Descriptor],
-    burst: &mut Burst<'p>,
-    note: &mut impl FnMut(&mut Frame<'p>, u32),
-) -> (u32, u64) {
-    match pool.frame_size() {
-        2048 => arrive_plain::<11>(pool, loan, entries, burst, note),
-        4096 => arrive_plain::<12>(pool, loan, entries, burst, note),
-        _ => arrive_plain::<0>(pool, loan, entries, burst, note),
-    }
-}
-
-/// The hot half of receiving; returns how many, and their bytes.
-///
-/// A function of its own, with nothing but slices and numbers: what the loop needs then stays in registers, which saves
-/// more than the call costs. `SHIFT` as for [`Pool::gate`].
-#[inline(never)]
-fn arrive_plain<'p, const SHIFT: u32>(
-    pool: &'p Pool,
-    loan: Loan,
-    entries: &[Descriptor],
-    burst: &mut Burst<'p>,
-    note: &mut impl FnMut(&mut Frame<'p>, u32),
-) -> (u32, u64) {
-    let mut gate = pool.gate::<SHIFT>(loan);
-    let taken = burst.fill_from(entries, |entry| {
-        // Once: what is judged is what is used, whatever the other side does meanwhile.
-        let entry = *entry;
-        // What the gate refuses is left in the batch for the careful half; with options the length is longer than any
-        // slot.
-        let mut frame = gate.arrive(entry.offset, entry.len_and_options())?;
-        note(&mut frame, 0);
-        Some(frame)
-    });
-    (taken, gate.bytes())
 }
 
 /// The offset that a descriptor means (`xp_get_handle`, `include/net/xsk_buff_pool.h`): with unaligned chunks the top
@@ -438,87 +363,6 @@ impl<'p> Outbound<'p> {
     pub(crate) fn lie(&self) -> Option<Fault> {
         self.ring.lie().map(Fault::from)
     }
-}
-
-#[derive(Clone, Copy)]
-struct Limits {
-    headroom: u16,
-    bytes: u32,
-}
-
-/// Puts packets of one frame on the ring until something else comes.
-#[inline]
-fn transmit_plain<'p>(
-    pool: &'p Pool,
-    loan: Loan,
-    grant: &mut Grant<'_, Descriptor>,
-    burst: &mut Burst<'p>,
-    tally: &mut Tally,
-    limits: Limits,
-) {
-    let (part, behind) = grant.slots();
-    let room = part.len();
-    let (mut sent, mut bytes) = depart_any(pool, loan, burst, part, limits);
-    if sent as usize == room && !behind.is_empty() {
-        let more = depart_behind(pool, loan, burst, behind, limits);
-        (sent, bytes) = (sent + more.0, bytes + more.1);
-    }
-    grant.advance(sent);
-    tally.packets += u64::from(sent);
-    tally.bytes += bytes;
-}
-
-/// The other part of a grant that goes over the ring's end.
-#[cold]
-#[inline(never)]
-fn depart_behind<'p>(
-    pool: &'p Pool,
-    loan: Loan,
-    burst: &mut Burst<'p>,
-    places: &mut [Descriptor],
-    limits: Limits,
-) -> (u32, u64) {
-    depart_any(pool, loan, burst, places, limits)
-}
-
-/// [`depart_plain`] for this pool's size of slots.
-#[inline]
-fn depart_any<'p>(
-    pool: &'p Pool,
-    loan: Loan,
-    burst: &mut Burst<'p>,
-    places: &mut [Descriptor],
-    limits: Limits,
-) -> (u32, u64) {
-    match (limits.headroom, pool.frame_size()) {
-        (0, 2048) => depart_plain::<11, false>(pool, loan, burst, places, limits),
-        (0, 4096) => depart_plain::<12, false>(pool, loan, burst, places, limits),
-        (0, _) => depart_plain::<0, false>(pool, loan, burst, places, limits),
-        _ => depart_plain::<0, true>(pool, loan, burst, places, limits),
-    }
-}
-
-/// The hot half of transmitting, as [`arrive_plain`].
-#[inline(never)]
-fn depart_plain<'p, const SHIFT: u32, const HEADROOM: bool>(
-    pool: &'p Pool,
-    loan: Loan,
-    burst: &mut Burst<'p>,
-    places: &mut [Descriptor],
-    limits: Limits,
-) -> (u32, u64) {
-    let gate = pool.gate::<SHIFT>(loan);
-    let mut bytes = 0;
-    // A length of zero wraps to the largest number: one comparison finds both ends.
-    let fit = |frame: &Frame<'_>| {
-        u32::from(frame.len()).wrapping_sub(1) < limits.bytes
-            && (!HEADROOM || frame.head() >= limits.headroom)
-    };
-    let put = burst.depart_into(&gate, places, fit, |offset, len| {
-        bytes += u64::from(len);
-        Descriptor::new(offset, len.into(), 0)
-    });
-    (put, bytes)
 }
 
 /// Whether the frames at the front of `burst` are all of `pool`.
