@@ -109,6 +109,12 @@ impl<'p> Outbox<'p> {
         self.facing = queue;
     }
 
+    /// The lanes of frames, a queue each.
+    #[inline]
+    pub(crate) fn lanes(&mut self) -> &mut [Burst<'p>] {
+        &mut self.lanes
+    }
+
     #[inline]
     pub(crate) fn lane(&mut self, queue: usize) -> &mut Burst<'p> {
         &mut self.lanes[queue]

@@ -81,7 +81,9 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
             moved += received;
             self.outbox.face(index);
             self.app.handle(now, *port, &mut self.burst, &mut self.outbox);
-            self.outbox.discard_all(&mut self.burst, Reason::Unhandled);
+            if !self.burst.is_empty() {
+                self.unhandled();
+            }
             self.flush();
         }
         if self.hand_off.is_some() {
@@ -103,29 +105,47 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
     }
     // ANCHOR_END: turn
 
+    /// Discards what the app left behind.
+    #[cold]
+    #[inline(never)]
+    fn unhandled(&mut self) {
+        self.outbox.discard_all(&mut self.burst, Reason::Unhandled);
+    }
+
     /// Hands the outbox to the queues.
     #[inline]
     fn flush(&mut self) {
-        for (index, Member { queue, .. }) in self.members.iter_mut().enumerate() {
-            let lane = self.outbox.lane(index);
-            if lane.is_empty() {
-                continue;
-            }
-            queue.transmit(lane);
+        let mut late = false;
+        for (Member { queue, .. }, lane) in self.members.iter_mut().zip(self.outbox.lanes()) {
             if !lane.is_empty() {
-                // One more chance, once the device has been told of what the ring holds. Late is worse than lost.
-                queue.tend();
                 queue.transmit(lane);
-                let reason =
-                    if queue.fault().is_some() { Reason::PortGone } else { Reason::TransmitRingFull };
-                self.outbox.discard_lane(index, reason);
+                late |= !lane.is_empty();
             }
+        }
+        if late {
+            self.last_chance();
         }
         if self.outbox.waiting() > 0 {
             self.gather();
         }
         if let Some(hand_off) = &mut self.hand_off {
             hand_off.hand_over(&mut self.outbox, self.members.len());
+        }
+    }
+
+    /// One more chance for what the queues had no room for, once the devices have been told of what their rings hold.
+    /// Late is worse than lost.
+    #[cold]
+    #[inline(never)]
+    fn last_chance(&mut self) {
+        for (index, Member { queue, .. }) in self.members.iter_mut().enumerate() {
+            if self.outbox.lane(index).is_empty() {
+                continue;
+            }
+            queue.tend();
+            queue.transmit(self.outbox.lane(index));
+            let reason = if queue.fault().is_some() { Reason::PortGone } else { Reason::TransmitRingFull };
+            self.outbox.discard_lane(index, reason);
         }
     }
 

@@ -21,6 +21,7 @@ pub mod link;
 pub mod loopback;
 pub mod packet;
 pub mod pcap;
+mod plain;
 pub mod queue;
 mod random;
 mod rings;

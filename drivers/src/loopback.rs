@@ -278,16 +278,18 @@ impl<'p> QueuePair<'p> for Loopback<'p> {
         if self.fault.is_some() {
             return 0;
         }
-        let before = burst.len();
         let note = |frame: &mut Frame<'p>, options: u32| {
             if options & OFFLOAD != 0 {
                 frame.keep_offload();
             }
         };
-        if let Err(fault) = self.inbound.receive(burst, note) {
-            self.fault = Some(fault);
+        match self.inbound.receive(burst, note) {
+            Ok(received) => received,
+            Err((received, fault)) => {
+                self.fault = Some(fault);
+                received
+            }
         }
-        burst.len() - before
     }
 
     #[inline]

@@ -3,11 +3,10 @@
 //! Received descriptors become frames here, after the ledger has looked at each, and frames become descriptors.
 
 use crate::error::Fault;
+use crate::plain::{Limits, receive_plain, transmit_plain};
 use crate::queue::{Caps, Tally};
 use crate::runs::{Runs, Taken};
-use ringbuf::{
-    Batch, Burst, Frame, Front as Chained, Grant, Loan, Packets, Page, Pool, SharedConsumer, SharedProducer,
-};
+use ringbuf::{Burst, Frame, Front as Chained, Loan, Packets, Page, Pool, SharedConsumer, SharedProducer};
 
 /// `struct xdp_desc` (`include/uapi/linux/if_xdp.h`).
 #[repr(C)]
@@ -30,7 +29,7 @@ impl Descriptor {
 
     /// The length, with the options above it: longer than any slot when there are some.
     #[inline]
-    const fn len_and_options(self) -> u64 {
+    pub(crate) const fn len_and_options(self) -> u64 {
         Self::in_memory(self.size)
     }
 
@@ -88,24 +87,44 @@ impl<'p> Inbound<'p> {
     /// Appends whole packets while `burst` has room; `note` sees the first frame of each and its options.
     ///
     /// # Errors
-    /// The first thing the other side said that cannot be true. What came before it is in the burst.
+    /// The first thing the other side said that cannot be true, and how many frames came before it: they are in the
+    /// burst.
     #[inline]
     pub(crate) fn receive(
         &mut self,
         burst: &mut Burst<'p>,
         mut note: impl FnMut(&mut Frame<'p>, u32),
-    ) -> Result<usize, Fault> {
-        let capacity = self.ring.capacity();
-        let mut batch = self.ring.peek(room(burst));
-        if batch.remaining() == 0 {
-            return self.ring.lie().map_or(Ok(0), |lie| Err(lie.into()));
+    ) -> Result<usize, (usize, Fault)> {
+        if self.ring.is_idle() {
+            return Ok(0);
         }
+        let mut batch = self.ring.peek(room(burst));
         let mut received = 0;
-        let mut outcome = Ok(());
         if !self.endless {
             received = receive_plain(self.pool, self.loan, &mut batch, burst, &mut self.tally, &mut note);
         }
-        // What is left, if anything, is a packet in several frames, or a lie.
+        let left = batch.remaining();
+        batch.commit();
+        if let Some(lie) = self.ring.lie() {
+            return Err((received, lie.into()));
+        }
+        if left > 0 {
+            return self.receive_rest(burst, received, &mut note);
+        }
+        Ok(received)
+    }
+
+    /// The careful half of receiving: packets in several frames, and lies.
+    #[cold]
+    fn receive_rest(
+        &mut self,
+        burst: &mut Burst<'p>,
+        mut received: usize,
+        note: &mut impl FnMut(&mut Frame<'p>, u32),
+    ) -> Result<usize, (usize, Fault)> {
+        let capacity = self.ring.capacity();
+        let mut batch = self.ring.peek(room(burst));
+        let mut outcome = Ok(());
         while let Some(first) = batch.peek(0) {
             if first.options() & CONTINUES == 0 && !self.endless {
                 // A page may have become several frames, so there can be less room than entries.
@@ -130,7 +149,7 @@ impl<'p> Inbound<'p> {
             let taken = if self.endless {
                 runs.skip(&mut batch).map(|ended| self.endless = !ended)
             } else {
-                match runs.take(&mut batch, burst, &mut self.tally, &mut note) {
+                match runs.take(&mut batch, burst, &mut self.tally, note) {
                     Ok(Taken::Frames(frames)) => {
                         received += frames;
                         Ok(())
@@ -153,48 +172,8 @@ impl<'p> Inbound<'p> {
         if let Some(lie) = self.ring.lie() {
             outcome = outcome.and_then(|()| Err(lie.into()));
         }
-        outcome.map(|()| received)
+        outcome.map(|()| received).map_err(|fault| (received, fault))
     }
-}
-
-/// Takes packets of one frame off the front of the batch until something else comes; returns how many.
-///
-/// The hot half of receiving: entries and burst are slices here, so that nothing is computed twice. Not inlined: with
-/// the registers to itself the loop is shorter by more than the call costs.
-#[inline(never)]
-fn receive_plain<'p>(
-    pool: &'p Pool,
-    loan: Loan,
-    batch: &mut Batch<'_, Descriptor>,
-    burst: &mut Burst<'p>,
-    tally: &mut Tally,
-    note: &mut impl FnMut(&mut Frame<'p>, u32),
-) -> usize {
-    let gate = pool.gate(loan);
-    let (mut bytes, mut received) = (0, 0);
-    let (mut part, mut behind) = batch.entries();
-    loop {
-        let taken = burst.fill_from(part, |entry| {
-            // Once: what is judged is what is used, whatever the other side does meanwhile.
-            let entry = *entry;
-            // What the gate refuses is left in the batch for the careful half; with options the length is longer than
-            // any slot.
-            let len = entry.len_and_options();
-            let mut frame = gate.arrive(entry.offset, len)?;
-            bytes += len;
-            note(&mut frame, 0);
-            Some(frame)
-        });
-        received += taken;
-        if taken < part.len() || behind.is_empty() {
-            break;
-        }
-        part = core::mem::take(&mut behind);
-    }
-    batch.advance(u32::try_from(received).unwrap_or(0));
-    tally.packets += received as u64;
-    tally.bytes += bytes;
-    received
 }
 
 /// The offset that a descriptor means (`xp_get_handle`, `include/net/xsk_buff_pool.h`): with unaligned chunks the top
@@ -252,12 +231,23 @@ impl<'p> Outbound<'p> {
         let waiting = burst.len();
         let mut grant = self.ring.reserve(u32::try_from(waiting).unwrap_or(0));
         let limits = Limits { headroom: self.headroom, bytes: caps.packet_bytes };
-        if limits.headroom == 0 {
-            transmit_plain::<false>(self.pool, self.loan, &mut grant, burst, &mut self.tally, limits);
-        } else {
-            transmit_plain::<true>(self.pool, self.loan, &mut grant, burst, &mut self.tally, limits);
+        transmit_plain(self.pool, self.loan, &mut grant, burst, &mut self.tally, limits);
+        self.buffers += u64::from(grant.commit());
+        if !burst.is_empty() {
+            self.transmit_rest(burst, caps, &mut prepare);
         }
-        // What is left, if anything, is out of room or out of the ordinary.
+        waiting - burst.len()
+    }
+
+    /// The careful half of transmitting: what is out of room or out of the ordinary.
+    #[cold]
+    fn transmit_rest(
+        &mut self,
+        burst: &mut Burst<'p>,
+        caps: &Caps,
+        prepare: &mut impl FnMut(&mut Burst<'p>) -> u32,
+    ) {
+        let mut grant = self.ring.reserve(u32::try_from(burst.len()).unwrap_or(0));
         while !burst.is_empty() {
             let frames = match front(burst, caps, self.headroom) {
                 Front::Empty => break,
@@ -293,7 +283,6 @@ impl<'p> Outbound<'p> {
             }
         }
         self.buffers += u64::from(grant.commit());
-        waiting - burst.len()
     }
 
     /// Takes packets of a head and pages while the ring has room; returns how many packets.
@@ -386,48 +375,6 @@ fn sendable(packet: &Chained<'_, '_>, pool: &Pool, headroom: u16, caps: &Caps) -
         && core::ptr::eq(head.pool(), pool)
         && (caps.takes_file_pages() || !packet.pages().any(Page::is_file))
         && packet.pages().all(|page| fit(page.len()) && core::ptr::eq(page.pool(), pool))
-}
-
-#[derive(Clone, Copy)]
-struct Limits {
-    headroom: u16,
-    bytes: u32,
-}
-
-/// Puts packets of one frame on the ring until something else comes: the hot half of transmitting.
-#[inline(never)]
-fn transmit_plain<'p, const HEADROOM: bool>(
-    pool: &'p Pool,
-    loan: Loan,
-    grant: &mut Grant<'_, Descriptor>,
-    burst: &mut Burst<'p>,
-    tally: &mut Tally,
-    limits: Limits,
-) {
-    let gate = pool.gate(loan);
-    let (mut bytes, mut sent) = (0, 0);
-    let (mut part, mut behind) = grant.slots();
-    loop {
-        let room = part.len();
-        let put = burst.turn_into(part, |frame| {
-            let len = u32::from(frame.len());
-            // Zero wraps to the largest number: one comparison finds both ends.
-            if len.wrapping_sub(1) >= limits.bytes || HEADROOM && frame.head() < limits.headroom {
-                return Err(frame);
-            }
-            let offset = gate.depart(frame)?;
-            bytes += u64::from(len);
-            Ok(Descriptor::new(offset, len, 0))
-        });
-        sent += put;
-        if put < room || behind.is_empty() {
-            break;
-        }
-        part = core::mem::take(&mut behind);
-    }
-    grant.advance(u32::try_from(sent).unwrap_or(0));
-    tally.packets += sent as u64;
-    tally.bytes += bytes;
 }
 
 /// Whether the frames at the front of `burst` are all of `pool`.
@@ -552,7 +499,7 @@ mod tests {
         grant.commit();
         let mut burst = Burst::new();
         let stray = Stray::Unknown { offset: 1 << 40 };
-        assert_eq!(inbound.receive(&mut burst, |_, _| ()), Err(Fault::Stray(stray)));
+        assert_eq!(inbound.receive(&mut burst, |_, _| ()), Err((1, Fault::Stray(stray))));
         assert_eq!((burst.len(), inbound.tally), (1, Tally { packets: 1, bytes: 60 }));
         assert_eq!(pool.census().device, 0);
     }

@@ -1,6 +1,7 @@
 //! Up to sixty-four frames handled together.
 
 use crate::frame::Frame;
+use crate::pool::Gate;
 use core::mem::MaybeUninit;
 use std::fmt;
 
@@ -19,8 +20,9 @@ pub const BURST: usize = 64;
 /// Invariant **filled**: `head <= tail <= BURST`, and exactly the places from head to tail hold a frame.
 pub struct Burst<'p> {
     frames: [MaybeUninit<Frame<'p>>; BURST],
-    head: usize,
-    tail: usize,
+    /// As short as the positions of a ring, so that what is counted here needs no narrowing there.
+    head: u32,
+    tail: u32,
 }
 
 impl<'p> Burst<'p> {
@@ -34,7 +36,7 @@ impl<'p> Burst<'p> {
     #[inline]
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.tail - self.head
+        (self.tail - self.head) as usize
     }
 
     /// Whether it holds none.
@@ -48,7 +50,7 @@ impl<'p> Burst<'p> {
     #[inline]
     #[must_use]
     pub const fn room(&self) -> usize {
-        BURST - self.len()
+        (narrow(BURST) - (self.tail - self.head)) as usize
     }
 
     /// The frames, front first.
@@ -56,7 +58,7 @@ impl<'p> Burst<'p> {
     #[must_use]
     pub fn as_slice(&self) -> &[Frame<'p>] {
         // SAFETY: *filled*: the places from head to tail lie in the array.
-        let first = unsafe { self.frames.as_ptr().add(self.head) };
+        let first = unsafe { self.frames.as_ptr().add(self.head as usize) };
         // SAFETY: *filled*: they hold frames; a `MaybeUninit` is laid out as its content.
         unsafe { core::slice::from_raw_parts(first.cast(), self.len()) }
     }
@@ -67,7 +69,7 @@ impl<'p> Burst<'p> {
     pub fn as_mut_slice(&mut self) -> &mut [Frame<'p>] {
         let len = self.len();
         // SAFETY: as in `as_slice`.
-        let first = unsafe { self.frames.as_mut_ptr().add(self.head) };
+        let first = unsafe { self.frames.as_mut_ptr().add(self.head as usize) };
         // SAFETY: as in `as_slice`, and `&mut self` makes the reference unique.
         unsafe { core::slice::from_raw_parts_mut(first.cast(), len) }
     }
@@ -78,14 +80,14 @@ impl<'p> Burst<'p> {
         if self.head == self.tail {
             (self.head, self.tail) = (0, 0);
         } else if self.head > 0 {
-            let len = self.len();
+            let (head, len) = (self.head as usize, self.len());
             let base = self.frames.as_mut_ptr();
             // SAFETY: *filled*: the place lies in the array.
-            let first = unsafe { base.add(self.head) };
+            let first = unsafe { base.add(head) };
             // SAFETY: *filled*: `len` frames begin there, and `copy` allows the ranges to overlap. What stays behind
             // the new tail counts as empty, so each frame has one owner.
             unsafe { core::ptr::copy(first, base, len) };
-            (self.head, self.tail) = (0, len);
+            (self.head, self.tail) = (0, self.tail - self.head);
         }
     }
 
@@ -95,10 +97,10 @@ impl<'p> Burst<'p> {
     /// The frame itself, when the burst is full.
     #[inline]
     pub fn push(&mut self, frame: Frame<'p>) -> Result<(), Frame<'p>> {
-        if self.tail == BURST {
+        if self.tail as usize == BURST {
             self.close_up();
         }
-        match self.frames.get_mut(self.tail) {
+        match self.frames.get_mut(self.tail as usize) {
             Some(place) => {
                 place.write(frame);
                 self.tail += 1;
@@ -112,28 +114,16 @@ impl<'p> Burst<'p> {
     /// how many.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "what `turn` holds stays in registers")]
-    pub fn fill_from<T>(&mut self, items: &[T], mut turn: impl FnMut(&T) -> Option<Frame<'p>>) -> usize {
+    pub fn fill_from<T>(&mut self, items: &[T], mut turn: impl FnMut(&T) -> Option<Frame<'p>>) -> u32 {
         self.close_up();
-        let Some(places) = self.frames.get_mut(self.tail..) else { return 0 };
-        let count = places.len().min(items.len());
-        // By fours, so that the loop's own steps are shared; then one by one.
-        let ((fours, rest), (item_fours, item_rest)) =
-            (places[..count].as_chunks_mut::<4>(), items[..count].as_chunks::<4>());
-        let mut filled = 0;
-        'all: {
-            for (places, items) in fours.iter_mut().zip(item_fours) {
-                for (place, item) in places.iter_mut().zip(items) {
-                    let Some(frame) = turn(item) else { break 'all };
-                    place.write(frame);
-                    filled += 1;
-                }
-            }
-            for (place, item) in rest.iter_mut().zip(item_rest) {
-                let Some(frame) = turn(item) else { break 'all };
+        let Some(places) = self.frames.get_mut(self.tail as usize..) else { return 0 };
+        let filled = narrow(step_by_step(places, items, |place, item| match turn(item) {
+            Some(frame) => {
                 place.write(frame);
-                filled += 1;
+                true
             }
-        }
+            None => false,
+        }));
         // Should `turn` panic, the frames so far are forgotten, not dropped twice.
         self.tail += filled;
         filled
@@ -145,66 +135,41 @@ impl<'p> Burst<'p> {
         if self.is_empty() {
             return None;
         }
-        let place = self.head;
+        let place = self.head as usize;
         self.head += 1;
         // SAFETY: *filled*: the head's place held a frame, and since the line above it counts as empty, so the frame
         // has one owner.
         Some(unsafe { self.frames[place].assume_init_read() })
     }
 
-    /// Turns frames from the front into what `places` holds, until `turn` gives one back, which stays in front, or
-    /// either side is used up; returns how many.
-    #[inline(always)] // as in `fill_from`
-    pub fn turn_into<T>(
+    /// Lends frames from the front to a device, and fills `places` with what `describe` makes of each one's first
+    /// offset and length; until one is not `fit` or [cannot pass](Gate) or either side is used up. Returns how many.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `fill_from`")]
+    pub fn depart_into<T, const SHIFT: u32>(
         &mut self,
+        gate: &Gate<'p, SHIFT>,
         places: &mut [T],
-        mut turn: impl FnMut(Frame<'p>) -> Result<T, Frame<'p>>,
-    ) -> usize {
-        /// Puts the head where it belongs, also should `turn` panic: a frame that was handed over is not ours any more.
-        struct Head<'b> {
-            home: &'b mut usize,
-            taken: usize,
-        }
-        impl Drop for Head<'_> {
-            fn drop(&mut self) {
-                *self.home += self.taken;
+        fit: impl Fn(&Frame<'p>) -> bool,
+        mut describe: impl FnMut(u64, u16) -> T,
+    ) -> u32 {
+        let head = self.head;
+        let frames: *const [Frame<'p>] = self.as_slice();
+        // Should `fit` or `describe` panic, all frames are forgotten: those that departed are not ours to drop.
+        self.head = self.tail;
+        // SAFETY: *filled*: they were there when the head was at the first, and nothing was moved or written since.
+        let frames = unsafe { &*frames };
+        let departed = narrow(step_by_step(places, frames, |place, frame| {
+            if !fit(frame) {
+                return false;
             }
-        }
-        let filled = self.head..self.tail;
-        let mut head = Head { home: &mut self.head, taken: 0 };
-        let Some(frames) = self.frames.get_mut(filled) else { return 0 };
-        let count = frames.len().min(places.len());
-        let mut step = |frame: &mut MaybeUninit<Frame<'p>>, place: &mut T| {
-            head.taken += 1;
-            // SAFETY: *filled*: the place holds a frame, and since the line above it counts as empty.
-            match turn(unsafe { frame.assume_init_read() }) {
-                Ok(value) => {
-                    *place = value;
-                    true
-                }
-                Err(given_back) => {
-                    frame.write(given_back);
-                    head.taken -= 1;
-                    false
-                }
-            }
-        };
-        // By fours, as in `fill_from`.
-        let ((fours, rest), (place_fours, place_rest)) =
-            (frames[..count].as_chunks_mut::<4>(), places[..count].as_chunks_mut::<4>());
-        for (frames, places) in fours.iter_mut().zip(place_fours) {
-            for (frame, place) in frames.iter_mut().zip(places) {
-                if !step(frame, place) {
-                    return head.taken;
-                }
-            }
-        }
-        for (frame, place) in rest.iter_mut().zip(place_rest) {
-            if !step(frame, place) {
-                break;
-            }
-        }
-        head.taken
+            let Some(offset) = gate.depart(frame) else { return false };
+            *place = describe(offset, frame.len());
+            true
+        }));
+        // Those in front are forgotten: by the ledger they are the device's.
+        self.head = head + departed;
+        departed
     }
 
     /// The frame `ahead` places behind the front.
@@ -253,18 +218,18 @@ impl<'p> Burst<'p> {
     #[inline]
     pub fn append(&mut self, from: &mut Self) -> usize {
         let count = self.room().min(from.len());
-        if self.tail + count > BURST {
+        if self.tail as usize + count > BURST {
             self.close_up();
         }
         // SAFETY: *filled* of `from`: that many frames begin at its head.
-        let source = unsafe { from.frames.as_ptr().add(from.head) };
+        let source = unsafe { from.frames.as_ptr().add(from.head as usize) };
         // SAFETY: there is room for that many behind the tail.
-        let target = unsafe { self.frames.as_mut_ptr().add(self.tail) };
+        let target = unsafe { self.frames.as_mut_ptr().add(self.tail as usize) };
         // SAFETY: both ranges lie in their arrays, which `&mut` keeps apart. They count as empty there and as filled
         // here from the next line on, and nothing in between can panic.
         unsafe { core::ptr::copy_nonoverlapping(source, target, count) };
-        from.head += count;
-        self.tail += count;
+        from.head += narrow(count);
+        self.tail += narrow(count);
         count
     }
 
@@ -281,6 +246,39 @@ impl<'p> Burst<'p> {
             drop(frame);
         }
     }
+}
+
+/// A number of frames.
+#[expect(clippy::cast_possible_truncation, reason = "at most `BURST`")]
+const fn narrow(count: usize) -> u32 {
+    count as u32
+}
+
+/// Does `step` with the first of both sides, the second, and so on, until it says no or a side is used up; returns how
+/// often it said yes.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "what `step` holds stays in registers")]
+fn step_by_step<A, B>(to: &mut [A], from: &[B], mut step: impl FnMut(&mut A, &B) -> bool) -> usize {
+    let count = to.len().min(from.len());
+    // By eights, so that the loop's own steps are shared; then one by one.
+    let ((eights, rest), (from_eights, from_rest)) =
+        (to[..count].as_chunks_mut::<8>(), from[..count].as_chunks::<8>());
+    let mut done = 0;
+    for (to, from) in eights.iter_mut().zip(from_eights) {
+        for (to, from) in to.iter_mut().zip(from) {
+            if !step(to, from) {
+                return done;
+            }
+            done += 1;
+        }
+    }
+    for (to, from) in rest.iter_mut().zip(from_rest) {
+        if !step(to, from) {
+            break;
+        }
+        done += 1;
+    }
+    done
 }
 
 impl Default for Burst<'_> {

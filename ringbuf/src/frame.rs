@@ -336,12 +336,6 @@ impl<'p> Frame<'p> {
         ManuallyDrop::new(self).slot()
     }
 
-    /// The same, when the slot is known.
-    #[inline]
-    pub(crate) fn forget(self) {
-        core::mem::forget(self);
-    }
-
     #[inline]
     fn slice_mut(&mut self, head: u16, len: u16) -> &mut [u8] {
         debug_assert!(head + len <= self.pool.frame_size());

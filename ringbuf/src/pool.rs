@@ -171,13 +171,16 @@ impl Pool {
     }
 
     /// Where a burst of frames passes between this thread and one ring of a device.
+    ///
+    /// `SHIFT` is the logarithm of the slots' size, for a loop that is compiled for this size, or 0 for one that takes
+    /// any. Nothing passes where it is another's.
     #[inline]
     #[must_use]
-    pub fn gate(&self, loan: Loan) -> Gate<'_> {
-        let Self { shift, mask, .. } = *self;
-        // Through another pool's loan nothing passes.
-        let holders = if loan.pool == self.id { self.ledger.holders() } else { &[] };
-        Gate { pool: self, holders, shift, above: !mask, loan: loan.number }
+    pub fn gate<const SHIFT: u32>(&self, loan: Loan) -> Gate<'_, SHIFT> {
+        // Nor through another pool's loan.
+        let fits = loan.pool == self.id && (SHIFT == 0 || SHIFT == self.shift);
+        let holders = if fits { self.ledger.holders() } else { &[] };
+        Gate { pool: self, holders, any_shift: self.shift, loan: loan.number, bytes: 0 }
     }
 
     /// Lends a frame to a device for sending; the device says when it is done, see [`reclaim`](Self::reclaim).
@@ -352,49 +355,66 @@ impl Pool {
 /// The pool's numbers and the ledger at hand, for a loop over a burst: a copy, since the compiler cannot know that the
 /// loop's own writes leave the pool's fields alone, and would load each anew for each frame.
 #[derive(Clone, Copy, Debug)]
-pub struct Gate<'p> {
+pub struct Gate<'p, const SHIFT: u32> {
     pool: &'p Pool,
     holders: &'p [Cell<u8>],
-    shift: u32,
-    /// The bits of an offset that name the slot, and all above.
-    above: u64,
+    any_shift: u32,
     loan: u8,
+    bytes: u64,
 }
 
-impl<'p> Gate<'p> {
+impl<'p, const SHIFT: u32> Gate<'p, SHIFT> {
+    /// A number in the code where the loop is for one size of slots: one register more for the rest.
+    #[inline(always)]
+    const fn shift(&self) -> u32 {
+        if SHIFT == 0 { self.any_shift } else { SHIFT }
+    }
+
+    /// The bits of an offset that name the slot, and all above.
+    #[inline(always)]
+    const fn above(&self) -> u64 {
+        u64::MAX << self.shift()
+    }
+
+    /// Bytes that arrived.
+    #[inline]
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// As [`Pool::arrive_at`], for the common case: `None` for all that it refuses, and for a frame that ends with its
     /// slot. Nothing has changed then; ask there.
     #[inline]
     #[must_use]
-    pub fn arrive(&self, offset: u64, len: u64) -> Option<Frame<'p>> {
+    pub fn arrive(&mut self, offset: u64, len: u64) -> Option<Frame<'p>> {
         // With all bits above set, the sum runs over just when the bytes reach the slot's end, however many they are.
-        (offset | self.above).checked_add(len)?;
+        (offset | self.above()).checked_add(len)?;
         // Where a usize is shorter than the offset, what does not fit is no slot either.
-        let holder = self.holders.get(usize::try_from(offset >> self.shift).ok()?)?;
+        let holder = self.holders.get(usize::try_from(offset >> self.shift()).ok()?)?;
         if holder.get() != self.loan {
             return None;
         }
         holder.set(THREAD);
+        // Here, not where it is called: the length is not needed any more once it is part of the frame, so its register
+        // is free one instruction earlier.
+        self.bytes += len;
         Some(Frame::at(self.pool, offset, len))
     }
 
-    /// As [`Pool::depart`], for a frame that [is plain](Frame::is_plain); returns the offset of its first byte.
-    ///
-    /// # Errors
-    /// The frame itself, when it belongs to another pool or is not plain.
+    /// As [`Pool::depart`], for a frame that [is plain](Frame::is_plain) and that the caller forgets; the offset of its
+    /// first byte, or `None` when it belongs to another pool or is not plain: nothing has changed then.
     #[inline]
-    pub fn depart(&self, frame: Frame<'p>) -> Result<u64, Frame<'p>> {
+    pub(crate) fn depart(&self, frame: &Frame<'p>) -> Option<u64> {
         if !core::ptr::eq(frame.pool(), self.pool) {
-            return Err(frame);
+            return None;
         }
         // A plain frame's tag is its offset. With a flag on top it lies behind every slot, and has no entry.
         let offset = frame.tag();
-        let holder = usize::try_from(offset >> self.shift).ok().and_then(|slot| self.holders.get(slot));
-        let Some(holder) = holder else { return Err(frame) };
+        let holder = self.holders.get(usize::try_from(offset >> self.shift()).ok()?)?;
         debug_assert_eq!(holder.get(), THREAD, "a frame is its thread's");
         holder.set(self.loan);
-        frame.forget();
-        Ok(offset)
+        Some(offset)
     }
 }
 

@@ -24,9 +24,9 @@ impl<'p> App<'p> for Wire {
 
 #[inline]
 pub(super) fn has_runt(burst: &Burst<'_>) -> bool {
-    let (chunks, rest) = burst.as_slice().as_chunks::<8>();
+    let (chunks, rest) = burst.as_slice().as_chunks::<16>();
     let short = |frame: &Frame<'_>| frame.len() < ETHERNET_HEADER;
-    // By eights, so that the loop's own steps are shared.
+    // By sixteens, so that the loop's own steps are shared.
     chunks.iter().any(|chunk| chunk.iter().any(short)) || rest.iter().any(short)
 }
 

@@ -285,17 +285,16 @@ impl<'p> QueuePair<'p> for XdpQueue<'p> {
         if self.fault.get().is_some() {
             return 0;
         }
-        let before = burst.len();
         let looks = self.manner.partial_checksums;
         let received = self.inbound.receive(burst, |frame, _| {
             if looks && let Some(offload) = checksum::undone(frame) {
                 frame.set_offload(Some(offload));
             }
         });
-        if let Err(fault) = received {
+        received.unwrap_or_else(|(received, fault)| {
             self.latch(fault);
-        }
-        burst.len() - before
+            received
+        })
     }
 
     #[inline]
