@@ -148,11 +148,11 @@ impl<'p> App<'p> for FileServer<'p> {
                 out.discard(frame, Reason::Unhandled);
             }
         }
-        if let Some(conflict) = self.host.take_conflict() {
-            if self.complained.is_none_or(|at: Tick| now.0 - at.0 >= COMPLAIN_EVERY) {
-                self.complained = Some(now);
-                tracing::warn!(?conflict, "somebody else uses our address");
-            }
+        if let Some(conflict) = self.host.take_conflict()
+            && self.complained.is_none_or(|at| now.0 - at.0 >= COMPLAIN_EVERY)
+        {
+            self.complained = Some(now);
+            tracing::warn!(?conflict, "somebody else uses our address");
         }
         self.heed(now);
         self.publish();
