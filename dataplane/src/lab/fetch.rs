@@ -136,6 +136,9 @@ mod tests {
                 stream.write_all(part).expect("a reader");
             }
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort").expect("a reader");
+            // Closed with requests unread, it would be reset.
+            stream.shutdown(std::net::Shutdown::Write).expect("a reader");
+            let _ = stream.read_to_end(&mut Vec::new());
         });
         let (here, never) = (Namespace::current().expect("a namespace"), AtomicBool::new(false));
         let limit = Duration::from_secs(10);
@@ -147,6 +150,7 @@ mod tests {
         assert_eq!((second.status, second.bytes), (404, 0));
         let third = client.get("/short").expect_err("too short").to_string();
         assert!(third.contains("4 of 9 bytes are missing"), "{third}");
+        drop(client);
         peer.join().expect("no panic");
     }
 }
