@@ -76,7 +76,7 @@ struct Each(Arc<Mutex<Heard>>);
 impl Apps for Each {
     type App<'p> = Answers;
 
-    fn app<'p>(&self, _worker: usize, _pool: &'p Pool, _queues: &[&Caps]) -> Result<Answers, String> {
+    fn app(&self, _worker: usize, _pool: &Pool, _queues: &[&Caps]) -> Result<Answers, String> {
         let plan = HostPlan {
             interfaces: vec![InterfacePlan {
                 port: PORT,

@@ -97,7 +97,7 @@ struct Wire {
 impl Out<u64> for Wire {
     fn segment(&mut self, segment: &Segment, _: &mut u64) -> Sent {
         self.sent += 1;
-        if self.sent % 50 == 0 {
+        if self.sent.is_multiple_of(50) {
             return Sent::Yes;
         }
         if self.segments.len() == self.segments.capacity() {

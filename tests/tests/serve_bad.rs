@@ -163,10 +163,10 @@ fn noise(number: u32) -> Vec<u8> {
     let length = 20 + number as usize * 7 % 500;
     let mut bytes = vec![0; length];
     Content::new(number.into()).fill(&mut bytes);
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         // The left host's own address, so that some hit a connection's numbers, and a peer that is nobody.
         bytes[2..4].copy_from_slice(&PORT.to_be_bytes());
-        let from = if number % 4 == 0 { [10, 77, 0, 1] } else { [10, 77, 0, 200] };
+        let from = if number.is_multiple_of(4) { [10, 77, 0, 1] } else { [10, 77, 0, 200] };
         return frame_to_server(from, bytes);
     }
     let addresses = [Side::Left.port_mac(), Side::Left.host_mac()].concat();

@@ -27,7 +27,9 @@ fn bitmap(width: u32) -> Vec<u8> {
     file.extend([1, 0, 24, 0]);
     file.resize(54, 0);
     for y in 0..HEIGHT {
-        let pixels = (0..width).flat_map(|x| [(x * 255 / width) as u8, (y * 4) as u8, 128]);
+        let pixels = (0..width).flat_map(|x| {
+            [x * 255 / width, y * 4, 128].map(|value| u8::try_from(value % 256).expect("below 256"))
+        });
         file.extend(pixels);
         file.resize((54 + row * (y + 1)) as usize, 0);
     }

@@ -19,7 +19,7 @@ impl Site {
     pub(crate) fn new() -> Outcome<Self> {
         let site = Self(std::env::temp_dir().join(format!("ringway-serve-bench-{}", std::process::id())));
         std::fs::create_dir_all(site.www())?;
-        let content = |bytes: usize| (0..bytes).map(|i| (i % 251) as u8).collect::<Vec<u8>>();
+        let content = |bytes: usize| (0..251).cycle().take(bytes).collect::<Vec<u8>>();
         let files =
             [("128", 128), ("512", 512), ("900", 900), ("1k", 1 << 10), ("4k", 4 << 10), ("1m", 1 << 20)];
         for (name, bytes) in files {
