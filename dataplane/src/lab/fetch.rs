@@ -28,7 +28,7 @@ pub struct Fetched {
     pub status: u16,
     /// Bytes of the body.
     pub bytes: u64,
-    /// Their hash, as [`Hash`] makes it.
+    /// Their hash, as [`struct@Hash`] makes it.
     pub hash: u64,
 }
 
