@@ -168,11 +168,20 @@ fn files_in_memory_are_served() {
     let lab = TestLab::up().expect("a laboratory");
     let tree = Tree::in_memory().expect("a folder");
     let files = files(&tree).expect("files");
-    for args in [&[][..], &["--copy-below", "1"]] {
-        let server = Server::start(&lab, "af-xdp", &tree, args).expect("a server");
-        bodies(&lab, &files);
-        let report = server.finish().expect("books in order");
-        assert_eq!(report.port(0, "flattened_bytes"), 0, "{}", report.end);
+    for kind in ["auto", "shared"] {
+        for copy_below in ["2048", "1"] {
+            let args = ["--content-kind", kind, "--copy-below", copy_below];
+            let server = Server::start(&lab, "af-xdp", &tree, &args).expect("a server");
+            bodies(&lab, &files);
+            let report = server.finish().expect("books in order");
+            assert_eq!(report.port(0, "flattened_bytes"), 0, "{}", report.end);
+            // The page cache itself is in the arena, or nothing of it is; and what is gathered was never read.
+            assert_eq!(report.served("shared_bytes") > 0, kind == "shared", "{}", report.end);
+            if kind == "shared" && copy_below == "1" {
+                let read = report.served("snapshot_bytes") + report.served("direct_bytes");
+                assert_eq!(read, 0, "{}", report.end);
+            }
+        }
     }
 }
 

@@ -65,7 +65,8 @@ pub struct ServePlan {
     pub connections: u32,
     /// Shorter pieces of files are copied.
     pub copy_below: usize,
-    /// Whether files of tmpfs are sent from the page cache itself, where a device can.
+    /// Whether files of tmpfs are sent from the page cache itself, where a device can. For files that are never written
+    /// to in place: a write shows in responses that are under way, before it is heard of.
     pub share: bool,
     /// How other files get into memory that devices read.
     pub store: StorePlan,
