@@ -206,11 +206,10 @@ impl Clerk {
                 Lookup::Busy => {}
             }
         }
-        let (all, policy, date) = (Rc::clone(&self.answers), Arc::clone(&self.policy), *self.clock.date());
-        let (start, mut answers) = (conn.queued(), all.borrow_mut());
+        let (start, mut answers) = (conn.queued(), self.answers.borrow_mut());
         let written = answers.add(&mut conn.state_mut().answers, start, source, |source, out| {
             let resource = source.map_or(Resource::Busy, |answer| answer.found().resource());
-            respond(&request, resource, &policy, &date, out)
+            respond(&request, resource, &self.policy, self.clock.date(), out)
         });
         let Some(response) = written else {
             conn.reset();
@@ -222,37 +221,28 @@ impl Clerk {
             log.push(Record::new(conn.path().peer.ip(), &request, response, self.now));
         }
         conn.state_mut().intake.answered(&request, response, &self.limits);
-        self.queue(conn, response);
+        self.counters.queued_bytes += queue(conn, response);
         Step::Answered
-    }
-
-    /// Lets the stream grow by a response; the connection ends after it if it says so.
-    fn queue(&mut self, conn: &mut Conn<'_, Talk>, response: &Response) {
-        let bytes = response.total_len();
-        conn.queue(bytes);
-        self.counters.queued_bytes += bytes;
-        if response.close {
-            conn.finish();
-        }
     }
 
     /// Answers what was no request, and ends the connection.
     #[cold]
     fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: Refusal) {
-        let (all, policy, date) = (Rc::clone(&self.answers), Arc::clone(&self.policy), *self.clock.date());
-        let (start, mut answers) = (conn.queued(), all.borrow_mut());
-        let written = answers
-            .add(&mut conn.state_mut().answers, start, None, |_, out| refuse(refusal, &policy, &date, out));
+        let (start, mut answers) = (conn.queued(), self.answers.borrow_mut());
+        let written = answers.add(&mut conn.state_mut().answers, start, None, |_, out| {
+            refuse(refusal, &self.policy, self.clock.date(), out)
+        });
         if let Some(response) = written {
             self.counts.refused(refusal, Some(response));
             if let Some(log) = &self.log {
                 log.push(Record::refused(conn.path().peer.ip(), refusal, response, self.now));
             }
-            self.queue(conn, response);
+            self.counters.queued_bytes += queue(conn, response);
         }
         drop(answers);
         self.end(conn);
     }
+
     /// Nothing more is read, and the stream ends behind what is queued.
     fn end(&mut self, conn: &mut Conn<'_, Talk>) {
         conn.state_mut().intake.close();
@@ -290,4 +280,14 @@ impl Clerk {
         self.counters.timed_out += 1;
         conn.reset();
     }
+}
+
+/// Lets the stream grow by a response, and end after it if it says so; returns its bytes.
+fn queue(conn: &mut Conn<'_, Talk>, response: &Response) -> u64 {
+    let bytes = response.total_len();
+    conn.queue(bytes);
+    if response.close {
+        conn.finish();
+    }
+    bytes
 }
