@@ -318,6 +318,13 @@ fn policy(args: &ServeArgs) -> Fallible<Policy> {
 fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
     let limits =
         Limits { idle_time: args.idle_timeout, connections_per_peer: args.per_peer, ..Limits::default() };
+    if let Some(link) = link.filter(|link| link.mac == [0; 6]) {
+        let name = &link.name;
+        return Err(format!(
+            "{name} has no MAC address, and only Ethernet interfaces can be served from: ip link names them"
+        )
+        .into());
+    }
     let kernel = kernel(args, link)?;
     let log = args.access_log.as_ref().map(|path| LogPlan {
         path: Some(path.clone()).filter(|path| path.as_os_str() != "-"),

@@ -86,10 +86,12 @@ pub enum ServeError {
     #[error(transparent)]
     Host(#[from] PlanError),
     /// The access log.
-    #[error("opening the access log {0}: {1}")]
+    #[error("opening the access log {0}: {1}\n  give --access-log a file that can be written, or -")]
     Log(String, io::Error),
     /// The socket for Prometheus.
-    #[error("listening for Prometheus at {0}: {1}")]
+    #[error(
+        "listening for Prometheus at {0}: {1}\n  give --metrics an address of this machine and a port that is free"
+    )]
     Metrics(SocketAddr, io::Error),
     /// The kernel has no thread, descriptor, memory or random numbers left.
     #[error("starting the server: {0}")]
