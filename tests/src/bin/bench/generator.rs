@@ -1,9 +1,9 @@
 //! A flood of one UDP frame over AF_XDP: the same for every forwarder.
 
-use super::Outcome;
 use dataplane::lab::{Lab, Side};
 use drivers::QueuePair;
 use drivers::xdp::{Umem, XdpPlan, XdpPort, XdpQueue};
+use lab::Outcome;
 use ringbuf::{Arena, ArenaPlan, Burst, HEADROOM, Pool};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

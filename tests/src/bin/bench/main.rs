@@ -14,13 +14,15 @@ mod rival;
 use dataplane::lab::{Lab, LabPlan, Side};
 use drivers::xdp::{Sink, SinkProgram};
 use generator::Generator;
-use rival::{Arrangement, Forwarder, cpu_times};
+use lab::Outcome;
+use lab::measured::{cpu_seconds, cpu_times};
+use rival::{Arrangement, Forwarder};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::time::Duration;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+/// How long a forwarder may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
@@ -145,25 +147,15 @@ fn measure(arrangement: Arrangement, bytes: u16, forwarder: &Forwarder, seconds:
     let generator = Generator::start(&lab, bytes, 1)?;
     // Warm up: rings fill, caches and the scheduler settle.
     std::thread::sleep(Duration::from_millis(700));
-    let before = (
-        generator.sent(),
-        right.traffic()?,
-        running.cpu()?,
-        cpu_times()?,
-        rival::process_cpu(std::process::id())?,
-    );
+    let before =
+        (generator.sent(), right.traffic()?, running.cpu()?, cpu_times()?, cpu_seconds(std::process::id())?);
     let clock = std::time::Instant::now();
     std::thread::sleep(Duration::from_secs_f64(seconds));
-    let after = (
-        generator.sent(),
-        right.traffic()?,
-        running.cpu()?,
-        cpu_times()?,
-        rival::process_cpu(std::process::id())?,
-    );
+    let after =
+        (generator.sent(), right.traffic()?, running.cpu()?, cpu_times()?, cpu_seconds(std::process::id())?);
     let time = clock.elapsed().as_secs_f64();
     generator.stop();
-    running.stop()?;
+    running.stop(PATIENCE)?;
     #[expect(clippy::cast_precision_loss, reason = "figures of three digits")]
     let rate = |after: u64, before: u64| (after - before) as f64 / time / 1e6;
     let (mpps, offered_mpps) = (rate(after.1.packets, before.1.packets), rate(after.0, before.0));

@@ -1,11 +1,10 @@
 //! The forwarders under measurement, and where their work is done.
 
-use super::Outcome;
 use dataplane::lab::Lab;
+use lab::Outcome;
+use lab::measured::Running;
 use serde::Serialize;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 /// The name of DPDK's forwarder in the table.
 pub(crate) const TESTPMD: &str = "testpmd io, net_af_xdp";
@@ -118,71 +117,10 @@ impl Forwarder {
                 "packets/burst="
             }
         };
-        Running::start(command, ready)
+        let (path, stderr) = tempfile()?;
+        Running::start(command, Some(ready), stderr.into())
+            .map_err(|error| format!("{error}; see {path}").into())
     }
-}
-
-/// A forwarder at work.
-pub(crate) struct Running {
-    child: Child,
-}
-
-impl Running {
-    fn start(mut command: Command, ready: &str) -> Outcome<Self> {
-        let stderr = tempfile()?;
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr.1);
-        let mut child = command.spawn()?;
-        let stdout = child.stdout.take().ok_or("no standard output")?;
-        let mut reader = BufReader::new(stdout);
-        let mut line = String::new();
-        loop {
-            line.clear();
-            if reader.read_line(&mut line)? == 0 {
-                let status = child.wait()?;
-                return Err(format!("ended before it was ready: {status}; see {}", stderr.0).into());
-            }
-            if line.contains(ready) {
-                break;
-            }
-        }
-        // Somebody must go on reading, or it stops when the pipe is full.
-        std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
-        Ok(Self { child })
-    }
-
-    /// CPU seconds of the process so far, user and system.
-    pub(crate) fn cpu(&self) -> Outcome<f64> {
-        process_cpu(self.child.id())
-    }
-
-    /// Ends it as its user would.
-    pub(crate) fn stop(mut self) -> Outcome<()> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
-        let begin = Instant::now();
-        while self.child.try_wait()?.is_none() {
-            if begin.elapsed() > Duration::from_secs(5) {
-                self.child.kill()?;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// CPU seconds of a process so far, user and system (proc_pid_stat(5): fields 14 and 15, in hundredths of a second).
-pub(crate) fn process_cpu(pid: u32) -> Outcome<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-    Ok((ticks(11) + ticks(12)) / 100.0)
 }
 
 /// Where the forwarders' standard error goes.
@@ -217,26 +155,4 @@ pub(crate) fn share_cpu_0(lab: &Lab) -> Outcome<()> {
         }
     }
     if found < 2 { Err("the NAPI threads were not found".into()) } else { Ok(()) }
-}
-
-/// Busy time and all time of one CPU, in the kernel's ticks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CpuTime {
-    pub(crate) busy: f64,
-    pub(crate) all: f64,
-}
-
-/// Of CPU 0 and CPU 1.
-pub(crate) fn cpu_times() -> Outcome<Vec<CpuTime>> {
-    let stat = std::fs::read_to_string("/proc/stat")?;
-    let cpus = stat.lines().filter(|line| line.starts_with("cpu0 ") || line.starts_with("cpu1 "));
-    Ok(cpus
-        .map(|line| {
-            let ticks: Vec<f64> =
-                line.split_whitespace().skip(1).filter_map(|tick| tick.parse().ok()).collect();
-            let idle = ticks.get(3).unwrap_or(&0.0) + ticks.get(4).unwrap_or(&0.0);
-            let all: f64 = ticks.iter().take(8).sum();
-            CpuTime { busy: all - idle, all }
-        })
-        .collect())
 }

@@ -13,12 +13,14 @@ mod server;
 
 use case::{CASES, Case};
 use dataplane::lab::{Lab, LabPlan, Namespace, Side};
+use lab::Outcome;
+use lab::measured::cpu_times;
 use serde::Serialize;
-use server::{Server, cpu_times, kernel_seconds};
-use std::error::Error;
-use std::time::Instant;
+use server::{Server, kernel_seconds};
+use std::time::{Duration, Instant};
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+/// How long a server may take to end: its connections are drained.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
@@ -154,7 +156,7 @@ fn measure(case: &'static Case, server: Server, site: &server::Site, seconds: u3
     let answer = client(seconds)?;
     let time = clock.elapsed().as_secs_f64();
     let after = (running.cpu()?, cpu_times()?, kernel_seconds()?);
-    running.stop()?;
+    running.stop(PATIENCE)?;
     let busy = |cpu: usize| {
         (after.1[cpu].busy - before.1[cpu].busy) / (after.1[cpu].all - before.1[cpu].all) * 100.0
     };

@@ -1,11 +1,11 @@
 //! The two servers as processes on CPU 0, and the tree that both serve.
 
-use crate::{Outcome, run};
+use crate::run;
 use dataplane::lab::Lab;
-use std::io::{BufRead, BufReader};
+use lab::Outcome;
+use lab::measured::{Running, cpu_seconds};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
 /// The kernel's address at `rw-left`, where nginx listens.
 const KERNEL: &str = "10.77.0.99";
@@ -110,7 +110,7 @@ impl Server {
                 ),
             )?;
             command.args(["nginx", "-c"]).arg(site.0.join("nginx.conf"));
-            let running = Running::start(command, None)?;
+            let running = Running::start(command, None, Stdio::inherit())?;
             let mut probe = lab.middle().command("curl");
             probe.args([
                 "-sm2",
@@ -130,83 +130,8 @@ impl Server {
         let program = std::env::current_exe()?.with_file_name("ringway");
         command.arg(program).args(["serve", "--port", port, "--address", &format!("{OURS}/24"), "--root"]);
         command.arg(site.www()).args(["--format", "json"]).args(arguments);
-        Running::start(command, Some("\"event\":\"ready\""))
+        Running::start(command, Some("\"event\":\"ready\""), Stdio::inherit())
     }
-}
-
-/// A server at work.
-pub(crate) struct Running {
-    child: Child,
-}
-
-impl Running {
-    fn start(mut command: Command, ready: Option<&str>) -> Outcome<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child = command.spawn()?;
-        let stdout = child.stdout.take().ok_or("no standard output")?;
-        let mut reader = BufReader::new(stdout);
-        let mut line = String::new();
-        while let Some(ready) = ready {
-            line.clear();
-            if reader.read_line(&mut line)? == 0 {
-                return Err(format!("ended before it was ready: {}", child.wait()?).into());
-            }
-            if line.contains(ready) {
-                break;
-            }
-        }
-        // Somebody must go on reading, or it stops when the pipe is full.
-        std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
-        Ok(Self { child })
-    }
-
-    /// CPU seconds of the process so far, user and system.
-    pub(crate) fn cpu(&self) -> Outcome<f64> {
-        cpu_seconds(self.child.id())
-    }
-
-    /// Ends it as its user would.
-    pub(crate) fn stop(mut self) -> Outcome<()> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
-        let begin = Instant::now();
-        while self.child.try_wait()?.is_none() {
-            if begin.elapsed() > Duration::from_secs(15) {
-                self.child.kill()?;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Busy time and all time of one CPU, in the kernel's ticks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CpuTime {
-    pub(crate) busy: f64,
-    pub(crate) all: f64,
-}
-
-/// Of CPU 0 and CPU 1.
-pub(crate) fn cpu_times() -> Outcome<Vec<CpuTime>> {
-    let stat = std::fs::read_to_string("/proc/stat")?;
-    let cpus = stat.lines().filter(|line| line.starts_with("cpu0 ") || line.starts_with("cpu1 "));
-    Ok(cpus
-        .map(|line| {
-            let ticks: Vec<f64> =
-                line.split_whitespace().skip(1).filter_map(|tick| tick.parse().ok()).collect();
-            let idle = ticks.get(3).unwrap_or(&0.0) + ticks.get(4).unwrap_or(&0.0);
-            let all: f64 = ticks.iter().take(8).sum();
-            CpuTime { busy: all - idle, all }
-        })
-        .collect())
 }
 
 /// CPU seconds so far of the kernel thread that does CPU 0's network work when there is much of it. The rest of that
@@ -221,12 +146,4 @@ pub(crate) fn kernel_seconds() -> Outcome<f64> {
     }
     // In a container without sight of the kernel's threads.
     Ok(0.0)
-}
-
-/// CPU seconds of a process so far, user and system.
-fn cpu_seconds(pid: u32) -> Outcome<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-    Ok((ticks(11) + ticks(12)) / 100.0)
 }
