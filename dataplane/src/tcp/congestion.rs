@@ -53,13 +53,17 @@ const UNDO_THRESHOLD: usize = 1;
 const MOST: u32 = 1 << 30;
 
 impl Congestion {
+    /// The initial window in bytes.
+    pub(crate) fn initial(mss: u32, segments: u8) -> u32 {
+        let segments = u32::from(segments.max(1));
+        (segments * mss).min((2 * mss).max(segments * 1460))
+    }
+
     /// RFC 6928 section 2: at most ten segments, and no more than 14 600 bytes unless two segments are more.
     pub(crate) fn new(mss: u32, initial_segments: u8) -> Self {
-        let segments = u32::from(initial_segments.max(1));
-        let window = (segments * mss).min((2 * mss).max(segments * 1460));
         Self {
             phase: Phase::Open,
-            window,
+            window: Self::initial(mss, initial_segments),
             threshold: u32::MAX,
             recovery_end: 0,
             cubic: Cubic::new(),

@@ -55,6 +55,12 @@ impl Core {
         ecn: Ecn,
         arrived: &Arrived<'a>,
     ) -> Effects<'a> {
+        if self.state == State::SynReceived && self.is_answer_to_both(arrived) {
+            self.establish(now, arrived);
+            self.heard_at = Coarse::new(now);
+            self.ack_now();
+            return Effects { opened: true, ..Effects::ended() };
+        }
         let Some((seq, payload)) = self.acceptable(shared, now, arrived) else { return Effects::ended() };
         if arrived.flags.has(Flags::RST) {
             return self.reset(shared, now, arrived);
@@ -91,6 +97,16 @@ impl Core {
         self.note_ecn(shared, ecn, arrived);
         effects.fresh = self.take_in(shared, now, arrived, seq, payload);
         effects
+    }
+
+    /// Both ends dialled, and this is the peer's SYN-ACK (RFC 9293 section 3.5, figure 7). By its number it is old, and each
+    /// end would answer the other's with its own for ever; so it opens the connection, as an acknowledgement alone does.
+    fn is_answer_to_both(&self, arrived: &Arrived<'_>) -> bool {
+        arrived.flags.has(Flags(Flags::SYN.0 | Flags::ACK.0))
+            && !arrived.flags.any(Flags(Flags::RST.0 | Flags::FIN.0))
+            && self.bits.has(Bits::DIALLED)
+            && arrived.seq.plus(1) == self.next
+            && arrived.ack == self.origin
     }
 
     /// Checks first to last: timestamps, sequence numbers. Returns what of the payload is in the window and not known.
@@ -237,8 +253,9 @@ impl Core {
             // Sent once: the handshake is a round trip like any other (RFC 6298 section 3).
             self.rtt.sample(now, super::seq::narrow(now.saturating_sub(self.newest.sent)));
         } else {
-            // RFC 5681 section 3.1: the SYN was lost, so one segment to begin with.
+            // RFC 5681 section 3.1: the SYN was lost, so one segment to begin with; RFC 6298 section 5.7: and 3 s for it.
             self.congestion.window = self.mss();
+            self.rtt.fall_back();
         }
         self.backoff = 0;
     }

@@ -1,5 +1,6 @@
 //! What one connection sends in its turn: first what was lost, then new bytes, then an acknowledgement alone.
 
+use super::congestion::Congestion;
 use super::core::{Bits, Core, Due, State};
 use super::segment::{Block, Flags, MAX_SACKS, Segment, Timestamps};
 use super::seq::{Coarse, Micros, NEVER, Seq, low, narrow};
@@ -121,8 +122,7 @@ impl Core {
     fn turn_bytes(&mut self, shared: &Shared, now: Micros) -> u32 {
         let config = &shared.digest.config;
         if self.board.outstanding() == 0 && self.sent_at.elapsed(now) > self.rto(&shared.digest) {
-            let initial = u32::from(config.initial_window) * self.mss();
-            self.congestion.idle(initial);
+            self.congestion.idle(Congestion::initial(self.mss(), config.initial_window));
         }
         let quantum = config.quantum.max(self.mss());
         self.pace_per_ms(shared).map_or(quantum, |per_ms| per_ms.max(2 * self.mss()).min(quantum))

@@ -4,6 +4,8 @@ use super::seq::{Coarse, Micros};
 
 /// RFC 6298 section 2.1: until a round trip has been measured.
 pub(crate) const INITIAL_RTO: u32 = 1_000_000;
+/// RFC 6298 section 5.7: after a SYN had to be sent again, until a round trip has been measured.
+const FALLBACK_RTO: u32 = 3_000_000;
 /// RFC 6298 section 2.5: an upper limit is allowed, at least 60 s.
 const MAX_RTO: u32 = 60_000_000;
 /// RFC 8985 section 6.2, step 1: the least round trip is of a recent span.
@@ -14,7 +16,7 @@ const MIN_WINDOW: Micros = 300_000_000;
 pub(crate) struct Rtt {
     /// Eight times SRTT, or zero before the first measurement.
     smoothed8: u32,
-    /// Four times RTTVAR.
+    /// Four times RTTVAR; before the first measurement the timeout, if it is not the usual one.
     variation4: u32,
     /// The least of the last five minutes.
     min: u32,
@@ -43,6 +45,13 @@ impl Rtt {
         }
     }
 
+    /// The SYN had to be sent again, so that nothing was measured (section 5.7).
+    pub(crate) const fn fall_back(&mut self) {
+        if !self.known() {
+            self.variation4 = FALLBACK_RTO;
+        }
+    }
+
     /// Whether a round trip has been measured.
     #[inline]
     pub(crate) const fn known(&self) -> bool {
@@ -65,7 +74,11 @@ impl Rtt {
     #[inline]
     pub(crate) fn rto(&self, least: u32, backoff: u8) -> u32 {
         // Section 2.3: SRTT + max(G, 4 RTTVAR); the clock is finer than anything here.
-        let rto = if self.known() { self.smoothed() + self.variation4.max(1) } else { INITIAL_RTO };
+        let rto = if self.known() {
+            self.smoothed() + self.variation4.max(1)
+        } else {
+            self.variation4.max(INITIAL_RTO)
+        };
         let rto = u64::from(rto.max(least)) << backoff.min(16);
         super::seq::narrow(rto).min(MAX_RTO)
     }

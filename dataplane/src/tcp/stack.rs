@@ -112,12 +112,13 @@ impl<S: Default> Stack<S> {
         if self.find(&key).is_some() {
             return None;
         }
-        if let Some((remains, _)) = self.shared.waiting.find(&key) {
-            // RFC 6191 section 2: a later timestamp tells old segments from new ones; our clock has moved on, as has
-            // the initial sequence number.
-            self.shared.waiting.remove(remains);
+        let mut before = None;
+        if let Some((place, remains)) = self.shared.waiting.find(&key) {
+            // RFC 6191 section 2: a later timestamp tells old segments from new ones, and our clock has moved on.
+            before = Some(remains.sent);
+            self.shared.waiting.remove(place);
         }
-        let origin = self.shared.origin(&key, now);
+        let origin = self.shared.origin(&key, now).after(before);
         let core = Core::dial(&self.shared.digest, now, path, local_port, peer_port, origin);
         let index = self.add(core)?;
         self.shared.stats.dialled += 1;
@@ -507,8 +508,10 @@ impl<S: Default> Stack<S> {
     /// The connection ends with a reset to the peer.
     fn abort(&mut self, index: u32, now: Micros, why: Closed, service: &mut impl Service<S>) {
         let core = &self.slots.0[index as usize].core;
-        // RFC 9293 section 3.10.5: a SYN that was not answered is just forgotten.
-        if core.state != State::SynSent {
+        // RFC 9293 section 3.10.5: a SYN that was not answered is just forgotten. So is one of a peer that never answered
+        // our SYN-ACK: its address may be somebody else's, who would get a reset for each lie about him.
+        let silent = why == Closed::TimedOut && !core.state.synchronised();
+        if core.state != State::SynSent && !silent {
             self.shared.abort(core, now);
         }
         self.end(index, now, why, service);

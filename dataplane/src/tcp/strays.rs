@@ -5,7 +5,7 @@ use super::cookies;
 use super::core::Core;
 use super::isn;
 use super::segment::{Arrived, Flags, Timestamps};
-use super::seq::Micros;
+use super::seq::{Micros, Seq};
 use super::shared::{Shared, bare};
 use super::stack::Stack;
 use super::table::Key;
@@ -37,6 +37,7 @@ impl<S: Default> Stack<S> {
         arrived: &Arrived<'_>,
         service: &mut impl Service<S>,
     ) {
+        let mut before = None;
         if let Some((index, &remains)) = self.shared.waiting.find(key) {
             if !self.reopens(&remains, arrived) {
                 self.receive_late(now, path, index, &remains, arrived);
@@ -44,6 +45,7 @@ impl<S: Default> Stack<S> {
             }
             self.shared.stats.time_wait_reused += 1;
             self.shared.waiting.remove(index);
+            before = Some(remains.sent);
         }
         if !self.is_listening(arrived.local_port) {
             self.shared.refuse(path, arrived);
@@ -57,12 +59,12 @@ impl<S: Default> Stack<S> {
             return;
         }
         if arrived.flags.has(Flags::SYN) && !arrived.flags.has(Flags::FIN) {
-            self.accept(now, path, key, arrived);
+            self.accept(now, path, key, arrived, before);
         }
     }
 
-    /// A SYN for a port that is listened to.
-    fn accept(&mut self, now: Micros, path: &Path, key: &Key, arrived: &Arrived<'_>) {
+    /// A SYN for a port that is listened to; `before` is SND.NXT of a connection between the same ends in TIME-WAIT.
+    fn accept(&mut self, now: Micros, path: &Path, key: &Key, arrived: &Arrived<'_>, before: Option<Seq>) {
         let pressure = self.half_open >= self.shared.digest.config.half_open || self.is_full();
         if cookies::wanted(&self.shared.digest, pressure) {
             self.shared.send_cookie(now, path, key, arrived);
@@ -72,7 +74,7 @@ impl<S: Default> Stack<S> {
             self.shared.stats.syn_dropped += 1;
             return;
         }
-        let origin = self.shared.origin(key, now);
+        let origin = self.shared.origin(key, now).after(before);
         let core = Core::accept(&self.shared.digest, now, path, arrived, origin);
         if let Some(index) = self.add(core) {
             self.shared.stats.accepted += 1;
@@ -113,11 +115,18 @@ impl<S: Default> Stack<S> {
         if !arrived.flags.has(Flags::SYN) || arrived.flags.any(Flags(Flags::ACK.0 | Flags::RST.0)) {
             return false;
         }
-        let newer_stamp = match (remains.recent, arrived.options.timestamps) {
-            (Some(recent), Some(stamps)) => stamps.value.wrapping_sub(recent).cast_signed() > 0,
-            _ => false,
+        let newer_number = arrived.seq.after(remains.next);
+        // RFC 6191 section 2, case by case: a timestamp decides where there are two; where there was none and now there is,
+        // old segments are told by not having any.
+        let newer = match (remains.recent, arrived.options.timestamps) {
+            (Some(recent), Some(stamps)) => match stamps.value.wrapping_sub(recent).cast_signed() {
+                0 => newer_number,
+                later => later > 0,
+            },
+            (None, Some(_)) => true,
+            (_, None) => newer_number,
         };
-        self.is_listening(arrived.local_port) && (newer_stamp || arrived.seq.after(remains.next))
+        self.is_listening(arrived.local_port) && newer
     }
 
     /// RFC 9293 section 3.10.7.4, TIME-WAIT: a FIN again is acknowledged again. A reset does not end it (RFC 1337).
@@ -132,8 +141,8 @@ impl<S: Default> Stack<S> {
         if arrived.flags.has(Flags::RST) {
             return;
         }
-        let bare_ack = arrived.sequence_length() == 0 && arrived.seq == remains.next;
-        if bare_ack {
+        // What brings nothing needs no answer; and if that went to somebody who answers likewise, neither would ever stop.
+        if arrived.sequence_length() == 0 {
             return;
         }
         self.shared.acknowledge_last(path, remains, now);

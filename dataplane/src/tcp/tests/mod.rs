@@ -5,6 +5,7 @@ mod garbage;
 mod link;
 mod loss;
 mod pair;
+mod rare;
 mod rules;
 mod script;
 mod speed;

@@ -1,0 +1,168 @@
+//! One story for a rule: what happens rarely, and goes wrong unseen.
+
+use super::super::seq::Seq;
+use super::super::{Closed, Config};
+use super::link::{App, Link, Weather};
+use super::script::Script;
+use crate::worker::Tick;
+
+#[test]
+fn rfc_9293_section_3_5_a_syn_ack_answers_two_that_dial_at_once() {
+    let script = Script::play(
+        "
+            ! dial
+        +0  > S 0
+        +.1 < S 0 win 5000 <mss 1000>
+        +0  > S. 0 ack 1
+        +.1 < S. 0 ack 1 win 5000 <mss 1000>
+        +0  > . 1 ack 1
+        +0  < . 1 ack 1 win 5000
+        +5  ! nothing
+        ",
+    );
+    assert_eq!(script.events(), "opened");
+}
+
+/// Each end's SYN-ACK was answered with another one, as fast as the link went.
+#[test]
+fn two_stacks_that_dial_at_once_open_one_connection() {
+    let apps = (App::new(1, 2, 5000), App::new(2, 1, 5000));
+    let mut link = Link::new(4, Weather::CALM, (Config::default(), apps.0), (Config::default(), apps.1));
+    let [left, right] = &mut link.ends;
+    left.stack.dial(Tick(link.now), left.path, 4000, 80).expect("room");
+    right.stack.dial(Tick(link.now), right.path, 80, 4000).expect("room");
+    link.run();
+    for (end, count) in link.ends.iter().zip(link.counts) {
+        assert_eq!((end.app.closed(), end.app.received), (Some(Closed::Finished), 5000));
+        assert_eq!(end.stack.stats().established, 1);
+        assert!(count < 20, "{count} segments");
+    }
+}
+
+/// The address may be a liar's victim.
+#[test]
+fn a_peer_that_never_answered_gets_no_reset() {
+    let script = Script::play(
+        "
+        +0  < S 0 win 1000 <mss 1000>
+        +0  > S. 0 ack 1
+        +1  > S. 0 ack 1
+        +2  > S. 0 ack 1
+        +4  > S. 0 ack 1
+        +8  > S. 0 ack 1
+        +16 > S. 0 ack 1
+        +40 ! nothing
+        ",
+    );
+    assert_eq!(
+        (script.stack().connections(), script.stat("timed_out"), script.stat("resets_out")),
+        (0, 1, 0)
+    );
+}
+
+#[test]
+fn rfc_6298_section_5_7_three_seconds_after_a_lost_syn() {
+    let script = Script::play(
+        "
+             ! dial
+        +0   > S 0
+        +1   > S 0
+        +.05 < S. 0 ack 1 win 5000 <mss 1000>
+        +0   > . 1 ack 1
+             ! queue 100
+        +0   > P. 1:101 ack 1
+        +3   > P. 1:101 ack 1
+        +.1  < . 1 ack 101 win 5000
+        ",
+    );
+    assert_eq!(script.stat("timeouts"), 2);
+}
+
+/// We close first, with timestamps.
+const STAMPED: &str = "
+    +0  < S 0 win 8000 <mss 1000, TS 100 0>
+    +0  > S. 0 ack 1
+    +.1 < . 1 ack 1 win 8000 <TS 200 0>
+        ! finish
+    +0  > F. 1 ack 1
+    +.1 < F. 1 ack 2 win 8000 <TS 300 0>
+    +0  > . 2 ack 2
+";
+
+#[test]
+fn rfc_6191_section_2_a_timestamp_decides() {
+    let mut script = Script::play(STAMPED);
+    script.run("+1 < S 5000 win 8000 <mss 1000, TS 299 0>\n+0 > . 2 ack 2");
+    assert_eq!(script.stat("time_wait_reused"), 0, "a later number does not make up for an older timestamp");
+    script.run("+1 < S 1 win 8000 <mss 1000, TS 300 0>\n+0 > . 2 ack 2");
+    assert_eq!(script.stat("time_wait_reused"), 0, "the same timestamp and no later number");
+    script.run("+1 < S 5000 win 8000 <mss 1000, TS 300 0>\n+0 > S. 0 ack 5001");
+    assert_eq!(script.stat("time_wait_reused"), 1);
+
+    let mut script = Script::play(STAMPED);
+    script.run("+1 < S 0 win 8000 <mss 1000, TS 301 0>\n+0 > S. 0 ack 1");
+    assert_eq!(script.stat("time_wait_reused"), 1, "later by its timestamp alone");
+}
+
+#[test]
+fn rfc_6191_section_2_without_timestamps_before() {
+    let mut script = Script::play(
+        "
+        +0  < S 0 win 8000 <mss 1000>
+        +0  > S. 0 ack 1
+        +.1 < . 1 ack 1 win 8000
+            ! finish
+        +0  > F. 1 ack 1
+        +.1 < F. 1 ack 2 win 8000
+        +0  > . 2 ack 2
+        ",
+    );
+    script.run("+1 < S 1 win 8000 <mss 1000>\n+0 > . 2 ack 2");
+    assert_eq!(script.stat("time_wait_reused"), 0);
+    script.run("+1 < S 1 win 8000 <mss 1000, TS 5 0>\n+0 > S. 0 ack 2");
+    assert_eq!(script.stat("time_wait_reused"), 1);
+}
+
+/// Two ends in TIME-WAIT that disagree about a number would answer each other for a minute.
+#[test]
+fn time_wait_does_not_answer_what_brings_nothing() {
+    let mut script = Script::play(STAMPED);
+    script.run("+.1 < . 7 ack 2 win 8000 <TS 301 0>\n+0 ! nothing\n+.1 < F. 1 ack 2 win 8000 <TS 302 0>\n+0 > . 2 ack 2");
+}
+
+/// RFC 9293 section 3.6.1, MAY-2. A connection sends far more than the 250 000 numbers that the clock moves in a second.
+#[test]
+fn a_connection_reopened_from_time_wait_begins_behind_the_numbers_of_the_old_one() {
+    let config = || Config { pacing: false, ..Config::default() };
+    let (mut client, server) = (App::new(1, 2, 100), App::new(2, 1, 6_000_000));
+    client.finish_first = false;
+    let weather = Weather { delay: std::time::Duration::from_micros(50), ..Weather::CALM };
+    let mut link = Link::new(3, weather, (config(), client), (config(), server));
+    let origin = |link: &Link| link.ends[1].stack.slots.first().expect("a place").core.origin;
+    link.dial();
+    link.run();
+    let first = origin(&link);
+    assert_eq!(link.ends[1].stack.waiting(), 1);
+    for end in &mut link.ends {
+        end.app.events.clear();
+        end.app.peer_done = false;
+        end.app.received = 0;
+    }
+    link.dial();
+    link.run();
+    assert_eq!(link.ends[1].stack.stats().time_wait_reused, 1);
+    let second: Seq = origin(&link);
+    assert!(second.since(first) > 6_000_000, "{}", second.since(first));
+}
+
+/// RFC 5681 section 4.1: the restart window is not above the initial one, which has a limit in bytes too.
+#[test]
+fn the_initial_window_of_jumbo_frames() {
+    use super::super::congestion::Congestion;
+    assert_eq!(Congestion::initial(1460, 10), 14_600);
+    assert_eq!(Congestion::initial(8948, 10), 17_896);
+    let mut congestion = Congestion::new(8948, 10);
+    congestion.window = 900_000;
+    congestion.idle(Congestion::initial(8948, 10));
+    assert_eq!(congestion.window, 17_896);
+}
