@@ -6,9 +6,12 @@ use super::seq::{Micros, narrow};
 /// What the sender is doing about loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Nothing is lost.
+    /// Nothing is lost or marked.
     Open,
-    /// Something was found lost, or marked (RFC 6675 section 5, RFC 3168 section 6.1.2).
+    /// The peer echoed a mark: the window shrinks as after a loss, but nothing is known to be lost
+    /// (RFC 3168 section 6.1.2; Linux's CWR).
+    Marked,
+    /// Something was found lost (RFC 6675 section 5).
     Recovery,
     /// The retransmission timer fired (RFC 5681 section 3.1).
     Loss,
@@ -52,6 +55,14 @@ const UNDO_THRESHOLD: usize = 1;
 /// More than this is never in flight: half the sequence space would be ambiguous.
 const MOST: u32 = 1 << 30;
 
+impl Phase {
+    /// Whether nothing is known to be lost.
+    #[inline]
+    pub(crate) const fn is_whole(self) -> bool {
+        matches!(self, Self::Open | Self::Marked)
+    }
+}
+
 impl Congestion {
     /// The initial window in bytes.
     pub(crate) fn initial(mss: u32, segments: u8) -> u32 {
@@ -86,7 +97,7 @@ impl Congestion {
     /// Bytes went out: those of a recovery are counted (RFC 6937 section 3).
     #[inline]
     pub(crate) const fn sent(&mut self, bytes: u32) {
-        if matches!(self.phase, Phase::Recovery) {
+        if matches!(self.phase, Phase::Recovery | Phase::Marked) {
             self.notes[OUT] = self.notes[OUT].saturating_add(bytes);
         }
     }
@@ -95,7 +106,7 @@ impl Congestion {
     #[inline]
     pub(crate) fn acked(&mut self, now: Micros, acked: Acked, mss: u32, rtt: u32) {
         match self.phase {
-            Phase::Recovery => self.proportional(acked, mss),
+            Phase::Recovery | Phase::Marked => self.proportional(acked, mss),
             Phase::Open | Phase::Loss => self.grow(now, acked, mss, rtt),
         }
     }
@@ -135,14 +146,27 @@ impl Congestion {
             (self.threshold - acked.pipe).min(limit)
         };
         // Section 3: the first retransmission of a recovery goes out in any case.
-        let send = if out == 0 { send.max(mss) } else { send };
+        let first = out == 0 && self.phase == Phase::Recovery;
+        let send = if first { send.max(mss) } else { send };
         self.window = acked.pipe.saturating_add(send);
     }
 
-    /// Loss was found, or a mark echoed: one reduction until `nxt` is acknowledged. `flight` is what was outstanding.
-    pub(crate) fn enter_recovery(&mut self, nxt: u64, flight: u32, mss: u32) {
+    /// A mark was echoed, nothing was lost: one reduction until `nxt` is acknowledged. `flight` is what was outstanding.
+    pub(crate) fn enter_marked(&mut self, nxt: u64, flight: u32, mss: u32) {
         self.reduce(mss);
-        self.phase = Phase::Recovery;
+        self.begin(Phase::Marked, nxt, flight);
+    }
+
+    /// Loss was found: the same, unless a mark has done it already (RFC 3168 section 6.1.2: once a round trip).
+    pub(crate) fn enter_recovery(&mut self, nxt: u64, flight: u32, mss: u32) {
+        if self.phase != Phase::Marked {
+            self.reduce(mss);
+        }
+        self.begin(Phase::Recovery, nxt, flight);
+    }
+
+    const fn begin(&mut self, phase: Phase, nxt: u64, flight: u32) {
+        self.phase = phase;
         self.recovery_end = nxt;
         self.notes = [0; 3];
         self.notes[FLIGHT] = flight;
@@ -170,7 +194,7 @@ impl Congestion {
 
     /// All of the phase is acknowledged.
     pub(crate) fn leave(&mut self, mss: u32) {
-        if self.phase == Phase::Recovery {
+        if matches!(self.phase, Phase::Recovery | Phase::Marked) {
             // RFC 6937 section 3: at the end the window is the threshold.
             self.window = self.threshold.max(mss);
         }

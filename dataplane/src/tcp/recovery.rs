@@ -163,7 +163,7 @@ impl Core {
     }
 
     fn forget_dup_acks(&mut self, advanced: u32) {
-        if self.bits.has(Bits::SACK) || self.congestion.phase == Phase::Open {
+        if self.bits.has(Bits::SACK) || self.congestion.phase.is_whole() {
             self.dup_acks = 0;
             return;
         }
@@ -306,9 +306,10 @@ impl Core {
         let first = una + u64::from(self.mss().min(self.board.outstanding()));
         match self.congestion.phase {
             // RFC 5681 section 3.2: the third duplicate; RFC 6582 section 3.2, step 2: not of an old recovery.
-            Phase::Open
+            // A mark is only obeyed when no recovery is pending, so there is no old one in it.
+            phase @ (Phase::Open | Phase::Marked)
                 if self.dup_acks >= 3
-                    && una >= self.congestion.recovery_end
+                    && (una >= self.congestion.recovery_end || phase == Phase::Marked)
                     && self.board.outstanding() > 0 =>
             {
                 self.board.mark_lost(&mut shared.blocks, first);
@@ -330,7 +331,7 @@ impl Core {
         let lost_before = self.board.lost();
         let wait = self.newest_rtt.saturating_add(self.reordering_window());
         let again = self.board.detect_lost(&mut shared.blocks, self.newest, wait, now);
-        if self.board.lost() > lost_before && self.congestion.phase == Phase::Open {
+        if self.board.lost() > lost_before && self.congestion.phase.is_whole() {
             self.begin_recovery(shared);
         }
         if let Some(at) = again {
@@ -345,7 +346,7 @@ impl Core {
     fn reordering_window(&self) -> u32 {
         const DUP_THRESH: u32 = 3;
         if !self.bits.has(Bits::REORDERED)
-            && (self.congestion.phase != Phase::Open || self.board.sacked() >= DUP_THRESH * self.mss())
+            && (!self.congestion.phase.is_whole() || self.board.sacked() >= DUP_THRESH * self.mss())
         {
             return 0;
         }
@@ -356,9 +357,11 @@ impl Core {
     fn begin_recovery(&mut self, shared: &mut Shared) {
         shared.stats.recoveries += 1;
         let (nxt, mss) = (self.board.nxt, self.mss());
+        if self.congestion.phase != Phase::Marked {
+            // RFC 3168 section 6.1.2: the next new segment says that the window was reduced.
+            self.bits.set(Bits::CWR);
+        }
         self.congestion.enter_recovery(nxt, self.board.outstanding(), mss);
-        // RFC 3168 section 6.1.2: the next new segment says that the window was reduced.
-        self.bits.set(Bits::CWR);
         self.bits.clear(Bits::TIMED_OUT);
         // What is known to be lost needs no probe.
         self.bits.clear(Bits::TAIL_PROBE);
@@ -375,7 +378,7 @@ impl Core {
         }
         shared.stats.ecn_reductions += 1;
         let (nxt, mss) = (self.board.nxt, self.mss());
-        self.congestion.enter_recovery(nxt, self.board.outstanding(), mss);
+        self.congestion.enter_marked(nxt, self.board.outstanding(), mss);
         self.bits.set(Bits::CWR);
     }
 
@@ -419,7 +422,7 @@ impl Core {
     fn probe_timeout(&self, delayed_ack: Micros) -> Option<Micros> {
         let allowed = self.bits.has(Bits::SACK)
             && self.state.synchronised()
-            && self.congestion.phase == Phase::Open
+            && self.congestion.phase.is_whole()
             && self.board.sacked() == 0
             && !self.bits.has(Bits::PROBE_OUT)
             && self.backoff == 0

@@ -3,7 +3,7 @@
 use super::super::seq::Seq;
 use super::super::{Closed, Config};
 use super::link::{App, Link, Weather};
-use super::script::Script;
+use super::script::{Script, plain};
 use crate::worker::Tick;
 
 #[test]
@@ -165,4 +165,85 @@ fn the_initial_window_of_jumbo_frames() {
     congestion.window = 900_000;
     congestion.idle(Congestion::initial(8948, 10));
     assert_eq!(congestion.window, 17_896);
+}
+
+/// A connection with ECN, and eight segments in flight.
+fn eight_with_ecn(options: &str) -> Script {
+    let mut script = Script::new(Config { ecn: true, ..plain() });
+    let mut story = format!(
+        "+0 < SEW 0 win 60000 <{options}>\n+0 > S.E 0 ack 1\n+.1 < . 1 ack 1 win 60000\n! queue 8000\n"
+    );
+    for n in 0..8 {
+        let (start, end) = (n * 1000 + 1, n * 1000 + 1001);
+        story += &format!("+0 > {}. {start}:{end} ack 1 ect\n", if n == 7 { "P" } else { "" });
+    }
+    script.run(&story);
+    script
+}
+
+/// Each acknowledgement behind the mark was taken for a partial one, and each segment sent twice.
+#[test]
+fn rfc_3168_section_6_1_2_a_mark_is_no_loss_without_sack() {
+    let mut script = eight_with_ecn("mss 1000");
+    script.run(
+        "
+        +.1 < .E 1 ack 1001 win 60000
+        +0  < .E 1 ack 2001 win 60000
+        +0  < .E 1 ack 3001 win 60000
+        +0  ! nothing
+        +0  < . 1 ack 6001 win 60000
+        +0  < . 1 ack 8001 win 60000
+            ! queue 1000
+        +0  > P.W 8001:9001 ack 1 ect
+        +.1 < . 1 ack 9001 win 60000
+        ",
+    );
+    let counts =
+        ["ecn_reductions", "recoveries", "retransmits_fast", "timeouts"].map(|name| script.stat(name));
+    assert_eq!(counts, [1, 0, 0, 0]);
+}
+
+#[test]
+fn rfc_3168_section_6_1_2_a_loss_behind_a_mark_is_repaired_without_slowing_down_again() {
+    let mut script = eight_with_ecn("mss 1000");
+    script.run(
+        "
+        +.1 < .E 1 ack 1001 win 60000
+        +0  < . 1 ack 1001 win 60000
+        +0  < . 1 ack 1001 win 60000
+        +0  < . 1 ack 1001 win 60000
+        +0  > . 1001:2001 ack 1
+        +.1 < . 1 ack 8001 win 60000
+            ! queue 9000
+        +0  > .W 8001:9001 ack 1 ect
+        +0  > . 9001:10001 ack 1 ect
+        +0  > . 10001:11001 ack 1 ect
+        +0  > . 11001:12001 ack 1 ect
+        +0  > . 12001:13001 ack 1 ect
+        +0  > . 13001:14001 ack 1 ect
+        +0  > . 14001:15001 ack 1 ect           // seven tenths of ten, once
+        +.1 < . 1 ack 15001 win 60000
+        +0  > . 15001:16001 ack 1 ect
+        +0  > P. 16001:17001 ack 1 ect
+        +.1 < . 1 ack 17001 win 60000
+        ",
+    );
+    let counts =
+        ["ecn_reductions", "recoveries", "retransmits_fast", "timeouts"].map(|name| script.stat(name));
+    assert_eq!(counts, [1, 1, 1, 0]);
+}
+
+/// RFC 8985 section 6.2, step 4: no waiting for reordered segments is for recovery, and a mark is none.
+#[test]
+fn a_mark_does_not_take_reordering_for_loss() {
+    let mut script = eight_with_ecn("mss 1000, sackOK");
+    script.run(
+        "
+        +.1  < .E 1 ack 1001 win 60000
+        +0   < . 1 ack 1001 win 60000 <sack 2001:3001>
+        +.01 ! nothing
+        +0   < . 1 ack 8001 win 60000
+        ",
+    );
+    assert_eq!((script.stat("retransmits_fast"), script.stat("recoveries")), (0, 0));
 }
