@@ -1,7 +1,7 @@
 //! What the network says about a connection (RFC 1191, RFC 8201, RFC 5927).
 
 use super::conn::{Closed, Service};
-use super::core::{Core, MIN_MSS};
+use super::core::{Bits, Core, MIN_MSS};
 use super::seq::{Seq, micros};
 use super::shared::Shared;
 use super::stack::Stack;
@@ -55,9 +55,7 @@ impl Core {
     /// RFC 1191 section 6.4, RFC 8201 section 5.4: smaller segments from now on, and what was sent is sent again in them,
     /// without slowing down: it was not lost to congestion. The MTU grows again with the next connection.
     fn lower_mtu(&mut self, shared: &mut Shared, mtu: u32) {
-        let header = if self.path.is_v4() { 40 } else { 60 };
-        let stamps = if self.bits.has(super::core::Bits::TIMESTAMPS) { 12 } else { 0 };
-        let mss = u16::try_from(mtu.saturating_sub(header + stamps)).unwrap_or(u16::MAX).max(MIN_MSS);
+        let mss = self.mss_for(mtu);
         if mss >= self.mss {
             shared.stats.icmp_ignored += 1;
             return;
@@ -66,6 +64,34 @@ impl Core {
         self.mss = mss;
         if self.state.synchronised() {
             self.board.mark_lost(&mut shared.blocks, self.board.nxt);
+        }
+    }
+
+    /// Full-sized payload on a path with this MTU.
+    fn mss_for(&self, mtu: u32) -> u16 {
+        let header = if self.path.is_v4() { 40 } else { 60 };
+        let stamps = if self.bits.has(Bits::TIMESTAMPS) { 12 } else { 0 };
+        u16::try_from(mtu.saturating_sub(header + stamps)).unwrap_or(u16::MAX).max(MIN_MSS)
+    }
+
+    /// The retransmission timer fired. When what is sent again and again is long and nobody says anything, perhaps a
+    /// router drops it for its length and its word does not reach us: then shorter segments (RFC 4821 section 7.7, RFC
+    /// 8899 section 4.3). Third time as in Linux (`tcp_retries1`); a step lower with each further one. As after ICMP, the
+    /// segments stay short until the next connection.
+    pub(crate) fn suspect_black_hole(&mut self, shared: &mut Shared) {
+        const PATIENCE: u8 = 3;
+        /// Ethernet; what every IPv6 link takes (RFC 8200 section 5), and nearly every tunnel; what every IPv4 host takes
+        /// (RFC 791 section 3.1).
+        const STEPS: [u32; 3] = [1500, 1280, 576];
+        if self.backoff < PATIENCE || self.bits.has(Bits::PARKED) {
+            return;
+        }
+        let steps = if self.path.is_v4() { &STEPS[..] } else { &STEPS[..2] };
+        let sent = self.mss().min(self.board.outstanding());
+        let lower = steps.iter().map(|mtu| self.mss_for(*mtu)).find(|mss| u32::from(*mss) < sent);
+        if let Some(mss) = lower {
+            shared.stats.pmtu_black_holes += 1;
+            self.mss = mss;
         }
     }
 }

@@ -504,6 +504,7 @@ impl Core {
         if self.board.reneged(&mut shared.blocks) {
             self.board.forget_sacks(&mut shared.blocks);
         }
+        self.suspect_black_hole(shared);
         self.mark_after_timeout(shared, now);
         let (nxt, mss) = (self.board.nxt, self.mss());
         self.congestion.timeout(nxt, mss);

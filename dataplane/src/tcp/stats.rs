@@ -96,6 +96,8 @@ counters! {
     dsacks,
     /// Path MTUs that became smaller because of an ICMP message.
     pmtu_lowered,
+    /// Path MTUs taken to be smaller because long segments went unanswered, and no ICMP message came (RFC 4821).
+    pmtu_black_holes,
     /// ICMP messages about connections or bytes that are not there.
     icmp_ignored,
     /// Answers without a connection that found no room in their queue.

@@ -184,6 +184,9 @@ pub(super) struct End {
     pub(super) path: Path,
 }
 
+/// Of the addresses of [`path`].
+const IP_HEADER: usize = 20;
+
 /// What the link does to segments, each way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weather {
@@ -199,6 +202,8 @@ pub(super) struct Weather {
     pub(super) full: u64,
     /// Out says `NotYet` so often.
     pub(super) not_yet: u64,
+    /// Bytes of the longest IP packet that passes; longer ones are lost without a word.
+    pub(super) mtu: usize,
 }
 
 impl Weather {
@@ -211,6 +216,7 @@ impl Weather {
         marks: 0,
         full: 0,
         not_yet: 0,
+        mtu: usize::MAX,
     };
 }
 
@@ -350,7 +356,9 @@ impl Link {
 
     fn fly(&mut self, from: usize, mut ecn: u8, bytes: Vec<u8>) {
         let weather = self.weather;
-        let dropped = self.random.chance(weather.loss) || self.drops.contains(&(from, self.counts[from]));
+        let dropped = self.random.chance(weather.loss)
+            || self.drops.contains(&(from, self.counts[from]))
+            || bytes.len() + IP_HEADER > weather.mtu;
         if let Some(log) = &mut self.log {
             let segment = Arrived::parse(&bytes).expect("ours");
             log.push(format!(

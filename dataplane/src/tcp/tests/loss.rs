@@ -57,18 +57,18 @@ fn rfc_6298_section_5_the_timeout_doubles() {
         +0   < S 0 win 60000 <mss 1000>
         +0   > S. 0 ack 1
         +.1  < . 1 ack 1 win 60000
-             ! queue 1000
-        +0   > P. 1:1001 ack 1
+             ! queue 500
+        +0   > P. 1:501 ack 1
         ",
         "
-        +.3  > P. 1:1001 ack 1      // 100 ms + 4 * 50 ms
-        +.6  > P. 1:1001 ack 1
-        +1.2 > P. 1:1001 ack 1
+        +.3  > P. 1:501 ack 1      // 100 ms + 4 * 50 ms
+        +.6  > P. 1:501 ack 1
+        +1.2 > P. 1:501 ack 1
+        +.1  < . 1 ack 501 win 60000
+             ! queue 500
+        +0   > P. 501:1001 ack 1
+        +.3  > P. 501:1001 ack 1   // Karn: nothing was measured meanwhile, but the doubling is over
         +.1  < . 1 ack 1001 win 60000
-             ! queue 1000
-        +0   > P. 1001:2001 ack 1
-        +.3  > P. 1001:2001 ack 1   // Karn: nothing was measured meanwhile, but the doubling is over
-        +.1  < . 1 ack 2001 win 60000
         ",
     );
     assert_eq!(script.stat("timeouts"), 4);

@@ -1,5 +1,6 @@
 //! Stories of whole connections: two stacks over a link that is made up.
 
+mod black_hole;
 mod foreign;
 mod garbage;
 mod link;

@@ -74,6 +74,7 @@ fn stormy(seed: u64) -> Link {
         marks: random.below(20),
         full: random.below(100),
         not_yet: random.below(60),
+        mtu: usize::MAX,
     };
     let mut draw_config = || {
         let mut config = config();
