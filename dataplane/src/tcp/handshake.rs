@@ -136,7 +136,7 @@ impl Core {
         }
         self.establish(now, arrived);
         self.ack_now();
-        effects.opened = true;
+        (effects.opened, effects.believed) = (true, true);
         effects
     }
 

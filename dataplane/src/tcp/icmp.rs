@@ -9,18 +9,30 @@ use super::table::Key;
 use crate::net::{TcpError, Trouble};
 use crate::worker::Tick;
 
-impl<S: Default> Stack<S> {
-    /// An ICMP error about one of our segments. It is believed only if the quoted sequence number is in flight
-    /// (RFC 5927 section 4.1): whoever is not on the path has to guess it.
-    pub fn icmp(&mut self, now: Tick, quoted: &TcpError, service: &mut impl Service<S>) {
-        let now = micros(now);
-        let key = Key {
+impl Key {
+    const fn quoted(quoted: &TcpError) -> Self {
+        Self {
             local: quoted.local,
             peer: quoted.peer,
             local_port: quoted.local_port,
             peer_port: quoted.peer_port,
-        };
-        let Some(index) = self.find(&key) else {
+        }
+    }
+}
+
+impl<S: Default> Stack<S> {
+    /// Whether the connection that an ICMP error is about is here. The router that sends it has another address than the
+    /// peer, so a device with several queues may give it to another worker than the peer's segments.
+    #[must_use]
+    pub fn knows(&self, quoted: &TcpError) -> bool {
+        self.find(&Key::quoted(quoted)).is_some()
+    }
+
+    /// An ICMP error about one of our segments. It is believed only if the quoted sequence number is in flight
+    /// (RFC 5927 section 4.1): whoever is not on the path has to guess it.
+    pub fn icmp(&mut self, now: Tick, quoted: &TcpError, service: &mut impl Service<S>) {
+        let now = micros(now);
+        let Some(index) = self.find(&Key::quoted(quoted)) else {
             self.shared.stats.icmp_ignored += 1;
             return;
         };

@@ -29,12 +29,21 @@ pub(crate) struct Effects<'a> {
     pub(crate) fresh: Fresh<'a>,
     /// The segment is answered; whatever else it says is not looked at.
     pub(crate) ended: bool,
+    /// Both its numbers are such as only the peer, or who can see its segments, knows.
+    pub(crate) believed: bool,
     pub(crate) closed: Option<Closed>,
 }
 
 impl Effects<'_> {
     pub(crate) const fn nothing() -> Self {
-        Self { opened: false, acked: false, fresh: Fresh::Nothing, ended: false, closed: None }
+        Self {
+            opened: false,
+            acked: false,
+            fresh: Fresh::Nothing,
+            ended: false,
+            believed: false,
+            closed: None,
+        }
     }
 
     const fn ended() -> Self {
@@ -59,8 +68,9 @@ impl Core {
             self.establish(now, arrived);
             self.heard_at = Coarse::new(now);
             self.ack_now();
-            return Effects { opened: true, ..Effects::ended() };
+            return Effects { opened: true, believed: true, ..Effects::ended() };
         }
+        let near = self.is_near(shared, arrived);
         let Some((seq, payload)) = self.acceptable(shared, now, arrived) else { return Effects::ended() };
         if arrived.flags.has(Flags::RST) {
             return self.reset(shared, now, arrived);
@@ -90,6 +100,7 @@ impl Core {
             Some(acked) => effects.acked = acked,
             None => return Effects { ended: true, ..effects },
         }
+        effects.believed = near;
         effects.closed = self.after_fin_acked(shared, now);
         if effects.closed.is_some() {
             return effects;
@@ -97,6 +108,13 @@ impl Core {
         self.note_ecn(shared, ecn, arrived);
         effects.fresh = self.take_in(shared, now, arrived, seq, payload);
         effects
+    }
+
+    /// Whether its number is not much older than what came: a segment that was sent again is believed, too, since a peer
+    /// whose router is gone gets no acknowledgement and has nothing new to say.
+    fn is_near(&self, shared: &Shared, arrived: &Arrived<'_>) -> bool {
+        let window = shared.digest.config.receive_window.cast_signed().saturating_abs();
+        arrived.seq.since(self.next) >= -window
     }
 
     /// Both ends dialled, and this is the peer's SYN-ACK (RFC 9293 section 3.5, figure 7). By its number it is old, and each

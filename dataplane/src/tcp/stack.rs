@@ -148,7 +148,7 @@ impl<S: Default> Stack<S> {
             self.receive_stray(now, (path, ecn), &key, &arrived, service);
             return;
         };
-        self.deliver(index, now, ecn, &arrived, service);
+        self.deliver(index, now, (path, ecn), &arrived, service);
     }
 
     /// A segment for the connection at `index`.
@@ -156,7 +156,7 @@ impl<S: Default> Stack<S> {
         &mut self,
         index: u32,
         now: Micros,
-        ecn: Ecn,
+        (path, ecn): (&Path, Ecn),
         arrived: &Arrived<'_>,
         service: &mut impl Service<S>,
     ) {
@@ -166,6 +166,11 @@ impl<S: Default> Stack<S> {
         } else {
             slot.core.arrive(&mut self.shared, now, ecn, arrived)
         };
+        if effects.believed && slot.core.path.peer_mac != path.peer_mac {
+            // Another router, or another card of the peer's: answers go where its segments come from now.
+            slot.core.path.peer_mac = path.peer_mac;
+            self.shared.stats.peers_moved += 1;
+        }
         if effects.opened {
             self.half_open -= 1;
             self.shared.stats.established += 1;

@@ -100,6 +100,8 @@ counters! {
     pmtu_black_holes,
     /// ICMP messages about connections or bytes that are not there.
     icmp_ignored,
+    /// Times that a peer's segments began to come from another MAC address, and answers to go there.
+    peers_moved,
     /// Answers without a connection that found no room in their queue.
     replies_dropped,
     /// Entries of TIME-WAIT dropped early for newer ones.

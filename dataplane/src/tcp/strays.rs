@@ -104,7 +104,7 @@ impl<S: Default> Stack<S> {
             self.shared.stats.cookies_accepted += 1;
             self.shared.stats.accepted += 1;
             self.half_open += 1;
-            self.deliver(index, now, ecn, arrived, service);
+            self.deliver(index, now, (path, ecn), arrived, service);
         } else {
             self.shared.stats.syn_dropped += 1;
         }

@@ -247,3 +247,56 @@ fn a_mark_does_not_take_reordering_for_loss() {
     );
     assert_eq!((script.stat("retransmits_fast"), script.stat("recoveries")), (0, 0));
 }
+
+/// A peer behind a router that fails over, as the last byte of the MAC address that its segments come from.
+#[test]
+fn answers_go_where_believable_segments_come_from() {
+    let mut script = Script::play(
+        "
+        +0  < S 0 win 8000 <mss 1000>
+        +0  > S. 0 ack 1
+        +.1 < . 1 ack 1 win 8000
+        +0  < P. 1:101 ack 1 win 8000
+            ! queue 500
+        +0  > P. 1:501 ack 101
+        +.1 < . 101 ack 501 win 8000
+        ",
+    );
+    assert_eq!(script.went_to[5], 2);
+    // None of these is the peer's: another number, one far behind, an acknowledgement of nothing, a bad reset, a SYN.
+    script.run(
+        "
+           ! move 9
+        +0 < . 3000000:3000010 ack 1 win 8000
+        +0 > . 501 ack 101
+        +1 < . 4000000000:4000000010 ack 501 win 8000
+        +0 > . 501 ack 101
+        +1 < . 101 ack 900 win 8000
+        +0 > . 501 ack 101
+        +1 < R 150 ack 1 win 8000
+        +0 > . 501 ack 101
+        +1 < S 101 win 8000
+        +0 > . 501 ack 101
+        ",
+    );
+    assert_eq!((script.went_to[5], script.stat("peers_moved")), (2, 0));
+    // The request again, as it was not answered: by another router.
+    script.run(
+        "
+           ! move 7
+        +.1 < P. 1:101 ack 501 win 8000
+        +0  > . 501 ack 101
+        ",
+    );
+    assert_eq!((script.went_to[5], script.stat("peers_moved")), (7, 1));
+    script.run(
+        "
+           ! move 8
+        +0 < . 101 ack 501 win 8001
+           ! queue 10
+        +0 > P. 501:511 ack 101
+        +0 < . 101 ack 511 win 8000
+        ",
+    );
+    assert_eq!((script.went_to[5], script.stat("peers_moved")), (8, 2));
+}

@@ -65,6 +65,8 @@ struct Tape {
     gone: Vec<(Ecn, Vec<u8>)>,
     /// The answer to segments with payload, instead of taking them.
     refusing: Option<Sent>,
+    /// Where the last segment went to.
+    peer_mac: [u8; 6],
 }
 
 impl Out<()> for Tape {
@@ -72,6 +74,7 @@ impl Out<()> for Tape {
         if let Some(answer) = self.refusing.filter(|_| !segment.payload.is_empty()) {
             return answer;
         }
+        self.peer_mac = segment.path.peer_mac;
         let mut bytes = vec![0; segment.header_len()];
         segment.write_header(&mut bytes, 0).expect("room");
         bytes.resize(
@@ -94,6 +97,8 @@ pub(super) struct Script {
     /// How late or early an expected segment may be.
     pub(super) tolerance: Duration,
     refusing: Option<Sent>,
+    /// The MAC address that the last segment went to.
+    pub(super) went_to: [u8; 6],
 }
 
 /// A configuration in which only what a story is about happens.
@@ -124,6 +129,7 @@ impl Script {
             gone: VecDeque::new(),
             tolerance: Duration::from_millis(1),
             refusing: None,
+            went_to: [0; 6],
         }
     }
 
@@ -202,8 +208,9 @@ impl Script {
     }
 
     fn flush(&mut self) {
-        let mut tape = Tape { gone: Vec::new(), refusing: self.refusing };
+        let mut tape = Tape { gone: Vec::new(), refusing: self.refusing, peer_mac: self.went_to };
         self.stack.transmit(Tick(self.now), &mut tape, &mut self.ears);
+        self.went_to = tape.peer_mac;
         for (ecn, bytes) in tape.gone {
             let segment = Arrived::parse(&bytes).expect("ours");
             if segment.flags.has(Flags::SYN) {
@@ -305,6 +312,10 @@ impl Script {
             }
             "deaf" => {
                 self.ears.deaf = true;
+                return;
+            }
+            "move" => {
+                self.path.peer_mac[5] = rest.parse().expect(named);
                 return;
             }
             "park" => {
