@@ -13,12 +13,14 @@
 //! | `answers.rs` | responses under way, as plans |
 //! | `emit.rs` | segments to packets |
 //! | `talk.rs` | HTTP's part of a connection |
+//! | `post.rs` | what the network says, to the worker that it is for |
 //! | `start.rs` | from the plan to one app a worker |
 
 mod answers;
 mod clerk;
 mod emit;
 mod page;
+mod post;
 mod start;
 mod talk;
 
@@ -37,6 +39,7 @@ use crate::tcp::Stack;
 use crate::worker::Tick;
 use clerk::Clerk;
 use emit::Emitter;
+use post::Post;
 use ringbuf::{Burst, Frame, Page};
 use start::{Control, Retired, Site};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -73,6 +76,7 @@ pub struct FileServer<'p> {
     stage: Stage,
     listen: u16,
     page: Arc<ServePage>,
+    post: Post,
     /// The wall clock at the worker's beginning.
     born: SystemTime,
 }
@@ -95,7 +99,11 @@ impl<'p> App<'p> for FileServer<'p> {
                 }
                 Input::Answer => out.send(from, frame),
                 Input::TcpError(error) => {
-                    self.stack.icmp(now, &error, &mut self.clerk);
+                    if self.post.has_others() && !self.stack.knows(&error) {
+                        self.post.hand_on(error);
+                    } else {
+                        self.stack.icmp(now, &error, &mut self.clerk);
+                    }
                     out.deliver(frame);
                 }
                 Input::Learnt(_) | Input::Taken => out.deliver(frame),
@@ -107,6 +115,12 @@ impl<'p> App<'p> for FileServer<'p> {
     fn poll(&mut self, now: Tick, out: &mut Outbox<'p>) -> bool {
         self.store.poll(now, &mut self.woken);
         self.clerk.finder.poll(now, &mut self.woken);
+        while let Some(error) = self.post.next() {
+            if self.stack.knows(&error) {
+                self.post.counters.taken += 1;
+                self.stack.icmp(now, &error, &mut self.clerk);
+            }
+        }
         for waiter in self.woken.drain(..) {
             self.stack.resume(now, connection(waiter), &mut self.clerk);
         }
@@ -160,7 +174,7 @@ impl<'p> App<'p> for FileServer<'p> {
 
     fn lie_down(&self) -> bool {
         self.bell.doze();
-        !(self.clerk.finder.has_news() || self.store.has_news())
+        !(self.clerk.finder.has_news() || self.store.has_news() || self.post.has_news())
     }
 
     fn waker(&self) -> Option<BorrowedFd<'_>> {

@@ -6,7 +6,7 @@ use crate::tcp::Stats;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters of the server proper; those of TCP follow.
-const OWN: [&str; 26] = [
+const OWN: [&str; 29] = [
     "connections",
     "connections_opened",
     "connections_closed",
@@ -33,6 +33,9 @@ const OWN: [&str; 26] = [
     "direct_bytes",
     "echoes",
     "resolutions",
+    "icmp_handed_on",
+    "icmp_taken",
+    "icmp_lost",
 ];
 
 /// Room for the counters of TCP.
@@ -137,6 +140,9 @@ impl FileServer<'_> {
             store.direct.read_bytes,
             host.echoes,
             host.resolutions,
+            self.post.counters.handed_on,
+            self.post.counters.taken,
+            self.post.counters.lost,
         ];
         for (cell, number) in self.page.own.iter().zip(own) {
             cell.store(number, Ordering::Relaxed);

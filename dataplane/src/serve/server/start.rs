@@ -3,9 +3,10 @@
 use super::answers::Answers;
 use super::clerk::{Clerk, TalkCounters};
 use super::page::{Figures, ServePage};
+use super::post::{Letterbox, Post};
 use super::{EmitCounters, FileServer};
 use crate::app::PortId;
-use crate::net::{Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags};
+use crate::net::{HEADER_BYTES, Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags};
 use crate::serve::bell::Bell;
 use crate::serve::content::{Candidates, SharedFiles, Store, StorePlan};
 use crate::serve::http::{Clock, Counts, Limits, Peers, Policy, Scratch};
@@ -159,6 +160,8 @@ pub struct Servers {
     plan: ServePlan,
     control: Arc<Control>,
     pages: Arc<[Arc<ServePage>]>,
+    /// Where each worker hears from the others.
+    letterboxes: Arc<[Letterbox]>,
     log: Option<Log>,
     metrics: Option<Metrics>,
     /// Files of tmpfs that each worker's arena has mapped, until its app takes them.
@@ -187,6 +190,7 @@ impl Servers {
         Ok(Self {
             control: Arc::new(control),
             pages: (0..workers).map(|_| Arc::default()).collect(),
+            letterboxes: Letterbox::row(workers)?,
             log: log.transpose()?,
             metrics: None,
             files: (0..workers).map(|_| Mutex::new(None)).collect(),
@@ -264,7 +268,7 @@ impl Servers {
         let plan = &self.plan;
         let mut secret = [0; 16];
         getrandom(&mut secret, GetRandomFlags::empty()).map_err(io::Error::from)?;
-        let largest_segment = if queues.iter().all(|caps| caps.segmentation) { LARGEST_SEGMENT } else { 0 };
+        let largest_segment = largest_segment(queues);
         let config = tcp::Config {
             max_connections: plan.connections,
             time_wait: plan.connections,
@@ -278,7 +282,7 @@ impl Servers {
         };
         let mut stack = Stack::new(config, secret);
         stack.listen(plan.listen);
-        let bell = Arc::new(Bell::new()?);
+        let bell = Arc::clone(&self.letterboxes[worker].bell);
         let edition = self.control.edition.load(Ordering::Acquire);
         let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
         let tree = site.librarian.tree();
@@ -331,9 +335,19 @@ impl Servers {
             stage: Stage::Serving,
             listen: plan.listen,
             page: Arc::clone(&self.pages[worker]),
+            post: Post::new(Arc::clone(&self.letterboxes), worker),
             born: now,
         })
     }
+}
+
+/// Bytes of payload that all queues take in one packet and cut by themselves; 0 if one does not.
+fn largest_segment(queues: &[&Caps]) -> u32 {
+    let headers = u32::try_from(HEADER_BYTES).unwrap_or(0);
+    let largest = |caps: &&Caps| {
+        if caps.segmentation { caps.packet_bytes.saturating_sub(headers).min(LARGEST_SEGMENT) } else { 0 }
+    };
+    queues.iter().map(largest).min().unwrap_or(0)
 }
 
 /// A worker's finder over a site.
