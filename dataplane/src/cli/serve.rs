@@ -342,6 +342,7 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
     Ok(ServePlan {
         // A capture file has no interface: any address of our own will do.
         mac: link.map_or([2, 0x52, 0x57, 0, 2, 1], |link| link.mac),
+        vlan: None,
         mtu: link.map_or(1500, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
         shared: kernel.is_some(),
         kernel,

@@ -46,6 +46,8 @@ const _: () = assert!(LARGEST_SEGMENT as usize <= (PACKET_PAGES - 1) * CONTENT_U
 pub struct ServePlan {
     /// The interface's MAC address.
     pub mac: [u8; 6],
+    /// The VLAN whose tag every frame bears, both ways.
+    pub vlan: Option<u16>,
     /// Bytes of the longest IP packet.
     pub mtu: u16,
     /// Our addresses.
@@ -396,7 +398,7 @@ impl ServePlan {
                 port: PortId(0),
                 mac: self.mac,
                 mtu: self.mtu,
-                tags: Tags::None,
+                tags: self.vlan.map_or(Tags::None, Tags::One),
                 addresses: self.addresses.clone(),
             }],
             routes: self.gateway.map(default).into_iter().collect(),
