@@ -55,6 +55,7 @@ pub fn plan(root: &std::path::Path) -> Outcome<ServePlan> {
         tree: TreePlan::new(root),
         policy: Policy::new(&PolicyPlan::default())?,
         limits: Limits::default(),
+        keepalive: None,
         connections: 64,
         copy_below: 2048,
         share: false,

@@ -1,5 +1,6 @@
 //! What the user typed, as types; one module a command.
 
+mod bounds;
 mod demo;
 mod doctor;
 mod forward;

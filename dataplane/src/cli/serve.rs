@@ -1,5 +1,6 @@
 //! `ringway serve`.
 
+use super::bounds::Bounds;
 use super::forward::{IdleWord, say, seconds};
 use super::{Format, Outcome};
 use clap::{Args, ValueEnum};
@@ -7,7 +8,7 @@ use dataplane::net::{self, Prefix};
 use dataplane::ports::Port;
 use dataplane::report::{self, Rates};
 use dataplane::serve::content::{Kinds, StorePlan};
-use dataplane::serve::http::{Limits, Policy, PolicyPlan, media};
+use dataplane::serve::http::{Policy, PolicyPlan, media};
 use dataplane::serve::log::{self, LogPlan};
 use dataplane::serve::server::{Figures, ServePlan, Servers, Stage};
 use dataplane::serve::tree::{HostPlan, Symlinks, TreePlan};
@@ -41,6 +42,9 @@ pub(crate) struct ServeArgs {
     /// The router to other networks. Answers need none: they go back the way the request came.
     #[arg(long, value_name = "G")]
     gateway: Option<IpAddr>,
+    /// The VLAN that the address is in: every frame bears this tag (802.1Q), both ways.
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(1..=4094))]
+    vlan: Option<u16>,
     /// The TCP port to listen on.
     #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     listen: u16,
@@ -80,12 +84,6 @@ pub(crate) struct ServeArgs {
     /// Connections at once, of each worker.
     #[arg(long, value_name = "N", default_value_t = 16384)]
     connections: u32,
-    /// Connections at once from one address.
-    #[arg(long, value_name = "N", default_value_t = 4096)]
-    per_peer: u32,
-    /// Seconds after which a connection without a request is closed.
-    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds)]
-    idle_timeout: Duration,
     /// Seconds that connections get to end, when the server is told to.
     #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
     drain: Duration,
@@ -107,6 +105,8 @@ pub(crate) struct ServeArgs {
     /// How to print what happens: a table, or one JSON object a line.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    #[command(flatten)]
+    bounds: Bounds,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -316,8 +316,6 @@ fn policy(args: &ServeArgs) -> Fallible<Policy> {
 }
 
 fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
-    let limits =
-        Limits { idle_time: args.idle_timeout, connections_per_peer: args.per_peer, ..Limits::default() };
     if let Some(link) = link.filter(|link| link.mac == [0; 6]) {
         let name = &link.name;
         return Err(format!(
@@ -342,7 +340,7 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
     Ok(ServePlan {
         // A capture file has no interface: any address of our own will do.
         mac: link.map_or([2, 0x52, 0x57, 0, 2, 1], |link| link.mac),
-        vlan: None,
+        vlan: args.vlan,
         mtu: link.map_or(1500, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
         shared: kernel.is_some(),
         kernel,
@@ -351,7 +349,8 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         listen: args.listen,
         tree: tree(args)?,
         policy: policy(args)?,
-        limits,
+        limits: args.bounds.limits(),
+        keepalive: args.bounds.keepalive(),
         connections: args.connections,
         copy_below: args.copy_below.map_or(COPY_BELOW, |bytes| bytes as usize),
         share: args.content_kind == KindWord::Shared,
@@ -367,6 +366,11 @@ fn kernel(args: &ServeArgs, link: Option<&Link>) -> Fallible<Option<net::HostPla
     let ours = || args.addresses.iter().map(|prefix| prefix.address);
     match ours().filter(|address| theirs.contains(address)).count() {
         0 => Ok(None),
+        _ if args.vlan.is_some() => Err(format!(
+            "the kernel has such an address at {} without a tag: with --vlan give one that it does not have",
+            link.name
+        )
+        .into()),
         count if count == args.addresses.len() => {
             let mut plan = net::HostPlan::shared(PortId(0), link, vec![args.listen], 0..0)?;
             for interface in &mut plan.interfaces {

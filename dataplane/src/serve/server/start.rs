@@ -25,13 +25,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Paths that a worker keeps in mind.
 const PATHS: usize = 65_536;
 
-/// Bytes that a client may send ahead: two heads as long as they may be.
+/// Bytes that a client may send ahead at least; more if two heads may be longer.
 const RECEIVE_BYTES: u32 = 16 << 10;
+
+/// Questions of TCP's whether a client is still there.
+const KEEPALIVES: u8 = 4;
 
 /// Lookups that a worker may have open.
 const LOOKUPS: usize = 1024;
@@ -64,6 +67,8 @@ pub struct ServePlan {
     pub policy: Policy,
     /// What clients may ask.
     pub limits: Limits,
+    /// After how much silence TCP asks whether a client is still there; four times, a quarter of it apart.
+    pub keepalive: Option<Duration>,
     /// Connections of each worker at once.
     pub connections: u32,
     /// Shorter pieces of files are copied.
@@ -271,6 +276,8 @@ impl Servers {
         let mut secret = [0; 16];
         getrandom(&mut secret, GetRandomFlags::empty()).map_err(io::Error::from)?;
         let largest_segment = largest_segment(queues);
+        let two_heads = u32::try_from(2 * plan.limits.head_bytes).unwrap_or(u32::MAX);
+        let receive_bytes = RECEIVE_BYTES.max(two_heads);
         let config = tcp::Config {
             max_connections: plan.connections,
             time_wait: plan.connections,
@@ -278,8 +285,13 @@ impl Servers {
             // A block holds a head that has come in part: each connection may have one, and nobody can take all. They
             // cost memory only once they are used.
             receive_blocks: plan.connections,
-            receive_block_bytes: RECEIVE_BYTES,
-            receive_window: RECEIVE_BYTES,
+            receive_block_bytes: receive_bytes,
+            receive_window: receive_bytes,
+            keepalive: plan.keepalive.map(|idle| tcp::Keepalive {
+                idle,
+                interval: (idle / KEEPALIVES.into()).max(Duration::from_millis(100)),
+                probes: KEEPALIVES,
+            }),
             ..tcp::Config::default()
         };
         let mut stack = Stack::new(config, secret);
