@@ -68,7 +68,7 @@ pub enum Piece<'p> {
     Page(Page<'p>),
     /// Not resident: the waiter is woken by [`Store::poll`], and asks again.
     Later,
-    /// The file has changed since it was looked up, and this part of the old version is not there any more.
+    /// The file has changed since it was looked up, or was removed.
     Gone,
 }
 
@@ -210,6 +210,10 @@ impl<'p> Store<'p> {
             debug_assert!(false, "asked for beyond the end");
             return Piece::Gone;
         };
+        // Also what is in memory: whether a transfer ends must not hang on what others have read.
+        if entry.is_gone() {
+            return Piece::Gone;
+        }
         let within = remainder(offset);
         let key = Key { entry: entry.id(), extent };
         let Some(place) = self.resident(key) else { return self.miss(entry, key, waiter) };
@@ -285,7 +289,6 @@ impl<'p> Store<'p> {
         self.counters.misses += 1;
         let place = match self.cells.find(key) {
             Some(place) => place,
-            None if entry.is_gone() => return Piece::Gone,
             None => match self.load(entry, key, Need::Wanted) {
                 Some(place) => place,
                 None => return self.starve(waiter),
