@@ -10,7 +10,7 @@ use crate::serve::bell::Bell;
 use crate::serve::content::{Candidates, SharedFiles, Store, StorePlan};
 use crate::serve::http::{Clock, Counts, Limits, Peers, Policy, Scratch};
 use crate::serve::log::{Log, LogPlan};
-use crate::serve::metrics::{Kind, Metrics, Text};
+use crate::serve::metrics::{Metrics, Text};
 use crate::serve::tree::{Finder, Librarian, Tree, TreeError, TreePlan};
 use crate::session::Apps;
 use crate::tcp::{self, Stack};
@@ -205,11 +205,7 @@ impl Servers {
             let mut counts = Counts::default();
             pages.iter().for_each(|page| counts.add(&page.http()));
             text.http(&counts);
-            for (name, number) in Figures::of(pages.iter().map(|page| &**page)).each() {
-                let name = format!("ringway_{name}");
-                text.family(&name, Kind::Gauge, "See the book, chapter `serving`.");
-                text.sample(&name, &[], number);
-            }
+            Figures::of(pages.iter().map(|page| &**page)).tell(text);
             if let Some(queue) = &queue {
                 text.log(queue.counts());
             }
