@@ -264,6 +264,47 @@ fn small_files_do_not_take_the_room_of_large_ones() {
     assert_eq!((counters.misses, counters.evicted, counters.snapshot.files), (64, 0, 64));
 }
 
+/// A file that is written to, or replaced, between the first look and the last is not taken, and its times stay as its
+/// writer left them.
+#[test]
+fn what_changes_while_it_is_mapped_is_not_shared() {
+    if !rustix::fs::statfs("/dev/shm").is_ok_and(|fs| fs.f_type == 0x0102_1994) {
+        return eprintln!("SKIPPED: /dev/shm is no tmpfs");
+    }
+    let scratch = Scratch::beneath(Path::new("/dev/shm"));
+    let names = ["same", "written", "cut", "grown", "replaced", "removed"];
+    for name in names {
+        scratch.write(name, &pattern(5000, 1));
+    }
+    let times =
+        |name: &str| std::fs::metadata(scratch.path().join(name)).and_then(|meta| meta.modified()).ok();
+    let before = times("same");
+    let tree = Tree::open(TreePlan::new(scratch.path())).expect("opens");
+    let candidates = Candidates::find(&tree, 1 << 20);
+    assert_eq!(candidates.len(), names.len());
+    std::thread::sleep(Duration::from_millis(15));
+    let file =
+        |name: &str| std::fs::File::options().write(true).open(scratch.path().join(name)).expect("opens");
+    let plan = ArenaPlan { frames: 2, frame_size: 2048, content_bytes: 2 * EXTENT, huge_pages: false };
+    file("written").write_all(b"x").expect("writes");
+    file("cut").set_len(100).expect("cuts");
+    let (arena, mut files) = candidates.map(&plan).expect("small");
+    file("grown").set_len(9000).expect("grows");
+    scratch.write("new", &pattern(5000, 2));
+    std::fs::rename(scratch.path().join("new"), scratch.path().join("replaced")).expect("renames");
+    std::fs::remove_file(scratch.path().join("removed")).expect("removes");
+    let written = times("written");
+    candidates.confirm(&mut files);
+    assert_eq!((files.len(), files.bytes()), (1, 5000), "the one that stayed the same");
+    assert_eq!((times("same"), times("written")), (before, written));
+    assert_ne!(written, before);
+    let pool = Pool::new(arena);
+    let mut store = store(&pool, Kinds::Snapshot).with_files(files);
+    let mut is_shared =
+        |name: &str| page(&mut store, &entry(scratch.path(), name), 0, 10).expect("there").is_file();
+    assert!(is_shared("same") && !is_shared("written") && !is_shared("cut") && !is_shared("replaced"));
+}
+
 /// Files on tmpfs are handed out as they lie there, for a device's eyes; what reads itself gets a copy.
 #[test]
 fn files_of_tmpfs_are_shared_and_never_read_by_us() {
@@ -281,7 +322,7 @@ fn files_of_tmpfs_are_shared_and_never_read_by_us() {
     assert_eq!(candidates.len(), 1);
     let plan = ArenaPlan { frames: 2, frame_size: 2048, content_bytes: 2 * EXTENT, huge_pages: false };
     let (arena, mut files) = candidates.map(&plan).expect("small");
-    candidates.settle(&mut files);
+    candidates.confirm(&mut files);
     assert_eq!((files.len(), files.bytes()), (1, 10_000));
     let pool = Pool::new(arena);
     let mut store = store(&pool, Kinds::Snapshot).with_files(files);

@@ -23,7 +23,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 /// Paths that a worker keeps in mind.
@@ -65,7 +65,7 @@ pub struct ServePlan {
     pub connections: u32,
     /// Shorter pieces of files are copied.
     pub copy_below: usize,
-    /// Whether files of tmpfs are sent from the page cache itself, where a device can. For files that are never written
+    /// Whether files of tmpfs and hugetlbfs are sent from the page cache itself, where a device can. For files that are never written
     /// to in place: a write shows in responses that are under way, before it is heard of.
     pub share: bool,
     /// How other files get into memory that devices read.
@@ -161,8 +161,10 @@ pub struct Servers {
     pages: Arc<[Arc<ServePage>]>,
     log: Option<Log>,
     metrics: Option<Metrics>,
-    /// Files of tmpfs that each worker's arena has mapped, until its app takes them.
-    files: Vec<Mutex<Option<(Candidates, SharedFiles)>>>,
+    /// Files whose own pages each worker's arena has mapped, until its app takes them.
+    files: Vec<Mutex<Option<(Arc<Candidates>, SharedFiles)>>>,
+    /// Those files, found once for all workers, and open no longer than it takes all of them to start.
+    candidates: Mutex<Weak<Candidates>>,
 }
 
 impl Servers {
@@ -190,6 +192,7 @@ impl Servers {
             log: log.transpose()?,
             metrics: None,
             files: (0..workers).map(|_| Mutex::new(None)).collect(),
+            candidates: Mutex::default(),
             plan,
         })
     }
@@ -251,6 +254,17 @@ impl Servers {
         Figures::of(self.pages.iter().map(|page| &**page))
     }
 
+    /// What can be shared, in arenas with room for so many bytes.
+    fn candidates(&self, most: usize) -> Arc<Candidates> {
+        let mut known = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
+        known.upgrade().unwrap_or_else(|| {
+            let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
+            let found = Arc::new(Candidates::find(site.librarian.tree(), most));
+            *known = Arc::downgrade(&found);
+            found
+        })
+    }
+
     fn make<'p>(
         &self,
         worker: usize,
@@ -305,7 +319,7 @@ impl Servers {
         if let Some((candidates, mut files)) = mapped
             && queues.iter().all(|caps| caps.takes_file_pages())
         {
-            candidates.settle(&mut files);
+            candidates.confirm(&mut files);
             store = store.with_files(files);
         }
         Ok(FileServer {
@@ -342,13 +356,10 @@ impl Apps for Servers {
     type App<'p> = FileServer<'p>;
 
     fn arena(&self, worker: usize, plan: &ArenaPlan) -> Result<Arena, ArenaError> {
-        // Each registration counts as a write to the file, so that a second worker's would make the first one's version of
-        // it look old.
-        if !self.plan.share || self.pages.len() > 1 {
+        if !self.plan.share {
             return Arena::new(plan);
         }
-        let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
-        let candidates = Candidates::find(site.librarian.tree(), plan.content_bytes);
+        let candidates = self.candidates(plan.content_bytes);
         let (arena, files) = candidates.map(plan)?;
         *self.files[worker].lock().unwrap_or_else(PoisonError::into_inner) = Some((candidates, files));
         Ok(arena)
