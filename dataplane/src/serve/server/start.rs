@@ -153,6 +153,9 @@ impl Control {
     }
 }
 
+/// Files in an arena that may not have been registered yet.
+type Mapped = (Arc<Candidates>, SharedFiles);
+
 /// Servers, one a worker, over the same files.
 #[derive(Debug)]
 pub struct Servers {
@@ -162,7 +165,7 @@ pub struct Servers {
     log: Option<Log>,
     metrics: Option<Metrics>,
     /// Files whose own pages each worker's arena has mapped, until its app takes them.
-    files: Vec<Mutex<Option<(Arc<Candidates>, SharedFiles)>>>,
+    files: Vec<Mutex<Option<Mapped>>>,
     /// Those files, found once for all workers, and open no longer than it takes all of them to start.
     candidates: Mutex<Weak<Candidates>>,
 }
