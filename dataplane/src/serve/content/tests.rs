@@ -122,6 +122,46 @@ fn files_larger_than_memory_are_read_again_and_again() {
     }
 }
 
+/// Who waits for what is being read ahead has more read ahead the next time, up to a bound; who doesn't, has not.
+#[test]
+fn the_window_grows_for_who_is_faster_than_the_disk() {
+    let scratch = Scratch::new();
+    let bytes = pattern(100 * EXTENT, 1);
+    scratch.write("large", &bytes);
+    let entry = entry(scratch.path(), "large");
+    let settled = |store: &mut Store<'_>| {
+        soon("all reads", || {
+            store.poll(now(), &mut Vec::new());
+            (store.reading() == 0).then_some(())
+        });
+    };
+    let deep = |pool| {
+        let bell = Arc::new(Bell::new().expect("a descriptor"));
+        Store::new(pool, StorePlan { kinds: Kinds::Direct, ..StorePlan::default() }, bell).expect("starts")
+    };
+    let (pool_of_slow, pool_of_fast) = (pool(120), pool(120));
+    let mut slow = deep(&pool_of_slow);
+    for extent in 0..20 {
+        page(&mut slow, &entry, extent * EXTENT as u64, 1).expect("unchanged");
+        settled(&mut slow);
+    }
+    let counters = slow.counters();
+    assert_eq!(counters.ahead, 19 + 4, "four ahead of the last: {counters:?}");
+    let mut fast = deep(&pool_of_fast);
+    let mut at = 0;
+    while at < 60 {
+        // Asks for the next before the loader can have it, as often as it takes, and waits then.
+        match fast.page(&entry, at * EXTENT as u64, 1, ME) {
+            Piece::Page(_) => at += 1,
+            Piece::Later => settled(&mut fast),
+            Piece::Gone => panic!("it has changed"),
+        }
+    }
+    let counters = fast.counters();
+    assert!(counters.misses < 20, "the window outruns it: {counters:?}");
+    assert_eq!(counters.ahead, 59 + 32, "thirty-two ahead of the last: {counters:?}");
+}
+
 /// What somebody holds stays; who finds no room waits until there is some.
 #[test]
 fn held_pages_keep_their_extent() {
@@ -370,7 +410,7 @@ fn speed_of_direct_reads() {
     let path = std::path::PathBuf::from(std::env::var_os("RINGWAY_LARGE").expect("RINGWAY_LARGE"));
     let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
     let entry = entry(path.parent().expect("a directory"), name);
-    for (readers, ahead) in [(1, 4), (1, 8), (8, 4)] {
+    for (readers, ahead) in [(1, 4), (1, 8), (1, 32), (8, 4), (8, 32)] {
         let pool = pool(512);
         let plan = StorePlan { kinds: Kinds::Direct, ahead, ..StorePlan::default() };
         let bell = Arc::new(Bell::new().expect("a descriptor"));
