@@ -9,6 +9,7 @@ use crate::serve::tree::Entry;
 use crate::serve::waiters::{List, Waiter, Waiters};
 use crate::worker::Tick;
 use ringbuf::{Page, Pool, arena::CONTENT_UNIT};
+use rustix::thread::CpuSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,11 +61,21 @@ pub struct StorePlan {
     pub page_bytes: usize,
     /// Connections that may wait at once without memory being allocated for it.
     pub waiters: usize,
+    /// Where the loader runs; where its maker does, if `None`. A worker is pinned to a CPU, and a loader that shares it with
+    /// one that polls is late.
+    pub cpus: Option<CpuSet>,
 }
 
 impl Default for StorePlan {
     fn default() -> Self {
-        Self { kinds: Kinds::Auto, depth: 64, ahead: AHEAD_MOST, page_bytes: CONTENT_UNIT, waiters: 1024 }
+        Self {
+            kinds: Kinds::Auto,
+            depth: 64,
+            ahead: AHEAD_MOST,
+            page_bytes: CONTENT_UNIT,
+            waiters: 1024,
+            cpus: None,
+        }
     }
 }
 
@@ -153,7 +164,7 @@ impl<'p> Store<'p> {
             pool,
             plan,
             cells,
-            loader: Loader::start(plan.depth, bell)?,
+            loader: Loader::start(plan.depth, plan.cpus, bell)?,
             open: 0,
             last: 0,
             waiters: Waiters::with_room(plan.waiters),

@@ -162,6 +162,45 @@ fn the_window_grows_for_who_is_faster_than_the_disk() {
     assert_eq!(counters.ahead, 59 + 32, "thirty-two ahead of the last: {counters:?}");
 }
 
+/// A worker is pinned; its loader must not be, or it waits for the turns of one that polls.
+#[test]
+fn the_loader_is_not_pinned_with_its_worker() {
+    use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
+    let all = sched_getaffinity(None).expect("a set");
+    if all.count() < 2 {
+        return eprintln!("SKIPPED: one CPU only");
+    }
+    let its_cpus = |cpus: Option<CpuSet>| {
+        let worker = std::thread::spawn(move || {
+            let mut one = CpuSet::new();
+            one.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).expect("a CPU"));
+            sched_setaffinity(None, &one).expect("pins");
+            let threads = || -> Vec<i32> {
+                let tasks = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
+                let loader = |task: &std::fs::DirEntry| {
+                    std::fs::read_to_string(task.path().join("comm"))
+                        .is_ok_and(|name| name.trim() == "loader")
+                };
+                tasks.filter(loader).filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
+            };
+            let before = threads();
+            let pool = pool(2);
+            let plan = StorePlan { cpus, ..StorePlan::default() };
+            let store = Store::new(&pool, plan, Arc::new(Bell::new().expect("a descriptor")));
+            // Other tests have loaders too: one of those that are new runs where ours should.
+            let found = soon("the loader", || {
+                let new = threads().into_iter().filter(|thread| !before.contains(thread));
+                let sets = new.filter_map(|thread| sched_getaffinity(Pid::from_raw(thread)).ok());
+                sets.map(|set| set.count()).find(|count| *count == cpus.map_or(1, |cpus| cpus.count()))
+            });
+            drop(store);
+            found
+        });
+        worker.join().expect("no panic")
+    };
+    assert_eq!((its_cpus(None), its_cpus(Some(all))), (1, all.count()));
+}
+
 /// What somebody holds stays; who finds no room waits until there is some.
 #[test]
 fn held_pages_keep_their_extent() {

@@ -18,6 +18,7 @@ use drivers::Caps;
 use ringbuf::arena::CONTENT_UNIT;
 use ringbuf::{Arena, ArenaError, ArenaPlan, PACKET_PAGES, Pool};
 use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::thread::{CpuSet, sched_getaffinity};
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -166,6 +167,8 @@ pub struct Servers {
     metrics: Option<Metrics>,
     /// Files whose own pages each worker's arena has mapped, until its app takes them.
     files: Vec<Mutex<Option<Mapped>>>,
+    /// Where this process may run: workers are pinned, their loaders are not.
+    cpus: Option<CpuSet>,
     /// Those files, found once for all workers, and open no longer than it takes all of them to start.
     candidates: Mutex<Weak<Candidates>>,
 }
@@ -195,6 +198,7 @@ impl Servers {
             log: log.transpose()?,
             metrics: None,
             files: (0..workers).map(|_| Mutex::new(None)).collect(),
+            cpus: sched_getaffinity(None).ok(),
             candidates: Mutex::default(),
             plan,
         })
@@ -316,7 +320,7 @@ impl Servers {
             draining: false,
         };
         let page_bytes = queues.iter().map(|caps| caps.buffer_bytes as usize).min().unwrap_or(CONTENT_UNIT);
-        let store_plan = StorePlan { page_bytes, ..plan.store };
+        let store_plan = StorePlan { page_bytes, cpus: self.cpus, ..plan.store };
         let mut store = Store::new(pool, store_plan, Arc::clone(&bell))?;
         let mapped = self.files[worker].lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((candidates, mut files)) = mapped
