@@ -212,8 +212,11 @@ impl Sockets {
             }
         }
         let now = self.now();
-        self.caller.finish(now, self.seats.iter().map(|seat| &seat.talk));
-        self.seats.clear();
+        self.caller.end(now);
+        for seat in &self.seats {
+            self.caller.cut_off(&seat.talk);
+        }
+        self.caller.hand_in();
     }
 
     /// Waits for something to happen, or to be done.
@@ -414,7 +417,7 @@ impl Sockets {
     fn write(&mut self, at: usize) -> Result<(), Lost> {
         let seat = &mut self.seats[at];
         let Some(socket) = &seat.socket else { return Err(Lost::Reset) };
-        while let Some(bytes) = self.caller.bytes(&seat.talk, seat.written) {
+        while let Some(bytes) = seat.talk.bytes(self.caller.run(), seat.written) {
             match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL) {
                 Ok(sent) => seat.written += sent as u64,
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
