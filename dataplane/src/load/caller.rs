@@ -189,7 +189,10 @@ impl Caller {
         if let Some(since) = self.since {
             self.tally.counted = Some((since, now));
         }
-        self.next_report = Tick(now.0 + REPORT_EVERY);
+        let end = self.since.zip(self.run.plan.duration).map(|(since, duration)| since.0 + duration);
+        let begin = self.since.is_none().then_some(self.run.plan.warmup);
+        let moments = [end, begin].into_iter().flatten().filter(|moment| *moment > now.0);
+        self.next_report = Tick(moments.fold(now.0 + REPORT_EVERY, Duration::min));
         self.report();
     }
 

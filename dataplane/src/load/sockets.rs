@@ -222,7 +222,8 @@ impl Sockets {
     /// Waits for something to happen, or to be done.
     fn wait(&self, now: Tick, events: &mut [epoll::Event]) -> Result<usize, Errno> {
         let due = if self.free.is_empty() { None } else { self.caller.next_at() };
-        let time = due.map_or(LOOK, |due| due.0.saturating_sub(now.0).min(LOOK));
+        let soon = due.map_or(self.caller.look_at(), |due| due.min(self.caller.look_at()));
+        let time = soon.0.saturating_sub(now.0).min(LOOK);
         let mut timeout = Timespec::try_from(time).unwrap_or_default();
         if due.is_some() && !time.is_zero() {
             // epoll_wait(2) counts in milliseconds, ppoll(2) in nanoseconds.
