@@ -15,7 +15,7 @@ test: ## check everything: format, lints, every tier of tests, docs, licences
 	@bash tests/setup.sh build run test
 	@bash tests/run.sh
 
-bench: ## measure the forwarder beside DPDK's testpmd, and the file server beside nginx, over the same interfaces
+bench: ## measure the forwarder beside DPDK's testpmd, and the file server beside nginx and fio, over the same interfaces
 	@bash tests/setup.sh build run bench
 	cargo build --release --bin ringway
 	@bash tests/bench.sh

@@ -45,6 +45,8 @@ needs_of() {
         # the file server's rival, and the client of both
         echo 'command:nginx nginx-light'
         echo 'command:wrk wrk'
+        # what the disk gives at most
+        echo 'command:fio fio'
         echo 'command:curl curl'
         ;;
     doc) ;;

@@ -111,6 +111,25 @@ unsafe impl Sync for Arena {}
 /// Where each file is, in bytes from where content begins; or why it is not.
 pub type FilePlaces = Vec<io::Result<Range<usize>>>;
 
+/// A file whose own pages are to lie in an arena.
+#[derive(Clone, Copy, Debug)]
+pub struct FileMap<'f> {
+    /// Open for reading *and writing*, since the kernel pins the pages of no others.
+    pub file: BorrowedFd<'f>,
+    /// Its first so many bytes are mapped.
+    pub bytes: usize,
+    /// Bytes of one of its pages: [`CONTENT_UNIT`] on tmpfs, those of the huge page on hugetlbfs, 2 MiB at most.
+    pub page: usize,
+}
+
+impl FileMap<'_> {
+    /// Bytes in whole pages; `None` for pages that have no place in an arena.
+    fn whole(&self) -> Option<usize> {
+        let fits = self.page.is_power_of_two() && (CONTENT_UNIT..=HUGE_PAGE).contains(&self.page);
+        if fits { self.bytes.checked_next_multiple_of(self.page) } else { None }
+    }
+}
+
 const HUGE_PAGE: usize = 2 << 20;
 const _: () = assert!(usize::BITS >= 64, "offsets are 64 bits wide");
 
@@ -144,19 +163,21 @@ impl Arena {
     /// Maps an arena with files' own pages behind the content; says for each file where they are, in bytes from where
     /// content begins, or why they are not there. All of it is to be registered with a device as one.
     ///
-    /// A file must be open for reading *and writing*, since the kernel pins no others, and be on tmpfs or a memfd: of
-    /// others' pages registration says `EFAULT`. Its first `bytes` are mapped. Of hugetlbfs nothing is, since its pages
-    /// would not fit between others'.
+    /// The files must be on tmpfs, a memfd or hugetlbfs: of others' pages registration says `EFAULT`. Those of huge pages
+    /// belong in front, since up to a page is lost before the first of them.
     ///
     /// # Errors
     /// As [`new`](Self::new); the files count as content.
-    pub fn with_files(
-        plan: &ArenaPlan,
-        files: &[(BorrowedFd<'_>, usize)],
-    ) -> Result<(Self, FilePlaces), ArenaError> {
-        let whole = |bytes: usize| bytes.checked_next_multiple_of(CONTENT_UNIT);
-        let files_bytes = files.iter().try_fold(0usize, |sum, (_, bytes)| sum.checked_add(whole(*bytes)?));
-        let content_bytes = files_bytes.zip(whole(plan.content_bytes)).and_then(|(a, b)| a.checked_add(b));
+    pub fn with_files(plan: &ArenaPlan, files: &[FileMap<'_>]) -> Result<(Self, FilePlaces), ArenaError> {
+        let (mut files_bytes, mut aligned) = (Some(0usize), CONTENT_UNIT);
+        for file in files {
+            let Some(whole) = file.whole() else { continue };
+            let lost = if file.page > aligned { file.page - CONTENT_UNIT } else { 0 };
+            files_bytes = files_bytes.and_then(|sum| sum.checked_add(whole)?.checked_add(lost));
+            aligned = file.page;
+        }
+        let content = plan.content_bytes.checked_next_multiple_of(CONTENT_UNIT);
+        let content_bytes = files_bytes.zip(content).and_then(|(a, b)| a.checked_add(b));
         let Some((files_bytes, content_bytes)) = files_bytes.zip(content_bytes) else {
             return Err(ArenaError::Plan("frames and content together must stay below 4 GiB"));
         };
@@ -164,13 +185,16 @@ impl Arena {
         let mut arena = Self::new(&ArenaPlan { content_bytes, huge_pages: false, ..*plan })?;
         arena.content_bytes -= files_bytes;
         arena.files_start = arena.content_bytes;
-        let mut start = arena.files_start;
+        let content = arena.base.as_ptr().addr() + arena.content_start();
+        let mut end = arena.files_start;
         let places = files
             .iter()
-            .map(|(file, bytes)| {
-                let range = start..start + bytes.next_multiple_of(CONTENT_UNIT);
-                start = range.end;
-                arena.map_file(*file, &range).map(|()| range.start..range.start + bytes)
+            .map(|file| {
+                let whole = file.whole().filter(|whole| *whole > 0).ok_or(io::ErrorKind::InvalidInput)?;
+                // Where it lies in memory counts, not where in the arena.
+                let start = (content + end).next_multiple_of(file.page) - content;
+                end = start + whole;
+                arena.map_file(file.file, &(start..end)).map(|()| start..start + file.bytes)
             })
             .collect();
         Ok((arena, places))
@@ -178,9 +202,6 @@ impl Arena {
 
     /// Puts a file's pages in place of fresh memory that nobody has seen yet.
     fn map_file(&mut self, file: BorrowedFd<'_>, range: &Range<usize>) -> io::Result<()> {
-        if range.is_empty() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
         debug_assert!(range.start >= self.files_start && self.content_start() + range.end <= self.bytes);
         // SAFETY: *map*: the range lies in the mapping.
         let target = unsafe { self.base.add(self.content_start() + range.start) };
@@ -190,7 +211,15 @@ impl Arena {
         // *files*: nobody will make a reference to them.
         let mapped =
             unsafe { libc::mmap(target.as_ptr().cast(), range.len(), access, flags, file.as_raw_fd(), 0) };
-        if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // Registration pins the pages for writing. A page that is not there yet would be fetched as by a write, and move
+        // the file's times; one that is there already, as by a read, is pinned without that (on file systems that write
+        // nothing back). Linux 5.14; before that the times move, and whoever cares about them looks.
+        // SAFETY: the range was mapped just above; the advice changes no content.
+        unsafe { libc::madvise(mapped, range.len(), libc::MADV_POPULATE_READ) };
+        Ok(())
     }
 
     /// Where it begins.
@@ -315,10 +344,18 @@ mod tests {
         two.set_len(100).expect("grows");
         let nothing = std::fs::File::open("/dev/null").expect("opens");
         let plan = ArenaPlan { frames: 3, frame_size: 2048, content_bytes: 5000, huge_pages: true };
-        let files = [(one.as_fd(), 5000), (nothing.as_fd(), 10), (two.as_fd(), 100)];
+        let map = |file, bytes| FileMap { file, bytes, page: CONTENT_UNIT };
+        let odd = FileMap { page: 4 << 20, ..map(one.as_fd(), 5000) };
+        let files = [
+            map(one.as_fd(), 5000),
+            map(nothing.as_fd(), 10),
+            odd,
+            map(one.as_fd(), 0),
+            map(two.as_fd(), 100),
+        ];
         let (arena, places) = Arena::with_files(&plan, &files).expect("small");
         let places: Vec<_> = places.into_iter().map(Result::ok).collect();
-        assert_eq!(places, [Some(8192..13192), None, Some(20480..20580)]);
+        assert_eq!(places, [Some(8192..13192), None, None, None, Some(20480..20580)]);
         assert_eq!((arena.content_bytes(), arena.files(), arena.bytes()), (8192, 8192..24576, 8192 + 24576));
         let peek = |at: usize| {
             // SAFETY: *layout*: `at` is inside the content or the files behind it.
@@ -330,6 +367,38 @@ mod tests {
             one.write_at(&[byte], 4999).expect("writes");
             two.write_at(&[byte + 1], 0).expect("writes");
             assert_eq!((peek(8192 + 4999), peek(20480), peek(16384)), (byte, byte + 1, 0));
+        }
+    }
+
+    /// Pages of 2 MiB lie where such pages can lie, and small ones behind them.
+    #[test]
+    fn huge_pages_of_files_are_aligned() {
+        // SAFETY: the name is a string with its zero.
+        let huge = unsafe { libc::memfd_create(c"huge".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_HUGETLB) };
+        // SAFETY: as above.
+        let small = unsafe { libc::memfd_create(c"small".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(small >= 0);
+        if huge < 0 {
+            return eprintln!("SKIPPED: no hugetlbfs");
+        }
+        // SAFETY: descriptors that the kernel has just made for us.
+        let [huge, small] =
+            [huge, small].map(|file| std::fs::File::from(unsafe { std::os::fd::OwnedFd::from_raw_fd(file) }));
+        small.set_len(100).expect("grows");
+        huge.set_len(HUGE_PAGE as u64).expect("grows");
+        let plan = ArenaPlan { frames: 3, frame_size: 2048, content_bytes: 5000, huge_pages: true };
+        let files = [
+            FileMap { file: huge.as_fd(), bytes: HUGE_PAGE, page: HUGE_PAGE },
+            FileMap { file: small.as_fd(), bytes: 100, page: CONTENT_UNIT },
+        ];
+        let (arena, places) = Arena::with_files(&plan, &files).expect("small");
+        let places: Vec<Option<Range<usize>>> = places.into_iter().map(Result::ok).collect();
+        let small = places[1].clone().expect("mapped");
+        assert!(small.end <= arena.files().end, "{small:?} in {:?}", arena.files());
+        // Without a reserve of huge pages the kernel maps none.
+        if let Some(huge) = places[0].clone() {
+            let address = arena.base().as_ptr().addr() + arena.content_start() + huge.start;
+            assert_eq!((address % HUGE_PAGE, huge.len(), huge.end), (0, HUGE_PAGE, small.start));
         }
     }
 

@@ -154,7 +154,7 @@ impl fmt::Debug for ContentGrant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arena::{Arena, ArenaPlan};
+    use crate::arena::{Arena, ArenaPlan, FileMap};
     use std::os::fd::AsFd;
 
     fn pool(units: usize) -> Pool {
@@ -212,7 +212,9 @@ mod tests {
         std::fs::remove_file(name).expect("removes");
         file.set_len(6000).expect("grows");
         let plan = ArenaPlan { frames: 2, frame_size: 2048, content_bytes: 4096, huge_pages: false };
-        let (arena, places) = Arena::with_files(&plan, &[(file.as_fd(), 6000)]).expect("small");
+        let (arena, places) =
+            Arena::with_files(&plan, &[FileMap { file: file.as_fd(), bytes: 6000, page: CONTENT_UNIT }])
+                .expect("small");
         assert_eq!(places[0].as_ref().expect("mapped"), &(4096..10096));
         let pool = Pool::new(arena);
         assert!(pool.page(4096, 1).is_none() && pool.page(4000, 200).is_none());

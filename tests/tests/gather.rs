@@ -12,7 +12,7 @@ use drivers::xdp::{Umem, XdpPlan, XdpPort, XdpQueue};
 use drivers::{Gather, QueuePair};
 use lab::traffic::Content;
 use lab::{TestLab, needs};
-use ringbuf::{Arena, ArenaPlan, Burst, Offload, PACKET_PAGES, Packet, Packets, Pool};
+use ringbuf::{Arena, ArenaPlan, Burst, FileMap, Offload, PACKET_PAGES, Packet, Packets, Pool};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -318,7 +318,9 @@ fn a_files_own_pages_are_sent_unread() {
     Content::new(9).fill(&mut content);
     file.write_all_at(&content, 0).expect("writes");
     let plan = ArenaPlan { frames: 3072, frame_size: 2048, content_bytes: CONTENT_UNIT, huge_pages: false };
-    let (arena, places) = Arena::with_files(&plan, &[(file.as_fd(), content.len())]).expect("an arena");
+    let (arena, places) =
+        Arena::with_files(&plan, &[FileMap { file: file.as_fd(), bytes: content.len(), page: CONTENT_UNIT }])
+            .expect("an arena");
     let start = places[0].as_ref().expect("mapped").start;
     let pool = Pool::new(arena);
     let umem = Umem::new(&pool);

@@ -144,6 +144,37 @@ fn a_warm_request_allocates_nothing() {
     assert!(bytes > 100 * u64::from(TURNS), "{bytes} bytes");
 }
 
+/// A request that is logged, while there is room for it and when there is none: every record is written or counted.
+#[test]
+fn a_logged_request_allocates_nothing() {
+    use dataplane::serve::http::{
+        Date, HEAD_MAX, Limits, Parsed, Policy, Request, Resource, Scratch, respond,
+    };
+    use dataplane::serve::log::{Format, Log, LogPlan, Record};
+    let path = std::env::temp_dir().join(format!("ringway-no-alloc-{}.log", std::process::id()));
+    let plan = LogPlan { path: Some(path.clone()), format: Format::Json, capacity: 64 };
+    let log = Log::open(&plan).expect("a log");
+    let queue = log.queue();
+    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\nUser-Agent: x\r\n\r\n", "y".repeat(3000));
+    let (limits, mut head) = (Limits::default(), [0; HEAD_MAX]);
+    let (mut scratch, policy, now) = (Scratch::new(&limits), Policy::default(), std::time::SystemTime::now());
+    let (date, peer) = (Date::new(now), "10.0.0.1".parse().expect("an address"));
+    let before = allocations();
+    for _ in 0..TURNS {
+        let Parsed::Request(request, _) = Request::parse(long.as_bytes(), &mut scratch, &limits) else {
+            panic!("a request")
+        };
+        let response = respond(&request, Resource::NotFound, &policy, &date, &mut head);
+        queue.push(Record::new(peer, &request, &response, now));
+    }
+    assert_eq!(allocations() - before, 0, "allocations in {TURNS} requests");
+    drop(log);
+    let counts = queue.counts();
+    assert_eq!(counts.written + counts.dropped, u64::from(TURNS), "{counts:?}");
+    assert!(counts.written >= 64 && counts.dropped > 0, "{counts:?}");
+    std::fs::remove_file(&path).expect("removed");
+}
+
 /// Turns with a burst of 32 in each, and now and then a chain and a runt; `wrapped` puts the port into a wrapper.
 fn turns_over_memory<'p, Q: Gather<'p>>(
     pool: &'p Pool,

@@ -45,8 +45,13 @@ pub struct Record {
     pub taken: Option<Duration>,
     version: Option<Version>,
     ends: [u16; 5],
+    /// One bit for each text that was longer than its share.
+    cut: u8,
     text: [u8; TEXT],
 }
+
+/// What stands behind a text that was cut, in a line of the combined format.
+const CUT: &[u8] = b"...";
 
 impl Record {
     /// The answer to a request that came at `at`. `bytes` are those that the answer has; set it to those that were
@@ -79,14 +84,15 @@ impl Record {
         version: Option<Version>,
         texts: [&[u8]; 5],
     ) -> Self {
-        let (mut text, mut ends, mut end) = ([0; TEXT], [0; 5], 0);
-        for ((source, share), mark) in texts.iter().zip(SHARES).zip(&mut ends) {
+        let (mut text, mut ends, mut end, mut cut) = ([0; TEXT], [0; 5], 0, 0);
+        for (place, ((source, share), mark)) in texts.iter().zip(SHARES).zip(&mut ends).enumerate() {
+            cut |= u8::from(source.len() > share) << place;
             let source = &source[..source.len().min(share)];
             text[end..end + source.len()].copy_from_slice(source);
             end += source.len();
             *mark = u16::try_from(end).unwrap_or(u16::MAX);
         }
-        Self { peer: peer.to_canonical(), at, status, bytes, taken: None, version, ends, text }
+        Self { peer: peer.to_canonical(), at, status, bytes, taken: None, version, ends, cut, text }
     }
 
     /// Method, target, host, referer, agent.
@@ -97,6 +103,11 @@ impl Record {
             from = usize::from(end);
             text
         })
+    }
+
+    /// Which of them were cut.
+    fn cuts(&self) -> [bool; 5] {
+        std::array::from_fn(|place| self.cut >> place & 1 == 1)
     }
 
     const fn protocol(version: Version) -> &'static str {
@@ -119,6 +130,7 @@ impl Record {
 
     fn combined(&self, out: &mut impl Write) -> io::Result<()> {
         let [method, target, _, referer, agent] = self.texts();
+        let [method_cut, target_cut, _, referer_cut, agent_cut] = self.cuts();
         let date = Date::new(self.at);
         // `Sun, 06 Nov 1994 08:49:37 GMT` holds all the pieces.
         let date = std::str::from_utf8(date.text()).unwrap_or_default();
@@ -126,17 +138,17 @@ impl Record {
         let (day, month, year, time) = (piece(5, 7), piece(8, 11), piece(12, 16), piece(17, 25));
         write!(out, "{} - - [{day}/{month}/{year}:{time} +0000] \"", self.peer)?;
         if let Some(version) = self.version {
-            escape(method, out)?;
+            escape(method, method_cut, out)?;
             out.write_all(b" ")?;
-            escape(target, out)?;
+            escape(target, target_cut, out)?;
             write!(out, " {}", Self::protocol(version))?;
         } else {
             out.write_all(b"-")?;
         }
         write!(out, "\" {} {} \"", self.status, self.bytes)?;
-        escape(if referer.is_empty() { b"-" } else { referer }, out)?;
+        escape(if referer.is_empty() { b"-" } else { referer }, referer_cut, out)?;
         out.write_all(b"\" \"")?;
-        escape(if agent.is_empty() { b"-" } else { agent }, out)?;
+        escape(if agent.is_empty() { b"-" } else { agent }, agent_cut, out)?;
         out.write_all(b"\"\n")
     }
 
@@ -158,6 +170,7 @@ impl Record {
             referer: some(referer),
             agent: some(agent),
             refused: if named { None } else { some(target) },
+            cut: NAMES.into_iter().zip(self.cuts()).filter_map(|(name, cut)| cut.then_some(name)).collect(),
         };
         serde_json::to_writer(&mut *out, &line)?;
         out.write_all(b"\n")
@@ -180,17 +193,23 @@ struct Line {
     referer: Option<String>,
     agent: Option<String>,
     refused: Option<String>,
+    /// Names of the texts that were longer than is kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cut: Vec<&'static str>,
 }
 
-/// As nginx does: what could end the text or the line is `\xHH`.
-fn escape(text: &[u8], out: &mut impl Write) -> io::Result<()> {
+/// The texts of a record, as JSON calls them.
+const NAMES: [&str; 5] = ["method", "target", "host", "referer", "agent"];
+
+/// As nginx does: what could end the text or the line, or speak to a terminal, is `\xHH`.
+fn escape(text: &[u8], cut: bool, out: &mut impl Write) -> io::Result<()> {
     for &byte in text {
         match byte {
             b'"' | b'\\' | 0..=0x1f | 0x7f.. => write!(out, "\\x{byte:02X}")?,
             byte => out.write_all(&[byte])?,
         }
     }
-    Ok(())
+    out.write_all(if cut { CUT } else { b"" })
 }
 
 /// Where lines go.
@@ -353,7 +372,12 @@ impl Writer {
                 self.reopen();
             }
             let mut lines = 0u64;
-            while let Some(record) = self.shared.queue.pop() {
+            // A round at most: workers may be as fast as this thread for hours, and lines are to be seen, and a new file
+            // opened, meanwhile. At the end nobody pushes any more.
+            let most = if stop { u64::MAX } else { self.shared.queue.capacity() as u64 };
+            while lines < most
+                && let Some(record) = self.shared.queue.pop()
+            {
                 self.write(&record);
                 lines += 1;
             }
@@ -364,8 +388,10 @@ impl Writer {
             if stop {
                 return;
             }
-            nap = if lines > 0 { NAP } else { (nap * 2).min(LONG_NAP) };
-            thread::sleep(nap);
+            if lines < most {
+                nap = if lines > 0 { NAP } else { (nap * 2).min(LONG_NAP) };
+                thread::sleep(nap);
+            }
         }
     }
 

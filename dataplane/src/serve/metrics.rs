@@ -80,7 +80,7 @@ impl Text {
     /// What became of the access log's records.
     pub fn log(&mut self, counts: LogCounts) {
         let name = "ringway_access_log_records_total";
-        self.family(name, Kind::Counter, "Records of the access log: written, dropped, failed.");
+        self.family(name, Kind::Counter, "Records of the access log, by what became of them.");
         let LogCounts { written, dropped, failed } = counts;
         for (result, count) in [("written", written), ("dropped", dropped), ("failed", failed)] {
             self.sample(name, &[("result", &result)], count);
@@ -91,7 +91,7 @@ impl Text {
     pub fn workers(&mut self, workers: &[Snapshot]) {
         for (at, name) in QueueCounters::NAMES.iter().enumerate() {
             let family = format!("ringway_queue_{name}_total");
-            self.family(&family, Kind::Counter, "Of a queue pair.");
+            self.family(&family, Kind::Counter, &format!("Of each queue pair: {}.", name.replace('_', " ")));
             for (worker, snapshot) in workers.iter().enumerate() {
                 for (queue, numbers) in snapshot.queues.iter().enumerate() {
                     let labels: [(&str, &dyn Display); 3] =
@@ -253,7 +253,7 @@ fn answer(stream: &mut TcpStream, request: &Request<'_>, render: &dyn Fn(&mut Te
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::serve) mod tests {
     use super::*;
     use crate::app::PortId;
     use crate::stats::Board;
@@ -297,7 +297,48 @@ mod tests {
         assert!(TcpStream::connect(address).is_err(), "closed");
     }
 
-    /// Each line is a comment or `name{labels} number`, and no family is there twice.
+    /// What Prometheus' own parser and its linter (`promtool check metrics`) ask for: a family's help and type stand once,
+    /// before its samples, which stand together; counters end in `_total` and nothing else does; no sample is there twice.
+    pub(in crate::serve) fn check(text: &str) {
+        let mut seen = std::collections::HashSet::new();
+        let mut samples = std::collections::HashSet::new();
+        let (mut family, mut help) = (String::new(), String::new());
+        assert!(text.ends_with('\n'), "the last line has an end");
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, words) = rest.split_once(' ').expect("words");
+                assert!(words.len() > 5 && words.ends_with('.') && !words.contains('\\'), "{line}");
+                name.clone_into(&mut help);
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').expect("a kind");
+                assert_eq!(name, help, "help comes first");
+                assert!(seen.insert(name.to_owned()), "twice: {line}");
+                assert!(
+                    matches!((name.ends_with("_total"), kind), (true, "counter") | (false, "gauge")),
+                    "{line}"
+                );
+                for suffix in ["_count", "_sum", "_bucket", "_counter", "_gauge"] {
+                    assert!(!name.ends_with(suffix), "{line}");
+                }
+                let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+                assert!(letters && name.starts_with("ringway_"), "{line}");
+                name.clone_into(&mut family);
+            } else {
+                let (sample, value) = line.rsplit_once(' ').expect("a value");
+                assert!(value.parse::<f64>().is_ok_and(|value| value >= 0.0), "{line}");
+                let (name, labels) = sample.split_once('{').unwrap_or((sample, "}"));
+                assert_eq!(name, family, "samples stand behind their type");
+                let labels = labels.strip_suffix('}').expect("an end of the labels");
+                for label in labels.split(',').filter(|label| !label.is_empty()) {
+                    let (name, value) = label.split_once("=\"").expect("a label");
+                    assert!(name.bytes().all(|b| b.is_ascii_lowercase()) && value.ends_with('"'), "{line}");
+                }
+                assert!(samples.insert(sample.to_owned()), "twice: {line}");
+            }
+        }
+        assert!(!seen.is_empty());
+    }
+
     #[test]
     fn the_text_is_well_formed() {
         let mut text = Text::default();
@@ -306,23 +347,14 @@ mod tests {
         let caps = || Caps::basic("test", "test0", Copying::InMemory, 2048);
         let board = Board::new(vec![(PortId(0), caps()), (PortId(1), caps())]);
         text.workers(&[board.snapshot(), board.snapshot()]);
-        text.family("ringway_test", Kind::Gauge, "A label that needs care.");
-        text.sample("ringway_test", &[("path", &"a\"b\\c\nd"), ("n", &1)], 0.5);
-        let mut families = std::collections::HashSet::new();
-        for line in text.as_str().lines() {
-            if let Some(family) = line.strip_prefix("# TYPE ") {
-                assert!(families.insert(family.to_owned()), "{line}");
-            } else if !line.starts_with("# HELP ") {
-                let (name, value) = line.rsplit_once(' ').expect("a value");
-                assert!(value.parse::<f64>().is_ok() && name.starts_with("ringway_"), "{line}");
-                assert!(!name.contains('{') || name.ends_with('}'), "{line}");
-            }
-        }
-        let ends = text.as_str().ends_with("ringway_test{path=\"a\\\"b\\\\c\\nd\",n=\"1\"} 0.5\n");
-        assert!(ends, "{}", text.as_str());
+        check(text.as_str());
         assert!(
             text.as_str()
                 .contains("ringway_queue_received_packets_total{worker=\"1\",port=\"1\",queue=\"1\"} 0")
         );
+        text.family("ringway_test", Kind::Gauge, "A label that needs care.");
+        text.sample("ringway_test", &[("path", &"a\"b\\c\nd"), ("n", &1)], 0.5);
+        let ends = text.as_str().ends_with("ringway_test{path=\"a\\\"b\\\\c\\nd\",n=\"1\"} 0.5\n");
+        assert!(ends, "{}", text.as_str());
     }
 }

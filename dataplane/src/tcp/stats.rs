@@ -13,6 +13,11 @@ macro_rules! counters {
             pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)+].into_iter()
             }
+
+            /// What each of them means, in the same order.
+            pub fn meanings() -> impl Iterator<Item = &'static str> {
+                [$(concat!($($doc),+).trim_ascii(),)+].into_iter()
+            }
         }
     };
 }
@@ -119,5 +124,7 @@ mod tests {
         let stats = Stats { paws: 3, ..Stats::default() };
         assert_eq!(stats.each().find(|(name, _)| *name == "paws"), Some(("paws", 3)));
         assert_eq!(stats.each().map(|(_, value)| value).sum::<u64>(), 3);
+        let place = stats.each().position(|(name, _)| name == "finished").expect("a counter");
+        assert_eq!(Stats::meanings().nth(place), Some("Connections that ended in order."));
     }
 }

@@ -80,6 +80,8 @@ pub(super) struct Cell {
     pub(super) key: Key,
     pub(super) waiters: List,
     pub(super) state: State,
+    /// Extents that whoever came this way has read ahead of him; 0 for who begins here.
+    pub(super) window: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +111,7 @@ pub(super) struct Cells {
 impl Cells {
     pub(super) fn new(content_bytes: usize) -> Self {
         let slabs = content_bytes / EXTENT;
-        let nobody = Cell { key: Key::NOBODY, waiters: List::EMPTY, state: State::Free };
+        let nobody = Cell { key: Key::NOBODY, waiters: List::EMPTY, state: State::Free, window: 0 };
         let slab = Slab { class: 0, free: 0, loading: 0, used: false };
         Self {
             cells: vec![nobody; slabs * UNITS].into(),
@@ -172,7 +174,7 @@ impl Cells {
         let place = u32::try_from(unit).ok()?;
         self.slabs[slab].free &= !(1 << cell);
         self.slabs[slab].loading += 1;
-        self.cells[unit] = Cell { key, waiters: List::EMPTY, state: State::Loading };
+        self.cells[unit] = Cell { key, waiters: List::EMPTY, state: State::Loading, window: 0 };
         self.places.insert(key, place);
         Some((place, grant))
     }

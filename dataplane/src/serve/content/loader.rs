@@ -8,6 +8,7 @@ use drivers::disk::{DIRECT_ALIGN, Done, Engine, Read, Reader};
 use ringbuf::ContentGrant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, open, statx};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -69,8 +70,8 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    /// Starts a loader of `depth` reads at once; `worker` is rung when one is over.
-    pub(super) fn start(depth: u16, worker: Arc<Bell>) -> io::Result<Self> {
+    /// Starts a loader of `depth` reads at once, on one of `cpus`; `worker` is rung when one is over.
+    pub(super) fn start(depth: u16, cpus: Option<CpuSet>, worker: Arc<Bell>) -> io::Result<Self> {
         let room = usize::from(depth);
         let shared = Arc::new(Shared {
             orders: ArrayQueue::new(room),
@@ -80,9 +81,13 @@ impl Loader {
             stop: AtomicBool::new(false),
         });
         let its = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("loader".to_owned())
-            .spawn(move || Fills { reader: Reader::new(depth), shared: its }.run())?;
+        let thread = std::thread::Builder::new().name("loader".to_owned()).spawn(move || {
+            // A thread begins where its maker is pinned. Should it have to stay there, it is slower, that is all.
+            if let Some(Err(error)) = cpus.map(|cpus| sched_setaffinity(None, &cpus)) {
+                tracing::debug!("the loader stays on its worker's CPU: {error}");
+            }
+            Fills { reader: Reader::new(depth), shared: its }.run();
+        })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

@@ -1,46 +1,70 @@
 //! Files whose own pages are in the arena: what a device reads is the page cache itself.
 //!
-//! The kernel lets a device have pages of tmpfs and memfd files only, and only those that are mapped when the arena is
-//! registered. So these files are looked for at the start:
+//! The kernel lets a device have pages of tmpfs, memfd and hugetlbfs files only, and only those that are mapped when the
+//! arena is registered. So these files are looked for at the start:
 //!
 //! ```text
-//!   Candidates::find(tree) ─► map(plan) ─► the arena, registered with the devices ─► settle() ─► Store
+//!   Candidates::find(tree) ─► map(plan) ─► the arena, registered with the devices ─► confirm() ─► Store
 //! ```
+//!
+//! Their times are never set. Mapping and registering leaves them as they were ([`Arena::with_files`]), so that a file
+//! whose times have moved between the first look and the last was changed by somebody, and is not taken.
 //!
 //! Nothing is copied, and nothing is kept apart from the file: who writes *into* such a file changes bytes that are on
 //! their way. A write is heard of a moment later (inotify), and the connection reset; what was sent in that moment, was. A
 //! new version belongs under a new name that is then renamed.
 
 use crate::serve::tree::{Entry, Tree, Version};
-use ringbuf::{Arena, ArenaError, ArenaPlan, arena::CONTENT_UNIT};
-use rustix::fs::{Dir, FileType, OFlags, Stat, Timespec, Timestamps, fstat, fstatfs, futimens};
+use ringbuf::{Arena, ArenaError, ArenaPlan, FileMap, arena::CONTENT_UNIT};
+use rustix::fs::{Dir, FileType, OFlags, fstat, fstatfs};
+use rustix::process::{Resource, getrlimit};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// `TMPFS_MAGIC`, `include/uapi/linux/magic.h`.
 const TMPFS: i128 = 0x0102_1994;
 
+/// `HUGETLBFS_MAGIC`, in the same place.
+const HUGETLBFS: i128 = 0x9584_58f6;
+
 /// Directories within each other at most.
 const DEPTH: usize = 64;
 
-/// Files on tmpfs, open as mapping them asks for.
-#[derive(Debug, Default)]
+/// Files whose pages the kernel pins, open as mapping them asks for.
+#[derive(Debug)]
 pub struct Candidates {
-    files: Vec<(OwnedFd, Stat)>,
+    files: Vec<Candidate>,
     bytes: usize,
+    most: usize,
+    /// As many may be open at once: a part of what the process may have, since sockets need some too.
+    descriptors: usize,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    file: OwnedFd,
+    version: Version,
+    size: usize,
+    page: usize,
 }
 
 impl Candidates {
-    /// Files below the roots of a tree that are on tmpfs, that we may write to (the kernel pins no others), and that are
-    /// together, in whole pages, no more than `most` bytes: what comes first is taken.
+    /// Files below the roots of a tree that are on tmpfs or hugetlbfs, that we may write to (the kernel pins no others),
+    /// and that are together, in whole pages, no more than `most` bytes: what comes first is taken. Only roots that are on
+    /// such a file system themselves are searched.
     #[must_use]
     pub fn find(tree: &Tree, most: usize) -> Self {
-        let mut found = Self::default();
+        let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+        let descriptors = limit.map_or(usize::MAX, |limit| limit / 4);
+        let mut found = Self { files: Vec::new(), bytes: 0, most, descriptors };
         for root in tree.roots() {
-            if fstatfs(root).is_ok_and(|fs| i128::from(fs.f_type) == TMPFS) {
-                found.descend(root, most, DEPTH);
+            if page_of(root).is_some() {
+                found.descend(root, DEPTH);
             }
         }
+        // Up to a huge page is lost before the first of them.
+        found.files.sort_by_key(|file| Reverse(file.page));
         found
     }
 
@@ -56,7 +80,7 @@ impl Candidates {
         self.files.is_empty()
     }
 
-    fn descend(&mut self, directory: &OwnedFd, most: usize, depth: usize) {
+    fn descend(&mut self, directory: &OwnedFd, depth: usize) {
         let open = |name: &[u8], flags| Tree::open_beneath(directory, name, flags).ok();
         let Some(names) = open(b".", OFlags::RDONLY | OFlags::DIRECTORY).and_then(|it| Dir::new(it).ok())
         else {
@@ -67,12 +91,12 @@ impl Candidates {
             match kind {
                 FileType::Directory if name != b"." && name != b".." && depth > 0 => {
                     if let Some(below) = open(name, OFlags::PATH | OFlags::DIRECTORY) {
-                        self.descend(&below, most, depth - 1);
+                        self.descend(&below, depth - 1);
                     }
                 }
-                FileType::RegularFile => {
+                FileType::RegularFile if self.files.len() < self.descriptors => {
                     if let Some(file) = open(name, OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY) {
-                        self.take(file, most);
+                        self.take(file);
                     }
                 }
                 _ => {}
@@ -80,14 +104,17 @@ impl Candidates {
         }
     }
 
-    fn take(&mut self, file: OwnedFd, most: usize) {
-        let Ok(stat) = fstat(&file) else { return };
-        let whole =
-            usize::try_from(stat.st_size).ok().and_then(|size| size.checked_next_multiple_of(CONTENT_UNIT));
+    /// Takes a file if it is one whose pages can be pinned: another file system may be mounted below the root, and one such
+    /// file among the others would make the kernel refuse all.
+    fn take(&mut self, file: OwnedFd) {
+        let (Ok(stat), Some(page)) = (fstat(&file), page_of(&file)) else { return };
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        if let Some(whole) = whole.filter(|whole| regular && *whole > 0 && *whole <= most - self.bytes) {
+        let size = usize::try_from(stat.st_size).unwrap_or(0);
+        let whole = size.checked_next_multiple_of(page);
+        let room = self.most - self.bytes;
+        if let Some(whole) = whole.filter(|whole| regular && *whole > 0 && *whole <= room) {
             self.bytes += whole;
-            self.files.push((file, stat));
+            self.files.push(Candidate { file, version: Version::new(&stat), size, page });
         }
     }
 
@@ -96,35 +123,53 @@ impl Candidates {
     /// # Errors
     /// [`ArenaError`].
     pub fn map(&self, plan: &ArenaPlan) -> Result<(Arena, SharedFiles), ArenaError> {
-        let size = |stat: &Stat| usize::try_from(stat.st_size).unwrap_or(0);
-        let files: Vec<_> = self.files.iter().map(|(file, stat)| (file.as_fd(), size(stat))).collect();
+        let files: Vec<FileMap<'_>> = self
+            .files
+            .iter()
+            .map(|it| FileMap { file: it.file.as_fd(), bytes: it.size, page: it.page })
+            .collect();
         let (arena, places) = Arena::with_files(plan, &files)?;
         let places = places.into_iter().map(|place| place.map(|range| range.start).ok()).collect();
-        Ok((arena, SharedFiles { unsettled: places, ..SharedFiles::default() }))
+        Ok((arena, SharedFiles { unconfirmed: places, ..SharedFiles::default() }))
     }
 
-    /// To be called when *every* arena with these files has been registered with its devices: only then do they hold still,
-    /// for pinning a page for writing counts as a write. Puts their time of modification back as it was.
-    pub fn settle(&self, files: &mut SharedFiles) {
-        for ((file, before), place) in self.files.iter().zip(std::mem::take(&mut files.unsettled)) {
-            let modified = Timespec { tv_sec: before.st_mtime, tv_nsec: nanos(before.st_mtime_nsec) };
-            let accessed = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-            // A courtesy: without it the file looks newer than it is.
-            let _ = futimens(file, &Timestamps { last_access: accessed, last_modification: modified });
-            if let (Some(place), Ok(now)) = (place, fstat(file))
-                && now.st_size == before.st_size
-            {
-                files.bytes += u64::try_from(now.st_size).unwrap_or(0);
-                files.places.insert(Version::new(&now), place);
+    /// To be called when an arena with these files has been registered with its devices. A file that is not the version
+    /// any more that was found is left out: nobody but its writer knows which of its bytes are new.
+    pub fn confirm(&self, files: &mut SharedFiles) {
+        let mut moved = 0u32;
+        for (candidate, place) in self.files.iter().zip(std::mem::take(&mut files.unconfirmed)) {
+            let Some(place) = place else { continue };
+            if fstat(&candidate.file).is_ok_and(|now| Version::new(&now) == candidate.version) {
+                files.bytes += candidate.size as u64;
+                files.places.insert(candidate.version, place);
+            } else {
+                moved += 1;
             }
         }
+        if moved > 0 {
+            tracing::warn!(
+                files = moved,
+                "changed while they were mapped, so they are copied when they are loaded; before Linux 5.14 all are"
+            );
+        }
+    }
+}
+
+/// Bytes of a page of a file, if its file system is one whose pages the kernel pins for a device.
+fn page_of(file: &OwnedFd) -> Option<usize> {
+    let fs = fstatfs(file).ok()?;
+    // The types of these fields differ between machines.
+    match i128::from(fs.f_type) {
+        TMPFS => Some(CONTENT_UNIT),
+        HUGETLBFS => usize::try_from(fs.f_bsize).ok(),
+        _ => None,
     }
 }
 
 /// Where in one arena the files are.
 #[derive(Debug, Default)]
 pub struct SharedFiles {
-    unsettled: Vec<Option<usize>>,
+    unconfirmed: Vec<Option<usize>>,
     places: HashMap<Version, usize>,
     bytes: u64,
     /// The entry that was asked for last, and its place.
@@ -158,9 +203,4 @@ impl SharedFiles {
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
-}
-
-/// The type of the field differs between machines.
-fn nanos<N: TryInto<i64>>(nanos: N) -> i64 {
-    nanos.try_into().unwrap_or(0)
 }

@@ -9,12 +9,20 @@ use crate::serve::tree::Entry;
 use crate::serve::waiters::{List, Waiter, Waiters};
 use crate::worker::Tick;
 use ringbuf::{Page, Pool, arena::CONTENT_UNIT};
+use rustix::thread::CpuSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How often those are woken who found no room at all, if nothing else moves: pages come home without a word.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
+
+/// Extents read ahead of a reader that was never too fast for them.
+const AHEAD_LEAST: u8 = 4;
+
+/// And of one that always was: with 4 MiB under way a single reader keeps a fast disk busy although its extents come out of
+/// order and each completion takes two threads to become the next read. `docs/files.md` has the measurement.
+const AHEAD_MOST: u8 = 32;
 
 /// How a file's bytes get into the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,17 +55,27 @@ pub struct StorePlan {
     pub kinds: Kinds,
     /// Reads under way at once.
     pub depth: u16,
-    /// Extents read ahead of a reader that goes through a file from its beginning, or from any place on.
-    pub ahead: u32,
+    /// Extents read ahead, at most, of a reader that goes through a file from its beginning, or from any place on.
+    pub ahead: u8,
     /// Bytes of a page at most: what the queues take in one buffer ([`drivers::Caps::buffer_bytes`]).
     pub page_bytes: usize,
     /// Connections that may wait at once without memory being allocated for it.
     pub waiters: usize,
+    /// Where the loader runs; where its maker does, if `None`. A worker is pinned to a CPU, and a loader that shares it with
+    /// one that polls is late.
+    pub cpus: Option<CpuSet>,
 }
 
 impl Default for StorePlan {
     fn default() -> Self {
-        Self { kinds: Kinds::Auto, depth: 64, ahead: 8, page_bytes: CONTENT_UNIT, waiters: 1024 }
+        Self {
+            kinds: Kinds::Auto,
+            depth: 64,
+            ahead: AHEAD_MOST,
+            page_bytes: CONTENT_UNIT,
+            waiters: 1024,
+            cpus: None,
+        }
     }
 }
 
@@ -68,7 +86,7 @@ pub enum Piece<'p> {
     Page(Page<'p>),
     /// Not resident: the waiter is woken by [`Store::poll`], and asks again.
     Later,
-    /// The file has changed since it was looked up, and this part of the old version is not there any more.
+    /// The file has changed since it was looked up, or was removed.
     Gone,
 }
 
@@ -140,13 +158,13 @@ impl<'p> Store<'p> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         // What is read ahead must not push out what is being read.
-        let ahead = plan.ahead.min(u32::try_from(cells.slabs() / 2).unwrap_or(u32::MAX));
+        let ahead = plan.ahead.min(u8::try_from(cells.slabs() / 2).unwrap_or(u8::MAX));
         let plan = StorePlan { depth: plan.depth.max(1), ahead, page_bytes: plan.page_bytes.max(1), ..plan };
         Ok(Self {
             pool,
             plan,
             cells,
-            loader: Loader::start(plan.depth, bell)?,
+            loader: Loader::start(plan.depth, plan.cpus, bell)?,
             open: 0,
             last: 0,
             waiters: Waiters::with_room(plan.waiters),
@@ -210,6 +228,10 @@ impl<'p> Store<'p> {
             debug_assert!(false, "asked for beyond the end");
             return Piece::Gone;
         };
+        // Also what is in memory: whether a transfer ends must not hang on what others have read.
+        if entry.is_gone() {
+            return Piece::Gone;
+        }
         let within = remainder(offset);
         let key = Key { entry: entry.id(), extent };
         let Some(place) = self.resident(key) else { return self.miss(entry, key, waiter) };
@@ -223,7 +245,8 @@ impl<'p> Store<'p> {
         self.counters.hits += 1;
         // Only now, when the page keeps its extent from being thrown out for the next one.
         if within < CONTENT_UNIT && entry.size() > EXTENT as u64 {
-            self.read_ahead(entry, extent);
+            let window = self.cells.cell(place).map_or(0, |cell| cell.window);
+            self.read_ahead(entry, extent, window);
         }
         Piece::Page(page)
     }
@@ -283,16 +306,21 @@ impl<'p> Store<'p> {
     #[cold]
     fn miss(&mut self, entry: &Arc<Entry>, key: Key, waiter: Waiter) -> Piece<'p> {
         self.counters.misses += 1;
-        let place = match self.cells.find(key) {
-            Some(place) => place,
-            None if entry.is_gone() => return Piece::Gone,
+        let (place, window) = match self.cells.find(key) {
+            // On its way, but the reader is faster: further ahead the next time. Once for each extent.
+            Some(place) => {
+                let cell = self.cells.cell_mut(place);
+                let first = cell.waiters == List::EMPTY;
+                cell.window = if first { cell.window.saturating_mul(2) } else { cell.window };
+                (place, cell.window)
+            }
             None => match self.load(entry, key, Need::Wanted) {
-                Some(place) => place,
+                Some(place) => (place, 0),
                 None => return self.starve(waiter),
             },
         };
         self.waiters.add(&mut self.cells.cell_mut(place).waiters, waiter);
-        self.read_ahead(entry, key.extent);
+        self.read_ahead(entry, key.extent, window);
         Piece::Later
     }
 
@@ -304,25 +332,50 @@ impl<'p> Store<'p> {
     }
 
     /// Asks for the next extents of a file that somebody goes through.
-    fn read_ahead(&mut self, entry: &Arc<Entry>, extent: u32) {
+    ///
+    /// How many is written in the extents themselves, and so goes with the reader: one that waits for them has twice as
+    /// many the next time, a slow one never takes the memory for more than it needs, and none costs any state of its own.
+    fn read_ahead(&mut self, entry: &Arc<Entry>, extent: u32, window: u8) {
         let id = entry.id();
         let from_the_start = extent == 0 || self.cells.find(Key { entry: id, extent: extent - 1 }).is_some();
         if !from_the_start || entry.is_gone() {
             return;
         }
-        for extent in (extent..=extent.saturating_add(self.plan.ahead)).skip(1) {
+        let mut window = window.max(AHEAD_LEAST).min(self.plan.ahead);
+        for extent in (extent..=extent.saturating_add(window.into())).skip(1) {
             // A quarter of the depth is for those who wait.
             let busy = self.open * 4 >= usize::from(self.plan.depth) * 3;
             if busy || u64::from(extent) * EXTENT as u64 >= entry.size() {
                 return;
             }
             let key = Key { entry: id, extent };
-            if self.cells.find(key).is_none() {
-                if self.load(entry, key, Need::Guess).is_none() {
-                    return;
-                }
-                self.counters.ahead += 1;
-            }
+            let place = match self.cells.find(key) {
+                Some(place) => place,
+                None => match self.load(entry, key, Need::Guess) {
+                    Some(place) => {
+                        self.counters.ahead += 1;
+                        place
+                    }
+                    // All of it is in use: whoever comes this way asks for less.
+                    None => {
+                        window /= 2;
+                        self.narrow(id, extent, window);
+                        return;
+                    }
+                },
+            };
+            // Of several readers the fastest counts.
+            let cell = self.cells.cell_mut(place);
+            cell.window = cell.window.max(window);
+        }
+    }
+
+    /// There is no room for `extent`: those before it that were read ahead shall not ask for as much again.
+    fn narrow(&mut self, entry: u64, extent: u32, window: u8) {
+        for extent in (0..extent).rev().take(usize::from(window) + 1) {
+            let Some(place) = self.cells.find(Key { entry, extent }) else { return };
+            let cell = self.cells.cell_mut(place);
+            cell.window = cell.window.min(window);
         }
     }
 

@@ -122,6 +122,85 @@ fn files_larger_than_memory_are_read_again_and_again() {
     }
 }
 
+/// Who waits for what is being read ahead has more read ahead the next time, up to a bound; who doesn't, has not.
+#[test]
+fn the_window_grows_for_who_is_faster_than_the_disk() {
+    let scratch = Scratch::new();
+    let bytes = pattern(100 * EXTENT, 1);
+    scratch.write("large", &bytes);
+    let entry = entry(scratch.path(), "large");
+    let settled = |store: &mut Store<'_>| {
+        soon("all reads", || {
+            store.poll(now(), &mut Vec::new());
+            (store.reading() == 0).then_some(())
+        });
+    };
+    let deep = |pool| {
+        let bell = Arc::new(Bell::new().expect("a descriptor"));
+        Store::new(pool, StorePlan { kinds: Kinds::Direct, ..StorePlan::default() }, bell).expect("starts")
+    };
+    let (pool_of_slow, pool_of_fast) = (pool(120), pool(120));
+    let mut slow = deep(&pool_of_slow);
+    for extent in 0..20 {
+        page(&mut slow, &entry, extent * EXTENT as u64, 1).expect("unchanged");
+        settled(&mut slow);
+    }
+    let counters = slow.counters();
+    assert_eq!(counters.ahead, 19 + 4, "four ahead of the last: {counters:?}");
+    let mut fast = deep(&pool_of_fast);
+    let mut at = 0;
+    while at < 60 {
+        // Asks for the next before the loader can have it, as often as it takes, and waits then.
+        match fast.page(&entry, at * EXTENT as u64, 1, ME) {
+            Piece::Page(_) => at += 1,
+            Piece::Later => settled(&mut fast),
+            Piece::Gone => panic!("it has changed"),
+        }
+    }
+    let counters = fast.counters();
+    assert!(counters.misses < 20, "the window outruns it: {counters:?}");
+    assert_eq!(counters.ahead, 59 + 32, "thirty-two ahead of the last: {counters:?}");
+}
+
+/// A worker is pinned; its loader must not be, or it waits for the turns of one that polls.
+#[test]
+fn the_loader_is_not_pinned_with_its_worker() {
+    use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
+    let all = sched_getaffinity(None).expect("a set");
+    if all.count() < 2 {
+        return eprintln!("SKIPPED: one CPU only");
+    }
+    let its_cpus = |cpus: Option<CpuSet>| {
+        let worker = std::thread::spawn(move || {
+            let mut one = CpuSet::new();
+            one.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).expect("a CPU"));
+            sched_setaffinity(None, &one).expect("pins");
+            let threads = || -> Vec<i32> {
+                let tasks = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
+                let loader = |task: &std::fs::DirEntry| {
+                    std::fs::read_to_string(task.path().join("comm"))
+                        .is_ok_and(|name| name.trim() == "loader")
+                };
+                tasks.filter(loader).filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
+            };
+            let before = threads();
+            let pool = pool(2);
+            let plan = StorePlan { cpus, ..StorePlan::default() };
+            let store = Store::new(&pool, plan, Arc::new(Bell::new().expect("a descriptor")));
+            // Other tests have loaders too: one of those that are new runs where ours should.
+            let found = soon("the loader", || {
+                let new = threads().into_iter().filter(|thread| !before.contains(thread));
+                let sets = new.filter_map(|thread| sched_getaffinity(Pid::from_raw(thread)).ok());
+                sets.map(|set| set.count()).find(|count| *count == cpus.map_or(1, |cpus| cpus.count()))
+            });
+            drop(store);
+            found
+        });
+        worker.join().expect("no panic")
+    };
+    assert_eq!((its_cpus(None), its_cpus(Some(all))), (1, all.count()));
+}
+
 /// What somebody holds stays; who finds no room waits until there is some.
 #[test]
 fn held_pages_keep_their_extent() {
@@ -143,7 +222,8 @@ fn held_pages_keep_their_extent() {
     assert!(first.bytes() == Some(&bytes[..4096]), "and this one has been held all the time");
 }
 
-/// In the middle of a transfer: what is in memory may go on, the rest is gone, and never comes from the new version.
+/// In the middle of a transfer: once that is known nothing of it is to be had, not even what is in memory, and never
+/// does anything come from the new version.
 #[test]
 fn a_file_that_changes_is_gone_and_never_mixed() {
     type Change = fn(&Path);
@@ -187,8 +267,7 @@ fn a_file_that_changes_is_gone_and_never_mixed() {
             assert!(page(&mut store, &old, far, 1).is_none(), "{what}, {kinds:?}");
             assert!(page(&mut store, &old, far + 1, 1).is_none(), "{what}: for good");
             assert!(old.is_gone());
-            let still = read(&mut store, &old, 0, EXTENT).expect("in memory");
-            assert!(still == bytes[..EXTENT], "{what}: what is in memory is the old version");
+            assert!(read(&mut store, &old, 0, EXTENT).is_none(), "{what}: neither what is in memory");
             if path.exists() {
                 let new = entry(scratch.path(), "file");
                 let size = usize::try_from(new.size()).expect("small");
@@ -264,6 +343,47 @@ fn small_files_do_not_take_the_room_of_large_ones() {
     assert_eq!((counters.misses, counters.evicted, counters.snapshot.files), (64, 0, 64));
 }
 
+/// A file that is written to, or replaced, between the first look and the last is not taken, and its times stay as its
+/// writer left them.
+#[test]
+fn what_changes_while_it_is_mapped_is_not_shared() {
+    if !rustix::fs::statfs("/dev/shm").is_ok_and(|fs| fs.f_type == 0x0102_1994) {
+        return eprintln!("SKIPPED: /dev/shm is no tmpfs");
+    }
+    let scratch = Scratch::beneath(Path::new("/dev/shm"));
+    let names = ["same", "written", "cut", "grown", "replaced", "removed"];
+    for name in names {
+        scratch.write(name, &pattern(5000, 1));
+    }
+    let times =
+        |name: &str| std::fs::metadata(scratch.path().join(name)).and_then(|meta| meta.modified()).ok();
+    let before = times("same");
+    let tree = Tree::open(TreePlan::new(scratch.path())).expect("opens");
+    let candidates = Candidates::find(&tree, 1 << 20);
+    assert_eq!(candidates.len(), names.len());
+    std::thread::sleep(Duration::from_millis(15));
+    let file =
+        |name: &str| std::fs::File::options().write(true).open(scratch.path().join(name)).expect("opens");
+    let plan = ArenaPlan { frames: 2, frame_size: 2048, content_bytes: 2 * EXTENT, huge_pages: false };
+    file("written").write_all(b"x").expect("writes");
+    file("cut").set_len(100).expect("cuts");
+    let (arena, mut files) = candidates.map(&plan).expect("small");
+    file("grown").set_len(9000).expect("grows");
+    scratch.write("new", &pattern(5000, 2));
+    std::fs::rename(scratch.path().join("new"), scratch.path().join("replaced")).expect("renames");
+    std::fs::remove_file(scratch.path().join("removed")).expect("removes");
+    let written = times("written");
+    candidates.confirm(&mut files);
+    assert_eq!((files.len(), files.bytes()), (1, 5000), "the one that stayed the same");
+    assert_eq!((times("same"), times("written")), (before, written));
+    assert_ne!(written, before);
+    let pool = Pool::new(arena);
+    let mut store = store(&pool, Kinds::Snapshot).with_files(files);
+    let mut is_shared =
+        |name: &str| page(&mut store, &entry(scratch.path(), name), 0, 10).expect("there").is_file();
+    assert!(is_shared("same") && !is_shared("written") && !is_shared("cut") && !is_shared("replaced"));
+}
+
 /// Files on tmpfs are handed out as they lie there, for a device's eyes; what reads itself gets a copy.
 #[test]
 fn files_of_tmpfs_are_shared_and_never_read_by_us() {
@@ -281,7 +401,7 @@ fn files_of_tmpfs_are_shared_and_never_read_by_us() {
     assert_eq!(candidates.len(), 1);
     let plan = ArenaPlan { frames: 2, frame_size: 2048, content_bytes: 2 * EXTENT, huge_pages: false };
     let (arena, mut files) = candidates.map(&plan).expect("small");
-    candidates.settle(&mut files);
+    candidates.confirm(&mut files);
     assert_eq!((files.len(), files.bytes()), (1, 10_000));
     let pool = Pool::new(arena);
     let mut store = store(&pool, Kinds::Snapshot).with_files(files);
@@ -329,7 +449,7 @@ fn speed_of_direct_reads() {
     let path = std::path::PathBuf::from(std::env::var_os("RINGWAY_LARGE").expect("RINGWAY_LARGE"));
     let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
     let entry = entry(path.parent().expect("a directory"), name);
-    for (readers, ahead) in [(1, 4), (1, 8), (8, 4)] {
+    for (readers, ahead) in [(1, 4), (1, 8), (1, 32), (8, 4), (8, 32)] {
         let pool = pool(512);
         let plan = StorePlan { kinds: Kinds::Direct, ahead, ..StorePlan::default() };
         let bell = Arc::new(Bell::new().expect("a descriptor"));

@@ -72,9 +72,51 @@ fn json_has_stable_names() {
 fn long_texts_are_cut() {
     let long = "z".repeat(1000);
     let raw = format!("GET /{long} HTTP/1.1\r\nHost: h\r\nUser-Agent: {long}\r\nReferer: {long}\r\n\r\n");
-    let line = line(&record(&raw), Format::Combined);
-    assert!(line.contains(&format!("\"GET /{} HTTP/1.1\"", "z".repeat(239))), "{line}");
-    assert!(line.ends_with(&format!("\"{}\" \"{}\"\n", "z".repeat(100), "z".repeat(140))), "{line}");
+    let cut = record(&raw);
+    let text = line(&cut, Format::Combined);
+    assert!(text.contains(&format!("\"GET /{}... HTTP/1.1\"", "z".repeat(239))), "{text}");
+    assert!(text.ends_with(&format!("\"{}...\" \"{}...\"\n", "z".repeat(100), "z".repeat(140))), "{text}");
+    let value: serde_json::Value = serde_json::from_str(&line(&cut, Format::Json)).expect("JSON");
+    assert_eq!(value["cut"], serde_json::json!(["target", "referer", "agent"]));
+    assert_eq!(value["agent"], "z".repeat(140));
+    let just = format!("GET / HTTP/1.1\r\nHost: h\r\nUser-Agent: {}\r\n\r\n", "z".repeat(140));
+    assert!(!line(&record(&just), Format::Combined).contains("..."), "as long as it may be");
+}
+
+/// Whatever a client sends makes one line, in which nothing can be taken for another text or for an order to a terminal.
+#[test]
+fn nothing_that_is_sent_makes_a_line_of_its_own() {
+    let agents: [&[u8]; 4] = [
+        b"x\" 200 5 \"-\" \"y",
+        b"x\t\x80\x9b31m\xe2\x80\xa8\xc2\x85",
+        b"\\\" 10.0.0.9 - - [06/Nov/1994:08:49:37 +0000] \"GET / HTTP/1.1",
+        b"\xff\xfe\xc3",
+    ];
+    for agent in agents {
+        let raw = [b"GET /\"' HTTP/1.1\r\nHost: h\r\nUser-Agent: ", agent, b"\r\n\r\n"].concat();
+        let limits = Limits::default();
+        let mut scratch = Scratch::new(&limits);
+        let Parsed::Request(request, _) = Request::parse(&raw, &mut scratch, &limits) else {
+            panic!("{agent:?}")
+        };
+        let response =
+            respond(&request, Resource::NotFound, &Policy::default(), &Date::new(at()), &mut [0; HEAD_MAX]);
+        let mut record = Record::new("10.0.0.1".parse().expect("one"), &request, &response, at());
+        for evil in [b"\r\n", b"\x1b[", b"\0\0"] {
+            // The parser lets none of these in; the log does not lean on that.
+            let end = usize::from(record.ends[4]);
+            record.text[end..end + 2].copy_from_slice(evil);
+            record.ends[4] += 2;
+        }
+        let text = line(&record, Format::Combined);
+        assert_eq!(text.find('\n'), Some(text.len() - 1), "{text:?}");
+        assert!(text.trim_end().bytes().all(|byte| (b' '..0x7f).contains(&byte)), "{text:?}");
+        assert_eq!(text.matches('"').count(), 6, "three texts in quotes: {text:?}");
+        let json = line(&record, Format::Json);
+        assert_eq!(json.find('\n'), Some(json.len() - 1), "{json:?}");
+        let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert!(value["agent"].as_str().is_some_and(|text| text.ends_with("\r\n\u{1b}[\0\0")), "{json}");
+    }
 }
 
 /// Written, dropped: every record is one or the other. After the file is moved away, lines go to a new one.

@@ -2,40 +2,53 @@
 
 use super::FileServer;
 use crate::serve::http::{Counts, CountsBoard};
+use crate::serve::metrics::{Kind, Text};
 use crate::tcp::Stats;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters of the server proper; those of TCP follow.
-const OWN: [&str; 29] = [
-    "connections",
-    "connections_opened",
-    "connections_closed",
-    "connections_time_wait",
-    "requests",
-    "responses_under_way",
-    "responses_2xx",
-    "responses_3xx",
-    "responses_4xx",
-    "responses_5xx",
-    "response_bytes",
-    "requests_refused",
-    "clients_timed_out",
-    "responses_cut_short",
-    "copied_bytes",
-    "gathered_bytes",
-    "paths_known",
-    "paths_asked",
-    "content_hits",
-    "content_misses",
-    "content_evicted",
-    "shared_bytes",
-    "snapshot_bytes",
-    "direct_bytes",
-    "echoes",
-    "resolutions",
-    "icmp_handed_on",
-    "icmp_taken",
-    "icmp_lost",
+/// Of the server proper: name, kind, meaning. Those of TCP follow; all of them only grow.
+const OWN: [(&str, Kind, &str); 29] = [
+    ("connections", Kind::Gauge, "Connections that are open now."),
+    ("connections_opened", Kind::Counter, "Connections whose handshake was done."),
+    ("connections_closed", Kind::Counter, "Connections that ended, in whatever way."),
+    ("connections_time_wait", Kind::Gauge, "Connections in TIME-WAIT now."),
+    ("requests", Kind::Counter, "Requests that were answered."),
+    ("responses_under_way", Kind::Gauge, "Responses queued and not yet acknowledged to the last byte."),
+    ("responses_2xx", Kind::Counter, "Responses with a status from 200 to 299."),
+    ("responses_3xx", Kind::Counter, "Responses with a status from 300 to 399."),
+    ("responses_4xx", Kind::Counter, "Responses with a status from 400 to 499, refusals included."),
+    ("responses_5xx", Kind::Counter, "Responses with a status from 500 to 599, refusals included."),
+    ("response_bytes", Kind::Counter, "Bytes of responses that were queued to be sent, heads included."),
+    ("requests_refused", Kind::Counter, "What was no request, or against a limit."),
+    (
+        "clients_timed_out",
+        Kind::Counter,
+        "Connections ended because nothing came, or nothing was taken, for too long.",
+    ),
+    (
+        "responses_cut_short",
+        Kind::Counter,
+        "Connections reset because their file changed under them, or was removed.",
+    ),
+    ("copied_bytes", Kind::Counter, "Bytes of files that were copied into frames."),
+    (
+        "gathered_bytes",
+        Kind::Counter,
+        "Bytes of files that were given to the queue as pages; twice when sent again.",
+    ),
+    ("paths_known", Kind::Gauge, "Paths that workers remember now."),
+    ("paths_asked", Kind::Counter, "Lookups that went to the librarian; begins anew at a reload."),
+    ("content_hits", Kind::Counter, "Pages of files that were found in memory."),
+    ("content_misses", Kind::Counter, "Times that a page of a file was not in memory."),
+    ("content_evicted", Kind::Counter, "Extents of files that were thrown out to make room."),
+    ("shared_bytes", Kind::Gauge, "Bytes of files whose own pages are in the arenas."),
+    ("snapshot_bytes", Kind::Counter, "Bytes of files that were read through the page cache."),
+    ("direct_bytes", Kind::Counter, "Bytes of files that were read past the page cache."),
+    ("echoes", Kind::Counter, "Pings that were answered."),
+    ("resolutions", Kind::Counter, "ARP requests and neighbour solicitations that were answered."),
+    ("icmp_handed_on", Kind::Counter, "ICMP errors about another worker's connection, told to all others."),
+    ("icmp_taken", Kind::Counter, "ICMP errors that another worker has told of."),
+    ("icmp_lost", Kind::Counter, "ICMP errors that another worker had no room to be told of."),
 ];
 
 /// Room for the counters of TCP.
@@ -76,7 +89,7 @@ impl Figures {
     #[must_use]
     pub fn of<'a>(pages: impl IntoIterator<Item = &'a ServePage>) -> Self {
         let tcp = Stats::default();
-        let names = OWN.iter().copied().chain(tcp.each().map(|(name, _)| name));
+        let names = OWN.iter().map(|(name, ..)| *name).chain(tcp.each().map(|(name, _)| name));
         let names: Vec<&'static str> = names.collect();
         let mut sums = vec![0; names.len()];
         for page in pages {
@@ -90,6 +103,18 @@ impl Figures {
     /// Names and numbers; those of the server first, then those of TCP.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.0.iter().copied()
+    }
+
+    /// Writes all of them for Prometheus: what only grows ends in `_total`, and TCP's begin with `ringway_tcp_`.
+    pub fn tell(&self, text: &mut Text) {
+        let own = OWN.iter().map(|(_, kind, meaning)| ("", *kind, *meaning));
+        let tcp = Stats::meanings().map(|meaning| ("tcp_", Kind::Counter, meaning));
+        for ((name, number), (prefix, kind, meaning)) in self.each().zip(own.chain(tcp)) {
+            let total = if kind == Kind::Counter { "_total" } else { "" };
+            let family = format!("ringway_{prefix}{name}{total}");
+            text.family(&family, kind, meaning);
+            text.sample(&family, &[], number);
+        }
     }
 
     /// One number; 0 when there is none of that name.
@@ -167,5 +192,44 @@ mod tests {
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
         assert_eq!(names.len(), OWN.len() + Stats::default().each().count());
         assert!(names.len() <= OWN.len() + TCP_MAX);
+    }
+
+    /// What only grows is a counter, what says how it is now a gauge, and each has a meaning of its own.
+    #[test]
+    fn prometheus_is_told_what_kind_each_number_is() {
+        let page = ServePage::default();
+        page.own[0].store(5, Ordering::Relaxed);
+        page.tcp[0].store(7, Ordering::Relaxed);
+        let mut text = Text::default();
+        Figures::of([&page]).tell(&mut text);
+        crate::serve::metrics::tests::check(text.as_str());
+        for line in [
+            "# TYPE ringway_connections gauge\nringway_connections 5\n",
+            "# TYPE ringway_responses_under_way gauge\n",
+            "# TYPE ringway_requests_total counter\n",
+            "# HELP ringway_tcp_segments_in_total Segments that came.\n",
+            "# TYPE ringway_tcp_segments_in_total counter\nringway_tcp_segments_in_total 7\n",
+        ] {
+            assert!(text.as_str().contains(line), "{line}");
+        }
+        let helps = text.as_str().lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
+        let helps: Vec<&str> = helps.map(|(_, help)| help).collect();
+        assert_eq!(helps.len(), OWN.len() + Stats::meanings().count());
+        assert_eq!(helps.iter().collect::<BTreeSet<_>>().len(), helps.len());
+    }
+
+    /// The book has a row for each, with its kind.
+    #[test]
+    fn the_book_has_them_all() {
+        let book = include_str!("../../../../docs/serving.md");
+        for (name, kind, _) in OWN {
+            let row = book.lines().find(|line| line.starts_with("| ") && line.contains(&format!("`{name}`")));
+            let row = row.unwrap_or_else(|| panic!("docs/serving.md has no {name}"));
+            let now = row.contains(" now");
+            assert_eq!(now, kind == Kind::Gauge, "{row}");
+        }
+        for (name, _) in Stats::default().each() {
+            assert!(book.contains(&format!("`{name}`")), "docs/serving.md has no {name}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::serve::bell::Bell;
 use crate::serve::content::{Candidates, SharedFiles, Store, StorePlan};
 use crate::serve::http::{Clock, Counts, Limits, Peers, Policy, Scratch};
 use crate::serve::log::{Log, LogPlan};
-use crate::serve::metrics::{Kind, Metrics, Text};
+use crate::serve::metrics::{Metrics, Text};
 use crate::serve::tree::{Finder, Librarian, Tree, TreeError, TreePlan};
 use crate::session::Apps;
 use crate::tcp::{self, Stack};
@@ -19,12 +19,13 @@ use drivers::Caps;
 use ringbuf::arena::CONTENT_UNIT;
 use ringbuf::{Arena, ArenaError, ArenaPlan, PACKET_PAGES, Pool};
 use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::thread::{CpuSet, sched_getaffinity};
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 /// Paths that a worker keeps in mind.
@@ -73,7 +74,7 @@ pub struct ServePlan {
     pub connections: u32,
     /// Shorter pieces of files are copied.
     pub copy_below: usize,
-    /// Whether files of tmpfs are sent from the page cache itself, where a device can. For files that are never written
+    /// Whether files of tmpfs and hugetlbfs are sent from the page cache itself, where a device can. For files that are never written
     /// to in place: a write shows in responses that are under way, before it is heard of.
     pub share: bool,
     /// How other files get into memory that devices read.
@@ -161,6 +162,9 @@ impl Control {
     }
 }
 
+/// Files in an arena that may not have been registered yet.
+type Mapped = (Arc<Candidates>, SharedFiles);
+
 /// Servers, one a worker, over the same files.
 #[derive(Debug)]
 pub struct Servers {
@@ -171,8 +175,12 @@ pub struct Servers {
     letterboxes: Arc<[Letterbox]>,
     log: Option<Log>,
     metrics: Option<Metrics>,
-    /// Files of tmpfs that each worker's arena has mapped, until its app takes them.
-    files: Vec<Mutex<Option<(Candidates, SharedFiles)>>>,
+    /// Files whose own pages each worker's arena has mapped, until its app takes them.
+    files: Vec<Mutex<Option<Mapped>>>,
+    /// Where this process may run: workers are pinned, their loaders are not.
+    cpus: Option<CpuSet>,
+    /// Those files, found once for all workers, and open no longer than it takes all of them to start.
+    candidates: Mutex<Weak<Candidates>>,
 }
 
 impl Servers {
@@ -201,6 +209,8 @@ impl Servers {
             log: log.transpose()?,
             metrics: None,
             files: (0..workers).map(|_| Mutex::new(None)).collect(),
+            cpus: sched_getaffinity(None).ok(),
+            candidates: Mutex::default(),
             plan,
         })
     }
@@ -216,11 +226,7 @@ impl Servers {
             let mut counts = Counts::default();
             pages.iter().for_each(|page| counts.add(&page.http()));
             text.http(&counts);
-            for (name, number) in Figures::of(pages.iter().map(|page| &**page)).each() {
-                let name = format!("ringway_{name}");
-                text.family(&name, Kind::Gauge, "See the book, chapter `serving`.");
-                text.sample(&name, &[], number);
-            }
+            Figures::of(pages.iter().map(|page| &**page)).tell(text);
             if let Some(queue) = &queue {
                 text.log(queue.counts());
             }
@@ -264,6 +270,17 @@ impl Servers {
     #[must_use]
     pub fn figures(&self) -> Figures {
         Figures::of(self.pages.iter().map(|page| &**page))
+    }
+
+    /// What can be shared, in arenas with room for so many bytes.
+    fn candidates(&self, most: usize) -> Arc<Candidates> {
+        let mut known = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
+        known.upgrade().unwrap_or_else(|| {
+            let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
+            let found = Arc::new(Candidates::find(site.librarian.tree(), most));
+            *known = Arc::downgrade(&found);
+            found
+        })
     }
 
     fn make<'p>(
@@ -321,13 +338,13 @@ impl Servers {
             draining: false,
         };
         let page_bytes = queues.iter().map(|caps| caps.buffer_bytes as usize).min().unwrap_or(CONTENT_UNIT);
-        let store_plan = StorePlan { page_bytes, ..plan.store };
+        let store_plan = StorePlan { page_bytes, cpus: self.cpus, ..plan.store };
         let mut store = Store::new(pool, store_plan, Arc::clone(&bell))?;
         let mapped = self.files[worker].lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((candidates, mut files)) = mapped
             && queues.iter().all(|caps| caps.takes_file_pages())
         {
-            candidates.settle(&mut files);
+            candidates.confirm(&mut files);
             store = store.with_files(files);
         }
         Ok(FileServer {
@@ -374,13 +391,10 @@ impl Apps for Servers {
     type App<'p> = FileServer<'p>;
 
     fn arena(&self, worker: usize, plan: &ArenaPlan) -> Result<Arena, ArenaError> {
-        // Each registration counts as a write to the file, so that a second worker's would make the first one's version of
-        // it look old.
-        if !self.plan.share || self.pages.len() > 1 {
+        if !self.plan.share {
             return Arena::new(plan);
         }
-        let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
-        let candidates = Candidates::find(site.librarian.tree(), plan.content_bytes);
+        let candidates = self.candidates(plan.content_bytes);
         let (arena, files) = candidates.map(plan)?;
         *self.files[worker].lock().unwrap_or_else(PoisonError::into_inner) = Some((candidates, files));
         Ok(arena)

@@ -82,6 +82,12 @@ pub enum Found {
 }
 
 impl Found {
+    /// Whether a file of it is known to have changed: it must be looked up anew.
+    #[inline]
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::File(forms) if forms.entries().any(|entry| entry.is_gone()))
+    }
+
     /// The same, as HTTP sees it.
     #[must_use]
     pub const fn resource(&self) -> Resource<'_> {
@@ -133,11 +139,12 @@ impl Answer {
         &self.found
     }
 
-    /// Whether something has changed that this answer depends on: ask again.
+    /// Whether something has changed that this answer depends on: ask again. A change that inotify does not tell of, but
+    /// the loader has seen, is one.
     #[inline]
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.stale.load(Ordering::Acquire)
+        self.stale.load(Ordering::Acquire) || self.found.is_gone()
     }
 
     /// Notes that something has changed.
@@ -145,15 +152,28 @@ impl Answer {
         self.stale.store(true, Ordering::Release);
     }
 
-    /// Notes that somebody has written to the file called `name`.
-    pub(super) fn written(&self, name: &[u8]) {
+    /// Notes that the name `name`, on which it depends, was written to, or means something else by now: whoever sends one
+    /// of its files that has lost its name or changed must not go on.
+    ///
+    /// Of a file that was written to under its own name no question is asked: two changes within one tick of the kernel's
+    /// clock have one time.
+    pub(super) fn changed(&self, name: &[u8], written: bool) {
         if let Found::File(forms) = &self.found {
-            forms
-                .entries()
-                .filter(|entry| entry.name().as_bytes() == name)
-                .for_each(|entry| entry.set_gone());
+            for entry in forms.entries() {
+                if written && entry.name().as_bytes() == name {
+                    entry.set_gone();
+                } else {
+                    // By a link, the name is not the entry's; and what was just looked up is not what was removed before.
+                    entry.check();
+                }
+            }
         }
         self.set_stale();
+    }
+
+    /// Notes that anything may have changed.
+    pub(super) fn doubt(&self) {
+        self.changed(b"", false);
     }
 
     /// For how long it may be given without asking again. A watched file needs no such limit, except that a write

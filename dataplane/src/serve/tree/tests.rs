@@ -9,6 +9,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+mod changes;
+
 fn tree(root: &Path, change: impl FnOnce(&mut TreePlan)) -> Tree {
     let mut plan = TreePlan::new(root);
     change(&mut plan);
@@ -239,7 +241,15 @@ struct Desk {
 
 impl Desk {
     fn new(root: &Path, places: usize, capacity: usize) -> Self {
-        let librarian = Librarian::start(Arc::new(tree(root, |_| ()))).expect("starts");
+        Self::over(tree(root, |_| ()), places, capacity)
+    }
+
+    fn with(tree: Tree) -> Self {
+        Self::over(tree, 4, 64)
+    }
+
+    fn over(tree: Tree, places: usize, capacity: usize) -> Self {
+        let librarian = Librarian::start(Arc::new(tree)).expect("starts");
         let bell = Arc::new(Bell::new().expect("a descriptor"));
         let finder = Finder::new(librarian.desk(places, bell), 1, capacity);
         Self { librarian, finder, woken: Vec::new(), now: Tick::default() }

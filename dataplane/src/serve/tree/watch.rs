@@ -132,7 +132,7 @@ impl Watches {
         loop {
             match reader.next() {
                 Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
-                    self.directories.values().for_each(Directory::all_stale);
+                    self.directories.values().for_each(Directory::doubt);
                 }
                 Ok(event) => {
                     let watch = event.wd();
@@ -173,20 +173,23 @@ impl Watches {
 impl Directory {
     fn note(&self, events: ReadFlags, name: Option<&[u8]>) {
         // Without a name it is about the directory itself.
-        let Some(name) = name else { return self.all_stale() };
+        let Some(name) = name else { return self.doubt() };
+        let written = events.contains(ReadFlags::MODIFY);
+        // Rights, times, a second name: the bytes are what they were.
+        let same_bytes = events.difference(ReadFlags::ATTRIB | ReadFlags::ISDIR).is_empty();
         for answer in self.by_name.get(name).into_iter().flatten().filter_map(Weak::upgrade) {
-            if events.contains(ReadFlags::MODIFY) {
-                answer.written(name);
-            } else {
+            if same_bytes {
                 answer.set_stale();
+            } else {
+                answer.changed(name, written);
             }
         }
         self.listed.iter().filter_map(Weak::upgrade).for_each(|answer| answer.set_stale());
     }
 
-    fn all_stale(&self) {
+    fn doubt(&self) {
         let answers = self.by_name.values().flatten().chain(&self.listed);
-        answers.filter_map(Weak::upgrade).for_each(|answer| answer.set_stale());
+        answers.filter_map(Weak::upgrade).for_each(|answer| answer.doubt());
     }
 
     /// Whether anybody still depends on it.
@@ -197,5 +200,51 @@ impl Directory {
         });
         self.listed.retain(|answer| answer.strong_count() > 0);
         !self.by_name.is_empty() || !self.listed.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Found, HostId, Tree, TreePlan};
+    use super::*;
+    use crate::serve::testing::Scratch;
+
+    /// More events than the kernel keeps: what happened is unknown, so nothing is believed any more, and what has really
+    /// changed is gone.
+    #[test]
+    fn after_an_overflow_everything_is_doubted() {
+        let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("a number");
+        let limit: usize = limit.trim().parse().expect("a number");
+        if limit > 100_000 {
+            return eprintln!("SKIPPED: the kernel keeps {limit} events");
+        }
+        let scratch = Scratch::new();
+        for name in ["busy/x", "quiet/same", "quiet/lost"] {
+            scratch.write(name, b"1");
+        }
+        let tree = Tree::open(TreePlan::new(scratch.path())).expect("opens");
+        let mut watches = Watches::new();
+        let answers = ["busy/x", "quiet/same", "quiet/lost"].map(|path| {
+            let mut trail = Trail::default();
+            let found = tree.trace(HostId::default(), path, &mut trail);
+            let watched = watches.watch(&trail);
+            let answer = Arc::new(Answer::new(found, true));
+            watches.register(&watched, &answer);
+            answer
+        });
+        for number in 0..=limit {
+            let path = scratch.path().join(format!("busy/{number}"));
+            rustix::fs::mkdir(&path, rustix::fs::Mode::RWXU).expect("makes");
+            rustix::fs::rmdir(&path).expect("removes");
+        }
+        std::fs::remove_file(scratch.path().join("quiet/lost")).expect("removes");
+        assert!(answers.iter().all(|answer| !answer.is_stale()), "not looked yet");
+        watches.drain();
+        assert!(answers.iter().all(|answer| answer.is_stale()));
+        let gone = answers.each_ref().map(|answer| match answer.found() {
+            Found::File(forms) => forms.plain().is_gone(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(gone, [false, false, true]);
     }
 }

@@ -1,181 +1,26 @@
-//! `ringway serve`.
+//! Over our own TCP, on a port.
 
-use super::bounds::Bounds;
-use super::forward::{IdleWord, say, seconds};
-use super::{Format, Outcome};
-use clap::{Args, ValueEnum};
+use super::args::{KindWord, ServeArgs};
+use super::{Fallible, log_plan, policy, tree};
+use crate::cli::forward::say;
+use crate::cli::{Format, Outcome};
 use dataplane::net::{self, Prefix};
 use dataplane::ports::Port;
 use dataplane::report::{self, Rates};
 use dataplane::serve::content::{Kinds, StorePlan};
-use dataplane::serve::http::{Policy, PolicyPlan, media};
-use dataplane::serve::log::{self, LogPlan};
 use dataplane::serve::server::{Figures, ServePlan, Servers, Stage};
-use dataplane::serve::tree::{HostPlan, Symlinks, TreePlan};
 use dataplane::session::{SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
 use dataplane::{PortId, Snapshot};
-use drivers::PortSpec;
 use drivers::link::Link;
-use drivers::spec::NumberList;
 use drivers::xdp::{Endpoint, Filter};
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Serve files over Ringway's own TCP, straight from memory that the device reads.
-///
-/// The address may be one that the kernel does not have: then ARP, neighbour discovery and ping are answered here too.
-/// Or it may be the interface's own: then only TCP to the one port is taken (af-xdp), and SSH and everything else
-/// reach the kernel as before.
-#[derive(Debug, Args)]
-pub(crate) struct ServeArgs {
-    /// Where to serve: af-xdp:eth0, packet:eth0, or eth0 for the best driver that works there.
-    #[arg(long, value_name = "P")]
-    port: PortSpec,
-    /// The server's address and the length of its network's prefix, as 10.0.0.2/24; give it again for IPv6.
-    #[arg(long = "address", value_name = "A/LEN", required = true, value_parser = address)]
-    addresses: Vec<Prefix>,
-    /// The router to other networks. Answers need none: they go back the way the request came.
-    #[arg(long, value_name = "G")]
-    gateway: Option<IpAddr>,
-    /// The VLAN that the address is in: every frame bears this tag (802.1Q), both ways.
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(1..=4094))]
-    vlan: Option<u16>,
-    /// The TCP port to listen on.
-    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
-    listen: u16,
-    /// The folder to serve.
-    #[arg(long, value_name = "DIR")]
-    root: PathBuf,
-    /// A virtual host and its folder, as www.example.org=/srv/www; may be given again.
-    #[arg(long = "host", value_name = "NAME=DIR", value_parser = host)]
-    hosts: Vec<(String, PathBuf)>,
-    /// Symbolic links: never followed, followed within the root, or only where link and target have one owner.
-    #[arg(long, value_enum, default_value_t)]
-    symlinks: SymlinkWord,
-    /// Whether a folder without an index file is listed.
-    #[arg(long, value_enum, default_value_t)]
-    listing: ListingWord,
-    /// Cache-Control by file name (or path, if there is a slash), as *.css=max-age=3600; `*` is all; may be given again.
-    #[arg(long = "cache-control", value_name = "PATTERN=VALUE", value_parser = pair)]
-    cache_control: Vec<(String, String)>,
-    /// A page for an error, as 404=/srv/errors/404.html; may be given again.
-    #[arg(long = "error-page", value_name = "STATUS=FILE", value_parser = error_page)]
-    error_pages: Vec<(u16, PathBuf)>,
-    /// Where requests are logged: a file, or - for standard output. SIGHUP opens it anew.
-    #[arg(long, value_name = "FILE")]
-    access_log: Option<PathBuf>,
-    /// How requests are logged.
-    #[arg(long, value_enum, default_value_t)]
-    log_format: LogWord,
-    /// Counters for Prometheus, on a socket of the kernel's, as 127.0.0.1:9090.
-    #[arg(long, value_name = "ADDR:PORT")]
-    metrics: Option<SocketAddr>,
-    /// How file content gets into memory that the device reads.
-    #[arg(long, value_enum, default_value_t)]
-    content_kind: KindWord,
-    /// Memory for file content, in MiB, of each worker.
-    #[arg(long, value_name = "MIB", default_value_t = 256)]
-    content: usize,
-    /// Connections at once, of each worker.
-    #[arg(long, value_name = "N", default_value_t = 16384)]
-    connections: u32,
-    /// Seconds that connections get to end, when the server is told to.
-    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
-    drain: Duration,
-    /// File content in a packet is copied below so many bytes, and gathered by the device from there on.
-    #[arg(long, value_name = "BYTES")]
-    copy_below: Option<u32>,
-    /// One worker on each of these CPUs, as in 0-3,7; without it one worker anywhere.
-    #[arg(long, value_name = "LIST")]
-    cpu: Option<NumberList>,
-    /// Stop after so many seconds.
-    #[arg(long, value_name = "S", value_parser = seconds)]
-    duration: Option<Duration>,
-    /// What a worker does when no frame comes.
-    #[arg(long, value_enum, default_value_t)]
-    idle: IdleWord,
-    /// Frames of each worker's arena.
-    #[arg(long, value_name = "N")]
-    frames: Option<u32>,
-    /// How to print what happens: a table, or one JSON object a line.
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-    #[command(flatten)]
-    bounds: Bounds,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum SymlinkWord {
-    /// Not followed.
-    #[default]
-    Off,
-    /// Followed, if link and target belong to the same user.
-    Owner,
-    /// Followed, within the root.
-    On,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum ListingWord {
-    /// 403.
-    #[default]
-    Off,
-    /// As HTML, or JSON for who asks for that.
-    On,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum LogWord {
-    /// As Apache and nginx do.
-    #[default]
-    Combined,
-    /// One object a line.
-    Json,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum KindWord {
-    /// Large files direct, others by snapshot.
-    #[default]
-    Auto,
-    /// Files of tmpfs from the page cache itself, where the device can: nothing is copied, not even when loaded. Only for
-    /// files that are replaced, never written to in place: a write shows in responses that are under way.
-    Shared,
-    /// Read through the page cache into our memory: one copy when loaded, none per request.
-    Snapshot,
-    /// Read past the page cache: the disk's DMA writes what the device's DMA reads.
-    Direct,
-}
-
-fn address(text: &str) -> Result<Prefix, String> {
-    let (address, bits) =
-        text.split_once('/').ok_or("the length of the prefix is missing, as in 10.0.0.2/24")?;
-    let address: IpAddr = address.parse().map_err(|_| format!("{address:?} is no IP address"))?;
-    let bits = bits.parse().map_err(|_| format!("{bits:?} is no length of a prefix"))?;
-    Ok(Prefix { address, bits })
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (left, right) = text.split_once('=').ok_or("a = is missing")?;
-    Ok((left.to_owned(), right.to_owned()))
-}
-
-fn host(text: &str) -> Result<(String, PathBuf), String> {
-    pair(text).map(|(name, folder)| (name, folder.into()))
-}
-
-fn error_page(text: &str) -> Result<(u16, PathBuf), String> {
-    let (status, file) = pair(text)?;
-    let status = status.parse().map_err(|_| format!("{status:?} is no status"))?;
-    Ok((status, file.into()))
-}
-
-pub(crate) fn run(args: &ServeArgs) -> Outcome {
+pub(super) fn run(args: &ServeArgs) -> Outcome {
     let signal = Arc::new(AtomicBool::new(false));
     for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(number, Arc::clone(&signal))?;
@@ -288,33 +133,6 @@ impl Attendant<'_> {
     }
 }
 
-type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
-
-fn tree(args: &ServeArgs) -> Fallible<TreePlan> {
-    let hosts =
-        args.hosts.iter().map(|(name, root)| HostPlan { names: vec![name.clone()], root: root.clone() });
-    let mut tree = TreePlan::new(&args.root);
-    tree.hosts.extend(hosts);
-    tree.symlinks = match args.symlinks {
-        SymlinkWord::Off => Symlinks::Off,
-        SymlinkWord::Owner => Symlinks::Owner,
-        SymlinkWord::On => Symlinks::On,
-    };
-    tree.listing = args.listing == ListingWord::On;
-    Ok(tree)
-}
-
-fn policy(args: &ServeArgs) -> Fallible<Policy> {
-    let page = |(status, file): &(u16, PathBuf)| -> Result<(u16, String, Vec<u8>), String> {
-        let content =
-            std::fs::read(file).map_err(|error| format!("--error-page {}: {error}", file.display()))?;
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        Ok((*status, media::of_name(&name).to_owned(), content))
-    };
-    let pages = args.error_pages.iter().map(page).collect::<Result<_, _>>()?;
-    Ok(Policy::new(&PolicyPlan { cache: args.cache_control.clone(), pages, ..PolicyPlan::default() })?)
-}
-
 fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
     if let Some(link) = link.filter(|link| link.mac == [0; 6]) {
         let name = &link.name;
@@ -324,14 +142,6 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         .into());
     }
     let kernel = kernel(args, link)?;
-    let log = args.access_log.as_ref().map(|path| LogPlan {
-        path: Some(path.clone()).filter(|path| path.as_os_str() != "-"),
-        format: match args.log_format {
-            LogWord::Combined => log::Format::Combined,
-            LogWord::Json => log::Format::Json,
-        },
-        capacity: LOG_RECORDS,
-    });
     let kinds = match args.content_kind {
         KindWord::Auto | KindWord::Shared => Kinds::Auto,
         KindWord::Snapshot => Kinds::Snapshot,
@@ -355,7 +165,7 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         copy_below: args.copy_below.map_or(COPY_BELOW, |bytes| bytes as usize),
         share: args.content_kind == KindWord::Shared,
         store: StorePlan { kinds, ..StorePlan::default() },
-        log,
+        log: log_plan(args),
     })
 }
 
@@ -386,9 +196,6 @@ fn kernel(args: &ServeArgs, link: Option<&Link>) -> Fallible<Option<net::HostPla
         .into()),
     }
 }
-
-/// Answers that may wait for the thread that writes the log.
-const LOG_RECORDS: usize = 8192;
 
 /// Below this a copy costs no more than a second descriptor, over a veth: `docs/measuring.md` has the measurement.
 const COPY_BELOW: usize = 2048;

@@ -1,6 +1,6 @@
 //! What `ringway serve` takes from its clients.
 
-use super::forward::seconds;
+use crate::cli::forward::seconds;
 use clap::Args;
 use dataplane::serve::http::{FIELDS_MAX, HEAD_BYTES_MAX, Limits};
 use std::time::Duration;

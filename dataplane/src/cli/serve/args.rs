@@ -1,0 +1,161 @@
+//! What the user may say.
+
+use super::bounds::Bounds;
+use crate::cli::Format;
+use crate::cli::forward::{IdleWord, seconds};
+use clap::{Args, ValueEnum};
+use dataplane::net::Prefix;
+use drivers::PortSpec;
+use drivers::spec::NumberList;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Serve files over Ringway's own TCP, straight from memory that the device reads.
+///
+/// The address may be one that the kernel does not have: then ARP, neighbour discovery and ping are answered here too.
+/// Or it may be the interface's own: then only TCP to the one port is taken (af-xdp), and SSH and everything else
+/// reach the kernel as before.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to serve: af-xdp:eth0, packet:eth0, or eth0 for the best driver that works there.
+    #[arg(long, value_name = "P")]
+    pub(super) port: PortSpec,
+    /// The server's address and the length of its network's prefix, as 10.0.0.2/24; give it again for IPv6.
+    #[arg(long = "address", value_name = "A/LEN", required = true, value_parser = address)]
+    pub(super) addresses: Vec<Prefix>,
+    /// The router to other networks. Answers need none: they go back the way the request came.
+    #[arg(long, value_name = "G")]
+    pub(super) gateway: Option<IpAddr>,
+    /// The VLAN that the address is in: every frame bears this tag (802.1Q), both ways.
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(1..=4094))]
+    pub(super) vlan: Option<u16>,
+    /// The TCP port to listen on.
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) listen: u16,
+    /// The folder to serve.
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: PathBuf,
+    /// A virtual host and its folder, as www.example.org=/srv/www; may be given again.
+    #[arg(long = "host", value_name = "NAME=DIR", value_parser = host)]
+    pub(super) hosts: Vec<(String, PathBuf)>,
+    /// Symbolic links: never followed, followed within the root, or only where link and target have one owner.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) symlinks: SymlinkWord,
+    /// Whether a folder without an index file is listed.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) listing: ListingWord,
+    /// Cache-Control by file name (or path, if there is a slash), as *.css=max-age=3600; `*` is all; may be given again.
+    #[arg(long = "cache-control", value_name = "PATTERN=VALUE", value_parser = pair)]
+    pub(super) cache_control: Vec<(String, String)>,
+    /// A page for an error, as 404=/srv/errors/404.html; may be given again.
+    #[arg(long = "error-page", value_name = "STATUS=FILE", value_parser = error_page)]
+    pub(super) error_pages: Vec<(u16, PathBuf)>,
+    /// Where requests are logged: a file, or - for standard output. SIGHUP opens it anew.
+    #[arg(long, value_name = "FILE")]
+    pub(super) access_log: Option<PathBuf>,
+    /// How requests are logged.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) log_format: LogWord,
+    /// Counters for Prometheus, on a socket of the kernel's, as 127.0.0.1:9090.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(super) metrics: Option<SocketAddr>,
+    /// How file content gets into memory that the device reads.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) content_kind: KindWord,
+    /// Memory for file content, in MiB, of each worker.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    pub(super) content: usize,
+    /// Connections at once, of each worker.
+    #[arg(long, value_name = "N", default_value_t = 16384)]
+    pub(super) connections: u32,
+    /// Seconds that connections get to end, when the server is told to.
+    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
+    pub(super) drain: Duration,
+    /// File content in a packet is copied below so many bytes, and gathered by the device from there on.
+    #[arg(long, value_name = "BYTES")]
+    pub(super) copy_below: Option<u32>,
+    /// One worker on each of these CPUs, as in 0-3,7; without it one worker anywhere.
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpu: Option<NumberList>,
+    /// Stop after so many seconds.
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(super) duration: Option<Duration>,
+    /// What a worker does when no frame comes.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) idle: IdleWord,
+    /// Frames of each worker's arena.
+    #[arg(long, value_name = "N")]
+    pub(super) frames: Option<u32>,
+    /// How to print what happens: a table, or one JSON object a line.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) bounds: Bounds,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum SymlinkWord {
+    /// Not followed.
+    #[default]
+    Off,
+    /// Followed, if link and target belong to the same user.
+    Owner,
+    /// Followed, within the root.
+    On,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum ListingWord {
+    /// 403.
+    #[default]
+    Off,
+    /// As HTML, or JSON for who asks for that.
+    On,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum LogWord {
+    /// As Apache and nginx do.
+    #[default]
+    Combined,
+    /// One object a line.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum KindWord {
+    /// Large files direct, others by snapshot.
+    #[default]
+    Auto,
+    /// Files of tmpfs from the page cache itself, where the device can: nothing is copied, not even when loaded. Only for
+    /// files that are replaced, never written to in place: a write shows in responses that are under way.
+    Shared,
+    /// Read through the page cache into our memory: one copy when loaded, none per request.
+    Snapshot,
+    /// Read past the page cache: the disk's DMA writes what the device's DMA reads.
+    Direct,
+}
+
+pub(crate) fn address(text: &str) -> Result<Prefix, String> {
+    let (address, bits) =
+        text.split_once('/').ok_or("the length of the prefix is missing, as in 10.0.0.2/24")?;
+    let address: IpAddr = address.parse().map_err(|_| format!("{address:?} is no IP address"))?;
+    let bits = bits.parse().map_err(|_| format!("{bits:?} is no length of a prefix"))?;
+    Ok(Prefix { address, bits })
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (left, right) = text.split_once('=').ok_or("a = is missing")?;
+    Ok((left.to_owned(), right.to_owned()))
+}
+
+fn host(text: &str) -> Result<(String, PathBuf), String> {
+    pair(text).map(|(name, folder)| (name, folder.into()))
+}
+
+fn error_page(text: &str) -> Result<(u16, PathBuf), String> {
+    let (status, file) = pair(text)?;
+    let status = status.parse().map_err(|_| format!("{status:?} is no status"))?;
+    Ok((status, file.into()))
+}

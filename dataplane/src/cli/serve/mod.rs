@@ -1,0 +1,59 @@
+//! `ringway serve`.
+
+mod args;
+mod bounds;
+mod bypass;
+
+pub(crate) use args::{ServeArgs, address};
+
+use super::Outcome;
+use args::{ListingWord, LogWord, SymlinkWord};
+use dataplane::serve::http::{Policy, PolicyPlan, media};
+use dataplane::serve::log::{self, LogPlan};
+use dataplane::serve::tree::{HostPlan, Symlinks, TreePlan};
+use std::path::PathBuf;
+
+pub(crate) fn run(args: &ServeArgs) -> Outcome {
+    bypass::run(args)
+}
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn tree(args: &ServeArgs) -> Fallible<TreePlan> {
+    let hosts =
+        args.hosts.iter().map(|(name, root)| HostPlan { names: vec![name.clone()], root: root.clone() });
+    let mut tree = TreePlan::new(&args.root);
+    tree.hosts.extend(hosts);
+    tree.symlinks = match args.symlinks {
+        SymlinkWord::Off => Symlinks::Off,
+        SymlinkWord::Owner => Symlinks::Owner,
+        SymlinkWord::On => Symlinks::On,
+    };
+    tree.listing = args.listing == ListingWord::On;
+    Ok(tree)
+}
+
+fn policy(args: &ServeArgs) -> Fallible<Policy> {
+    let page = |(status, file): &(u16, PathBuf)| -> Result<(u16, String, Vec<u8>), String> {
+        let content =
+            std::fs::read(file).map_err(|error| format!("--error-page {}: {error}", file.display()))?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        Ok((*status, media::of_name(&name).to_owned(), content))
+    };
+    let pages = args.error_pages.iter().map(page).collect::<Result<_, _>>()?;
+    Ok(Policy::new(&PolicyPlan { cache: args.cache_control.clone(), pages, ..PolicyPlan::default() })?)
+}
+
+/// Answers that may wait for the thread that writes the log.
+const LOG_RECORDS: usize = 8192;
+
+fn log_plan(args: &ServeArgs) -> Option<LogPlan> {
+    args.access_log.as_ref().map(|path| LogPlan {
+        path: Some(path.clone()).filter(|path| path.as_os_str() != "-"),
+        format: match args.log_format {
+            LogWord::Combined => log::Format::Combined,
+            LogWord::Json => log::Format::Json,
+        },
+        capacity: LOG_RECORDS,
+    })
+}
