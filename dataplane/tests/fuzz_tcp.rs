@@ -17,15 +17,22 @@ fn random(state: &mut u64) -> u8 {
 const OPENING: &[u8] = &[
     // A SYN with a window and no options; then its acknowledgement; then ten bytes.
     0x08, 0x00, 0x80, 0, 0, 0, 0x08, 0x00, 0x00, 0, 0, 0, 0x08, 0x40, 0x00, 0, 0, 10,
-    // The same from the next port, with timestamps.
-    0x48, 0x0c, 0x80, 0, 0, 0, 0x48, 0x0c, 0x00, 0, 0, 0, 0x48, 0x4c, 0x00, 0, 0, 10,
+    // The same from the next port, with timestamps, and from a third, with SACK.
+    0x48, 0x0c, 0x80, 0, 0, 0, 0x48, 0x0c, 0x00, 0, 0, 0, 0x48, 0x4c, 0x00, 0, 0, 10, //
+    0x88, 0x12, 0x80, 0, 0, 4, 2, 1, 1, 0, 0x88, 0x00, 0x00, 0, 0, 0, 0x88, 0x40, 0x00, 0, 0, 10,
 ];
+
+/// What TCP counts.
+fn names() -> Vec<&'static str> {
+    dataplane::tcp::Stats::default().each().map(|(name, _)| name).collect()
+}
 
 #[test]
 fn tcp_segment() {
     let rounds = if std::env::var_os("PROPTEST_CASES").is_some() { 50 } else { 4000 };
     // `SEED=n`: that one alone.
     let one: Option<u64> = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let mut sums = vec![0; names().len()];
     for seed in one.map_or(1..rounds, |seed| seed..seed + 1) {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut bytes = vec![random(&mut state)];
@@ -36,6 +43,17 @@ fn tcp_segment() {
         }
         bytes.extend((0..random(&mut state)).flat_map(|_| [random(&mut state), random(&mut state)]));
         let ended = std::panic::catch_unwind(|| tcp::tcp_segment(&bytes));
-        assert!(ended.is_ok(), "SEED={seed}");
+        let stats = ended.unwrap_or_else(|_| panic!("SEED={seed}"));
+        for (sum, (_, count)) in sums.iter_mut().zip(stats.each()) {
+            *sum += count;
+        }
+    }
+    // The seeds reach what they are for: connections under way, and much that happens to them.
+    let seen = |name: &str| sums[names().iter().position(|other| *other == name).expect("a counter")];
+    for name in ["established", "bytes_in", "out_of_order", "duplicates_in", "challenge_acks", "timeouts"] {
+        assert!(one.is_some() || seen(name) >= rounds / 40, "{name}: {}", seen(name));
+    }
+    for name in ["sack_bad", "paws", "pmtu_lowered", "resets_in", "finished", "tail_probes", "cookies_sent"] {
+        assert!(one.is_some() || rounds < 1000 || seen(name) > 0, "{name} never");
     }
 }

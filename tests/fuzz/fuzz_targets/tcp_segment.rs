@@ -3,4 +3,6 @@
 #[path = "../src/tcp.rs"]
 mod tcp;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tcp::tcp_segment(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    tcp::tcp_segment(bytes);
+});

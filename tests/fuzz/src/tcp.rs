@@ -8,7 +8,9 @@
 //! ```
 
 use dataplane::net::{Address, Host, HostPlan, Input, InterfacePlan, Prefix, Tags, TcpError, Trouble};
-use dataplane::tcp::{Closed, Config, Conn, Cookies, Keepalive, Limits, Out, Segment, Sent, Service, Stack};
+use dataplane::tcp::{
+    Closed, Config, Conn, Cookies, Keepalive, Limits, Out, Segment, Sent, Service, Stack, Stats,
+};
 use dataplane::{PortId, Tick};
 use drivers::checksum::{fold, sum};
 use ringbuf::{Arena, ArenaPlan, Frame, Pool};
@@ -273,10 +275,10 @@ fn packet(protocol: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Any bytes as what a peer, its network and the application do: no panic, bounded memory, counters that agree with
-/// each other, no byte sent or acknowledged that was not queued, and no frame lost.
-pub fn tcp_segment(bytes: &[u8]) {
+/// each other, no byte sent or acknowledged that was not queued, and no frame lost. Returns what TCP counted.
+pub fn tcp_segment(bytes: &[u8]) -> Stats {
     let mut numbers = Numbers(bytes);
-    let Some(choice) = numbers.byte() else { return };
+    let Some(choice) = numbers.byte() else { return Stats::default() };
     let plan = ArenaPlan { frames: FRAMES, frame_size: 4096, content_bytes: 0, huge_pages: false };
     let pool = Pool::new(Arena::new(&plan).expect("32 KiB"));
     let mut stack = Stack::new(config(choice), [7; 16]);
@@ -303,6 +305,7 @@ pub fn tcp_segment(bytes: &[u8]) {
     world.flow(Sent::Yes);
     world.hold();
     assert_eq!(world.stack.connections(), 0);
+    *world.stack.stats()
 }
 
 fn step(world: &mut World<'_>, what: u8, numbers: &mut Numbers<'_>) -> Option<()> {
@@ -320,7 +323,7 @@ fn step(world: &mut World<'_>, what: u8, numbers: &mut Numbers<'_>) -> Option<()
             world.frame(&bytes);
         }
         2 => {
-            world.now.0 += Duration::from_micros(u64::from(numbers.word()?) >> (what >> 4 & 3) * 8);
+            world.now.0 += Duration::from_micros(u64::from(numbers.word()?) >> ((what >> 4 & 3) * 8));
             world.stack.tick(world.now, &mut world.app);
             assert!(
                 world.stack.next_deadline().is_none_or(|at| at.0 + Duration::from_millis(1) > world.now.0)
