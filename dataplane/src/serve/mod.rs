@@ -9,13 +9,18 @@
 //! | [`tree`] | which file a path is |
 //! | [`content`] | a file's bytes as pages that a device can read |
 //! | [`bell`] | waking a thread that sleeps |
+//! | `responder`, `answers` | a request to a response that is under way, whatever it travels over |
+//! | [`site`] | what is served, exchanged as a whole |
 
+mod answers;
 pub mod bell;
 pub mod content;
 pub mod http;
 pub mod log;
 pub mod metrics;
+mod responder;
 pub mod server;
+pub mod site;
 #[cfg(test)]
 mod testing;
 pub mod tree;

@@ -1,18 +1,18 @@
 //! From the plan to one app a worker.
 
-use super::answers::Answers;
 use super::clerk::{Clerk, TalkCounters};
 use super::page::{Figures, ServePage};
 use super::post::{Letterbox, Post};
 use super::{EmitCounters, FileServer};
 use crate::app::PortId;
 use crate::net::{HEADER_BYTES, Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags};
-use crate::serve::bell::Bell;
 use crate::serve::content::{Candidates, SharedFiles, Store, StorePlan};
-use crate::serve::http::{Clock, Counts, Limits, Peers, Policy, Scratch};
+use crate::serve::http::{Counts, Limits, Policy};
 use crate::serve::log::{Log, LogPlan};
 use crate::serve::metrics::{Metrics, Text};
-use crate::serve::tree::{Finder, Librarian, Tree, TreeError, TreePlan};
+use crate::serve::responder::Responder;
+use crate::serve::site::{LOOKUPS, Site, SiteError};
+use crate::serve::tree::{Finder, TreePlan};
 use crate::session::Apps;
 use crate::tcp::{self, Stack};
 use drivers::Caps;
@@ -20,22 +20,14 @@ use ringbuf::arena::CONTENT_UNIT;
 use ringbuf::{Arena, ArenaError, ArenaPlan, PACKET_PAGES, Pool};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::thread::{CpuSet, sched_getaffinity};
-use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
-/// Paths that a worker keeps in mind.
-const PATHS: usize = 65_536;
-
 /// Bytes that a client may send ahead: two heads as long as they may be.
 const RECEIVE_BYTES: u32 = 16 << 10;
-
-/// Lookups that a worker may have open.
-const LOOKUPS: usize = 1024;
 
 /// Bytes of a segment that is to be cut by the device. Wherever in a page it begins, it lies in at most
 /// [`PACKET_PAGES`] of 4 KiB, and with its headers it is below the 64 KiB of an IP packet.
@@ -83,7 +75,7 @@ pub struct ServePlan {
 pub enum ServeError {
     /// The folders.
     #[error(transparent)]
-    Tree(#[from] TreeError),
+    Site(#[from] SiteError),
     /// The addresses.
     #[error(transparent)]
     Host(#[from] PlanError),
@@ -98,20 +90,6 @@ pub enum ServeError {
     /// The kernel has no thread, descriptor, memory or random numbers left.
     #[error("starting the server: {0}")]
     System(#[from] io::Error),
-}
-
-/// What may be exchanged while the server runs: the folders and what answers say.
-#[derive(Debug)]
-pub(super) struct Site {
-    pub(super) librarian: Librarian,
-    pub(super) policy: Arc<Policy>,
-}
-
-impl Site {
-    fn open(tree: TreePlan, policy: Policy) -> Result<Self, ServeError> {
-        let tree = Arc::new(Tree::open(tree)?);
-        Ok(Self { librarian: Librarian::start(tree)?, policy: Arc::new(policy) })
-    }
 }
 
 /// What workers are told from outside; they look at each tick.
@@ -302,27 +280,10 @@ impl Servers {
         let bell = Arc::clone(&self.letterboxes[worker].bell);
         let edition = self.control.edition.load(Ordering::Acquire);
         let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
-        let tree = site.librarian.tree();
         let now = SystemTime::now();
-        let clerk = Clerk {
-            answers: Rc::new(RefCell::new(Answers::default())),
-            finder: finder(&site, &bell),
-            tree: Arc::clone(tree),
-            policy: Arc::clone(&site.policy),
-            limits: plan.limits.clone(),
-            clock: Clock::new(now),
-            now,
-            scratch: Scratch::new(&plan.limits),
-            counters: TalkCounters::default(),
-            counts: Counts::default(),
-            log: self.log.as_ref().map(Log::queue),
-            // Each worker counts for itself.
-            peers: Peers::new(
-                plan.limits.connections_per_peer.div_ceil(u32::try_from(self.pages.len()).unwrap_or(1)),
-                plan.connections as usize,
-            ),
-            draining: false,
-        };
+        let log = self.log.as_ref().map(Log::queue);
+        let responder = Responder::new(&site, &bell, &plan.limits, log, self.pages.len(), plan.connections);
+        let clerk = Clerk { scratch: responder.scratch(), responder, counters: TalkCounters::default() };
         let page_bytes = queues.iter().map(|caps| caps.buffer_bytes as usize).min().unwrap_or(CONTENT_UNIT);
         let store_plan = StorePlan { page_bytes, cpus: self.cpus, ..plan.store };
         let mut store = Store::new(pool, store_plan, Arc::clone(&bell))?;
@@ -365,12 +326,6 @@ fn largest_segment(queues: &[&Caps]) -> u32 {
         if caps.segmentation { caps.packet_bytes.saturating_sub(headers).min(LARGEST_SEGMENT) } else { 0 }
     };
     queues.iter().map(largest).min().unwrap_or(0)
-}
-
-/// A worker's finder over a site.
-pub(super) fn finder(site: &Site, bell: &Arc<Bell>) -> Finder {
-    let desk = site.librarian.desk(LOOKUPS, Arc::clone(bell));
-    Finder::new(desk, site.librarian.tree().hosts(), PATHS)
 }
 
 impl Apps for Servers {
