@@ -1,21 +1,19 @@
 //! A file server and a client of our own, over wires in memory and in made-up time.
 //!
 //! ```text
-//!   client: Host, Stack ── loopback ── Worker 0 [ FileServer ]
-//!                      └── loopback ── Worker 1 [ FileServer ]      by the client's port
+//!   client of our own ── loopback ── Worker 0 [ FileServer ]
+//!                   └── loopback ── Worker 1 [ FileServer ]      by the client's port
 //! ```
 //!
 //! The server's own threads, which look up paths and load files, run in real time.
 
 use crate::Outcome;
-use dataplane::net::{
-    Address, Headers, Host, HostPlan, Input, InterfacePlan, Path, Prefix, Tags, Vlan, write_headers,
-};
+use crate::client::Client;
+use dataplane::net::{Address, Path, Prefix, Vlan};
 use dataplane::serve::http::{Limits, Policy, PolicyPlan};
 use dataplane::serve::server::{FileServer, ServePlan, Servers};
 use dataplane::serve::tree::TreePlan;
 use dataplane::session::Apps as _;
-use dataplane::tcp::{self, Closed, Conn, ConnId, Out, Segment, Sent, Service, Stack};
 use dataplane::worker::{Member, TICK_EVERY};
 use dataplane::{PortId, Tick, Worker};
 use drivers::checksum::{fold, sum};
@@ -24,8 +22,6 @@ use drivers::{Caps, QueuePair as _};
 use ringbuf::{Arena, ArenaPlan, Burst, Pool};
 use std::time::{Duration, Instant};
 
-/// The server's port.
-pub const LISTEN: u16 = 8080;
 const PORT: PortId = PortId(0);
 const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const SERVER: [u8; 4] = [10, 0, 0, 2];
@@ -50,14 +46,16 @@ pub enum TooLong {
 pub fn plan(root: &std::path::Path) -> Outcome<ServePlan> {
     Ok(ServePlan {
         mac: SERVER_MAC,
+        vlan: None,
         mtu: 1500,
         addresses: vec![Prefix { address: SERVER.into(), bits: 24 }],
         gateway: None,
         shared: false,
-        listen: LISTEN,
+        listen: crate::server::PORT,
         tree: TreePlan::new(root),
         policy: Policy::new(&PolicyPlan::default())?,
         limits: Limits::default(),
+        keepalive: None,
         connections: 64,
         copy_below: 2048,
         share: false,
@@ -67,6 +65,18 @@ pub fn plan(root: &std::path::Path) -> Outcome<ServePlan> {
     })
 }
 
+/// The client's way to the server.
+fn path(vlan: Option<Vlan>) -> Path {
+    Path {
+        port: PORT,
+        vlan,
+        local_mac: [2, 0, 0, 0, 0, 1],
+        peer_mac: SERVER_MAC,
+        local: Address::v4(CLIENT),
+        peer: Address::v4(SERVER),
+    }
+}
+
 /// Memory for so many workers.
 ///
 /// # Errors
@@ -74,60 +84,6 @@ pub fn plan(root: &std::path::Path) -> Outcome<ServePlan> {
 pub fn pools(workers: usize) -> Outcome<Vec<Pool>> {
     let plan = ArenaPlan { frames: 2048, content_bytes: 16 << 20, huge_pages: false, ..ArenaPlan::default() };
     (0..workers).map(|_| Ok(Pool::new(Arena::new(&plan)?))).collect()
-}
-
-/// What the client sent, and heard, on each of its connections, by their order.
-#[derive(Debug, Default)]
-struct Talks {
-    sent: Vec<Vec<u8>>,
-    heard: Vec<Vec<u8>>,
-    closed: Vec<Option<Closed>>,
-}
-
-impl Service<usize> for Talks {
-    fn opened(&mut self, conn: &mut Conn<'_, usize>) {
-        // Ports are given in order.
-        let talk = usize::from(conn.local_port() - FIRST_PORT);
-        *conn.state_mut() = talk;
-        conn.queue(self.sent[talk].len() as u64);
-    }
-
-    fn data(&mut self, conn: &mut Conn<'_, usize>, bytes: &[u8]) -> usize {
-        self.heard[*conn.state()].extend_from_slice(bytes);
-        bytes.len()
-    }
-
-    fn acked(&mut self, _: &mut Conn<'_, usize>, _: u64) {}
-
-    fn half_closed(&mut self, conn: &mut Conn<'_, usize>) {
-        conn.finish();
-    }
-
-    fn closed(&mut self, conn: &mut Conn<'_, usize>, why: Closed) {
-        self.closed[*conn.state()] = Some(why);
-    }
-
-    fn timer(&mut self, _: &mut Conn<'_, usize>) {}
-}
-
-const FIRST_PORT: u16 = 40_000;
-
-/// The client's segments as frames.
-#[derive(Debug, Default)]
-struct Emitted {
-    sent: Vec<Vec<u8>>,
-    frames: Vec<(u16, Segment, Vec<u8>)>,
-}
-
-impl Out<usize> for Emitted {
-    fn segment(&mut self, segment: &Segment, talk: &mut usize) -> Sent {
-        let bytes = self.sent.get(*talk).map_or(&[][..], |bytes| {
-            let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-            bytes.get(place(segment.payload.start)..place(segment.payload.end)).unwrap_or_default()
-        });
-        self.frames.push((segment.local_port, segment.clone(), bytes.to_vec()));
-        Sent::Yes
-    }
 }
 
 /// One worker and the far end of its wire.
@@ -143,8 +99,6 @@ struct Place<'p> {
 pub struct Indoors<'p> {
     /// The server's counters.
     pub servers: Servers,
-    /// The client's path to it, for the next connection and for the frames of those that there are.
-    pub path: Path,
     /// Bytes of the longest IP packet from the server that gets through, and what becomes of longer ones.
     pub mtu: (usize, TooLong),
     /// Packets from the server that are not heard of any more from here on.
@@ -152,9 +106,8 @@ pub struct Indoors<'p> {
     /// Where the server's last packet went.
     pub went_to: [u8; 6],
     places: Vec<Place<'p>>,
-    host: Host,
-    stack: Stack<usize>,
-    talks: Talks,
+    /// The client.
+    pub client: Client,
     now: Tick,
 }
 
@@ -175,33 +128,14 @@ impl<'p> Indoors<'p> {
             let worker = Worker::new(pool, vec![Member { port: PORT, queue: near }], app);
             places.push(Place { pool, worker, far });
         }
-        let interface = InterfacePlan {
-            port: PORT,
-            mac: [2, 0, 0, 0, 0, 1],
-            mtu: 1500,
-            tags: vlan.map_or(Tags::None, |vlan| Tags::One(vlan.vid())),
-            addresses: vec![Prefix { address: CLIENT.into(), bits: 24 }],
-        };
-        let path = Path {
-            port: PORT,
-            vlan,
-            local_mac: interface.mac,
-            peer_mac: SERVER_MAC,
-            local: Address::v4(CLIENT),
-            peer: Address::v4(SERVER),
-        };
-        let host = Host::new(&HostPlan { interfaces: vec![interface], ..HostPlan::default() })?;
-        let config = tcp::Config { max_connections: 64, ..tcp::Config::default() };
+        let client = Client::new(path(vlan))?;
         Ok(Self {
             servers,
-            path,
             mtu: (usize::MAX, TooLong::Vanish),
             deaf: false,
             went_to: [0; 6],
             places,
-            host,
-            stack: Stack::new(config, [5; 16]),
-            talks: Talks::default(),
+            client,
             now: Tick(Duration::from_secs(1)),
         })
     }
@@ -211,37 +145,12 @@ impl<'p> Indoors<'p> {
     /// # Errors
     /// When there is no room for it.
     pub fn say(&mut self, bytes: &[u8]) -> Outcome<usize> {
-        let talk = self.talks.sent.len();
-        let port = FIRST_PORT + u16::try_from(talk)?;
-        self.talks.sent.push(bytes.to_vec());
-        self.talks.heard.push(Vec::new());
-        self.talks.closed.push(None);
-        self.stack.dial(self.now, self.path, port, LISTEN).ok_or("no room")?;
-        Ok(talk)
-    }
-
-    /// Says more on a connection that is open.
-    pub fn say_more(&mut self, talk: usize, bytes: &[u8]) {
-        self.talks.sent[talk].extend_from_slice(bytes);
-        let ids: Vec<ConnId> = self.stack.ids();
-        for id in ids {
-            let add = |conn: &mut Conn<'_, usize>, _: &mut Talks| {
-                if *conn.state() == talk {
-                    conn.queue(bytes.len() as u64);
-                }
-            };
-            self.stack.with(self.now, id, &mut self.talks, add);
-        }
+        self.client.say(self.now, bytes)
     }
 
     /// What came on a connection.
     pub fn heard(&self, talk: usize) -> &[u8] {
-        &self.talks.heard[talk]
-    }
-
-    /// How a connection ended.
-    pub fn ended(&self, talk: usize) -> Option<Closed> {
-        self.talks.closed[talk]
+        self.client.heard(talk)
     }
 
     /// The server's counters of these names, as it tells them at its next tick.
@@ -252,11 +161,6 @@ impl<'p> Indoors<'p> {
         self.pass(2 * TICK_EVERY)?;
         let figures = self.servers.figures();
         Ok(names.map(|name| figures.get(name)))
-    }
-
-    /// What the client's TCP counted.
-    pub const fn client(&self) -> &tcp::Stats {
-        self.stack.stats()
     }
 
     /// The time.
@@ -298,24 +202,20 @@ impl<'p> Indoors<'p> {
     /// When a packet of the server's is none.
     pub fn turn(&mut self) -> Outcome<()> {
         self.now.0 += STEP;
-        self.stack.tick(self.now, &mut self.talks);
-        let mut out = Emitted { sent: std::mem::take(&mut self.talks.sent), frames: Vec::new() };
-        self.stack.transmit(self.now, &mut out, &mut self.talks);
-        self.talks.sent = out.sent;
-        let mut moved = !out.frames.is_empty();
-        for (port, segment, bytes) in out.frames {
-            let worker = self.worker_of(port);
-            self.put(worker, &segment, &bytes)?;
+        let frames = self.client.poll(self.now, self.places[0].pool)?;
+        let mut moved = !frames.is_empty();
+        for (port, frame) in frames {
+            self.raw(usize::from(port) % self.places.len(), &frame)?;
         }
         for index in 0..self.places.len() {
             moved |= self.places[index].worker.turn(self.now) > 0;
             for (packet, offload) in arrived(&mut self.places[index].far) {
                 self.went_to.copy_from_slice(&packet[..6]);
-                let long = packet.len() - if self.path.vlan.is_some() { 18 } else { 14 } > self.mtu.0;
+                let long = packet.len() - if self.client.path.vlan.is_some() { 18 } else { 14 } > self.mtu.0;
                 if long && self.mtu.1 == TooLong::Told {
                     self.tell((index + 1) % self.places.len(), &packet)?;
                 } else if !long && !self.deaf {
-                    self.hear(&packet, offload);
+                    self.client.hear(self.now, &packet, offload);
                 }
             }
         }
@@ -324,35 +224,6 @@ impl<'p> Indoors<'p> {
             std::thread::sleep(Duration::from_micros(5));
         }
         Ok(())
-    }
-
-    /// Which worker gets the frames of a connection.
-    fn worker_of(&self, port: u16) -> usize {
-        usize::from(port) % self.places.len()
-    }
-
-    fn put(&mut self, worker: usize, segment: &Segment, bytes: &[u8]) -> Outcome<()> {
-        let place = &mut self.places[worker];
-        let mut frame = place.pool.alloc().ok_or("no frame")?;
-        // Routers may change under a connection.
-        let path = Path { local_mac: self.path.local_mac, ..segment.path };
-        let headers = Headers {
-            path: &path,
-            service: None,
-            local_port: segment.local_port,
-            peer_port: segment.peer_port,
-            sequence: segment.seq.0,
-            acknowledgement: segment.ack.0,
-            flags: segment.flags.0,
-            window: segment.window,
-            options: segment.options.as_bytes(),
-            ecn: segment.ecn,
-            payload_bytes: bytes.len(),
-            segment_bytes: 0,
-        };
-        write_headers(&mut frame, &headers).map_err(|_| "headers")?;
-        frame.extend(bytes).map_err(|_| "too long for a frame")?;
-        send(&mut place.far, frame)
     }
 
     /// The router's word about a packet, to one worker.
@@ -382,18 +253,6 @@ impl<'p> Indoors<'p> {
         let mut frame = place.pool.alloc().ok_or("no frame")?;
         frame.extend(bytes).map_err(|_| "too long for a frame")?;
         send(&mut place.far, frame)
-    }
-
-    fn hear(&mut self, packet: &[u8], offload: Option<ringbuf::Offload>) {
-        let mut packet = packet.to_vec();
-        // The client's own address, whichever router the packet took.
-        if packet[0] & 1 == 0 {
-            packet[..6].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
-        }
-        let input = self.host.input_copied(PORT, &packet, offload);
-        if let Input::Tcp { path, segment, ecn } = input {
-            self.stack.receive(self.now, &path, ecn, &packet[segment], &mut self.talks);
-        }
     }
 
     /// The sums of every worker, once all is over.

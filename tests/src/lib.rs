@@ -6,12 +6,14 @@
 //! * [`traffic`] and [`counters`] are the real peers: the kernel's own TCP, UDP and ping, and what its interfaces counted;
 //! * [`Forwarder`] is `ringway forward` between its two ports, [`Report`] what it printed;
 //! * [`server`] is `ringway serve` with a tree of files, and its clients;
-//! * [`indoors`] is the file server and a client of our own over wires in memory;
+//! * [`client`] is a client of our own, for paths that no kernel here can take;
+//! * [`indoors`] is the file server and that client over wires in memory;
 //! * [`measured`] is what the benchmarks put side by side;
 //! * [`raw`] sends frames that no kernel stack touches, and looks at each that arrives;
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
 
+pub mod client;
 mod forwarder;
 pub mod indoors;
 pub mod measured;

@@ -131,3 +131,85 @@ fn what_is_no_capture_is_refused() {
         assert!(ended.stderr.contains(name) && !ended.stderr.contains("panicked"), "{ended:?}");
     }
 }
+
+/// A frame from 10.0.0.1 to the server at 10.0.0.2, with right sums.
+fn ip_frame(protocol: u8, mut payload: Vec<u8>) -> Vec<u8> {
+    use drivers::checksum::{fold, sum};
+    let (from, to) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+    let length = |bytes: usize| u16::try_from(bytes).expect("short").to_be_bytes();
+    let (at, pseudo) = match protocol {
+        6 => (16, [&from[..], &to, &[0, 6], &length(payload.len())].concat()),
+        _ => (2, Vec::new()),
+    };
+    let checksum = !fold(sum(&pseudo) + sum(&payload));
+    payload[at..at + 2].copy_from_slice(&checksum.to_ne_bytes());
+    let mut ip = [&[0x45, 0][..], &length(20 + payload.len()), &[0, 0, 0x40, 0, 64, protocol, 0, 0]].concat();
+    ip.extend([from, to].concat());
+    let checksum = !fold(sum(&ip));
+    ip[10..12].copy_from_slice(&checksum.to_ne_bytes());
+    [&SERVE_MAC[..], &[2, 0, 0, 0, 0, 1], &[8, 0], &ip, &payload].concat()
+}
+
+/// What `serve` calls itself where no interface has a MAC address.
+const SERVE_MAC: [u8; 6] = [2, 0x52, 0x57, 0, 2, 1];
+
+/// A segment to port 8080: sequence number, acknowledgement, flags, payload.
+fn segment(seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let ports = [40_000u16.to_be_bytes(), 8080u16.to_be_bytes()].concat();
+    let numbers = [seq.to_be_bytes(), ack.to_be_bytes()].concat();
+    let tcp = [&ports[..], &numbers, &[0x50, flags, 0xff, 0xff, 0, 0, 0, 0], payload].concat();
+    ip_frame(6, tcp)
+}
+
+/// A client's half of a conversation, replayed to `serve`. Questions that need no secret are answered in the recording:
+/// ARP, ping, the SYN. The request itself cannot be: our sequence number is another one in each run (RFC 6528), so the
+/// replayed acknowledgement is of nothing, and is reset.
+#[test]
+fn a_recorded_client_is_answered_up_to_the_secret() {
+    let folder = Folder::new("serve");
+    let (from, to) = (folder.file("in.pcap"), folder.file("out.pcap"));
+    std::fs::write(folder.file("page"), b"content").expect("a file");
+    let mut arp = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
+    arp.extend([&[2, 0, 0, 0, 0, 1][..], &[10, 0, 0, 1], &[0; 6], &[10, 0, 0, 2]].concat());
+    let ping = ip_frame(1, [&[8, 0, 0, 0, 0, 1, 0, 2][..], b"abcdefgh"].concat());
+    let request = b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n";
+    let said = [arp, ping, segment(1000, 0, 0x02, &[]), segment(1001, 77, 0x18, request), vec![0; 13]];
+    std::fs::write(&from, capture(&said)).expect("a file");
+    let here = Namespace::current().expect("a namespace");
+    let (port, root) = (format!("pcap:{from},out={to}"), folder.file(""));
+    let args = [
+        "serve",
+        "--format",
+        "json",
+        "--port",
+        &port,
+        "--address",
+        "10.0.0.2/24",
+        "--root",
+        &root,
+        "--duration",
+        "1",
+    ];
+    let ended = Ringway::complete(&here, &args, Duration::from_secs(20)).expect("it ends by itself");
+    let report = Report::of(&ended).expect("books in order");
+    assert_eq!(report.code, Some(0), "{ended:?}");
+    assert_eq!(report.discarded("runt"), 1, "{}", report.end);
+    let heard = packets_of(&std::fs::read(&to).expect("a recording"));
+    let one = |what: &str, is: &dyn Fn(&[u8]) -> bool| {
+        let mut found = heard.iter().filter(|packet| is(packet));
+        let one = found.next().unwrap_or_else(|| panic!("{what}: {heard:02x?}"));
+        assert_eq!(one[..6], [2, 0, 0, 0, 0, 1], "{what} goes to who asked");
+        one.clone()
+    };
+    let reply = one("an ARP reply", &|packet| packet[12..14] == [8, 6] && packet[21] == 2);
+    assert_eq!((&reply[22..28], &reply[28..32]), (&SERVE_MAC[..], &[10, 0, 0, 2][..]));
+    let echo = one("an echo reply", &|packet| packet[23] == 1 && packet[34] == 0);
+    assert_eq!(&echo[38..50], &[&[0, 1, 0, 2][..], b"abcdefgh"].concat()[..]);
+    let tcp =
+        |flags: u8| move |packet: &[u8]| packet[12..14] == [8, 0] && packet[23] == 6 && packet[47] == flags;
+    let accepted = one("a SYN-ACK", &tcp(0x12));
+    assert_eq!(&accepted[42..46], &1001u32.to_be_bytes(), "it acknowledges the SYN");
+    let reset = one("a reset", &tcp(0x04));
+    assert_eq!(&reset[38..42], &77u32.to_be_bytes(), "with the number that was acknowledged");
+    assert_eq!((report.served("accepted"), report.served("requests")), (1, 0), "{}", report.end);
+}

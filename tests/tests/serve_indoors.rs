@@ -5,6 +5,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use dataplane::net::Vlan;
+use dataplane::serve::server::ServePlan;
 use lab::indoors::{Indoors, TooLong, plan, pools};
 use lab::server::{Reply, Tree};
 use std::time::Duration;
@@ -79,10 +81,31 @@ fn a_response_goes_on_through_another_router() {
     room.until("a part", |room| room.heard(talk).len() > 100_000).expect("a part");
     assert!(!is_whole(room.heard(talk), content.len()));
     assert_eq!(room.went_to[5], 1);
-    room.path.local_mac = [2, 0, 0, 0, 0, 7];
+    room.client.path.local_mac = [2, 0, 0, 0, 0, 7];
     room.until("the rest", |room| is_whole(room.heard(talk), content.len())).expect("whole");
     assert_eq!(room.went_to[5], 7);
     assert_eq!(room.figures(["peers_moved"]).expect("figures"), [1]);
     assert!(Reply::parse(room.heard(talk)).expect("a response").body == content, "the body");
     room.close().expect("books in order");
+}
+
+/// The same over a VLAN: what bears no tag, or another, is not for us.
+#[test]
+fn a_file_over_a_vlan() {
+    let (tree, pools) = (Tree::new().expect("a folder"), pools(1).expect("memory"));
+    let content = tree.file("file", 100_000).expect("a file");
+    let tagged = ServePlan { vlan: Some(42), ..plan(tree.path()).expect("a plan") };
+    for (tag, heard) in [(Some(0x602a), true), (Some(43), false), (None, false)] {
+        let vlan = tag.and_then(Vlan::new);
+        let mut room = Indoors::new(tagged.clone(), &pools, vlan).expect("a server");
+        let talk = room.say(GET).expect("room");
+        if heard {
+            room.until("a response", |room| is_whole(room.heard(talk), content.len())).expect("whole");
+            assert!(Reply::parse(room.heard(talk)).expect("a response").body == content, "the body");
+        } else {
+            room.pass(Duration::from_millis(500)).expect("turns");
+            assert_eq!(room.figures(["segments_in", "accepted"]).expect("figures"), [0, 0], "{tag:?}");
+        }
+        room.close().expect("books in order");
+    }
 }

@@ -1,5 +1,6 @@
 //! What the user may say.
 
+use super::bounds::Bounds;
 use crate::cli::Format;
 use crate::cli::forward::{IdleWord, seconds};
 use clap::{Args, ValueEnum};
@@ -26,6 +27,9 @@ pub(crate) struct ServeArgs {
     /// The router to other networks. Answers need none: they go back the way the request came.
     #[arg(long, value_name = "G")]
     pub(super) gateway: Option<IpAddr>,
+    /// The VLAN that the address is in: every frame bears this tag (802.1Q), both ways.
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(1..=4094))]
+    pub(super) vlan: Option<u16>,
     /// The TCP port to listen on.
     #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) listen: u16,
@@ -65,12 +69,6 @@ pub(crate) struct ServeArgs {
     /// Connections at once, of each worker.
     #[arg(long, value_name = "N", default_value_t = 16384)]
     pub(super) connections: u32,
-    /// Connections at once from one address.
-    #[arg(long, value_name = "N", default_value_t = 4096)]
-    pub(super) per_peer: u32,
-    /// Seconds after which a connection without a request is closed.
-    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds)]
-    pub(super) idle_timeout: Duration,
     /// Seconds that connections get to end, when the server is told to.
     #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
     pub(super) drain: Duration,
@@ -92,6 +90,8 @@ pub(crate) struct ServeArgs {
     /// How to print what happens: a table, or one JSON object a line.
     #[arg(long, value_enum, default_value_t)]
     pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) bounds: Bounds,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

@@ -8,7 +8,6 @@ use dataplane::net::{self, Prefix};
 use dataplane::ports::Port;
 use dataplane::report::{self, Rates};
 use dataplane::serve::content::{Kinds, StorePlan};
-use dataplane::serve::http::Limits;
 use dataplane::serve::server::{Figures, ServePlan, Servers, Stage};
 use dataplane::session::{SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
 use dataplane::{PortId, Snapshot};
@@ -135,8 +134,6 @@ impl Attendant<'_> {
 }
 
 fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
-    let limits =
-        Limits { idle_time: args.idle_timeout, connections_per_peer: args.per_peer, ..Limits::default() };
     if let Some(link) = link.filter(|link| link.mac == [0; 6]) {
         let name = &link.name;
         return Err(format!(
@@ -153,6 +150,7 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
     Ok(ServePlan {
         // A capture file has no interface: any address of our own will do.
         mac: link.map_or([2, 0x52, 0x57, 0, 2, 1], |link| link.mac),
+        vlan: args.vlan,
         mtu: link.map_or(1500, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
         shared: kernel.is_some(),
         kernel,
@@ -161,7 +159,8 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         listen: args.listen,
         tree: tree(args)?,
         policy: policy(args)?,
-        limits,
+        limits: args.bounds.limits(),
+        keepalive: args.bounds.keepalive(),
         connections: args.connections,
         copy_below: args.copy_below.map_or(COPY_BELOW, |bytes| bytes as usize),
         share: args.content_kind == KindWord::Shared,
@@ -177,6 +176,11 @@ fn kernel(args: &ServeArgs, link: Option<&Link>) -> Fallible<Option<net::HostPla
     let ours = || args.addresses.iter().map(|prefix| prefix.address);
     match ours().filter(|address| theirs.contains(address)).count() {
         0 => Ok(None),
+        _ if args.vlan.is_some() => Err(format!(
+            "the kernel has such an address at {} without a tag: with --vlan give one that it does not have",
+            link.name
+        )
+        .into()),
         count if count == args.addresses.len() => {
             let mut plan = net::HostPlan::shared(PortId(0), link, vec![args.listen], 0..0)?;
             for interface in &mut plan.interfaces {

@@ -1,6 +1,7 @@
 //! `ringway serve`.
 
 mod args;
+mod bounds;
 mod bypass;
 
 pub(crate) use args::{ServeArgs, address};

@@ -29,6 +29,10 @@ pub struct Limits {
     pub connections_per_peer: u32,
 }
 
+/// The most bytes that [`Limits::head_bytes`] and [`Limits::target_bytes`] should ask for: each connection may hold so
+/// much twice.
+pub const HEAD_BYTES_MAX: usize = 65_536;
+
 /// The most fields that [`Limits::fields`] can ask for.
 pub const FIELDS_MAX: usize = 100;
 

@@ -44,7 +44,7 @@ pub use date::{Clock, Date};
 pub use facts::{Coding, Etag, Facts, Listing, Representation, Resource};
 pub use head::HEAD_MAX;
 pub use intake::{Intake, Next};
-pub use limits::{Limits, Waiting};
+pub use limits::{FIELDS_MAX, HEAD_BYTES_MAX, Limits, Waiting};
 pub use peers::Peers;
 pub use policy::{Pattern, Policy, PolicyError, PolicyPlan};
 pub use ranges::RANGES_MAX;

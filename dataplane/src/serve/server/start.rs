@@ -24,10 +24,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-/// Bytes that a client may send ahead: two heads as long as they may be.
+/// Bytes that a client may send ahead at least; more if two heads may be longer.
 const RECEIVE_BYTES: u32 = 16 << 10;
+
+/// Questions of TCP's whether a client is still there.
+const KEEPALIVES: u8 = 4;
 
 /// Bytes of a segment that is to be cut by the device. Wherever in a page it begins, it lies in at most
 /// [`PACKET_PAGES`] of 4 KiB, and with its headers it is below the 64 KiB of an IP packet.
@@ -39,6 +42,8 @@ const _: () = assert!(LARGEST_SEGMENT as usize <= (PACKET_PAGES - 1) * CONTENT_U
 pub struct ServePlan {
     /// The interface's MAC address.
     pub mac: [u8; 6],
+    /// The VLAN whose tag every frame bears, both ways.
+    pub vlan: Option<u16>,
     /// Bytes of the longest IP packet.
     pub mtu: u16,
     /// Our addresses.
@@ -55,6 +60,8 @@ pub struct ServePlan {
     pub policy: Policy,
     /// What clients may ask.
     pub limits: Limits,
+    /// After how much silence TCP asks whether a client is still there; four times, a quarter of it apart.
+    pub keepalive: Option<Duration>,
     /// Connections of each worker at once.
     pub connections: u32,
     /// Shorter pieces of files are copied.
@@ -264,6 +271,8 @@ impl Servers {
         let mut secret = [0; 16];
         getrandom(&mut secret, GetRandomFlags::empty()).map_err(io::Error::from)?;
         let largest_segment = largest_segment(queues);
+        let two_heads = u32::try_from(2 * plan.limits.head_bytes).unwrap_or(u32::MAX);
+        let receive_bytes = RECEIVE_BYTES.max(two_heads);
         let config = tcp::Config {
             max_connections: plan.connections,
             time_wait: plan.connections,
@@ -271,8 +280,13 @@ impl Servers {
             // A block holds a head that has come in part: each connection may have one, and nobody can take all. They
             // cost memory only once they are used.
             receive_blocks: plan.connections,
-            receive_block_bytes: RECEIVE_BYTES,
-            receive_window: RECEIVE_BYTES,
+            receive_block_bytes: receive_bytes,
+            receive_window: receive_bytes,
+            keepalive: plan.keepalive.map(|idle| tcp::Keepalive {
+                idle,
+                interval: (idle / KEEPALIVES.into()).max(Duration::from_millis(100)),
+                probes: KEEPALIVES,
+            }),
             ..tcp::Config::default()
         };
         let mut stack = Stack::new(config, secret);
@@ -365,7 +379,7 @@ impl ServePlan {
                 port: PortId(0),
                 mac: self.mac,
                 mtu: self.mtu,
-                tags: Tags::None,
+                tags: self.vlan.map_or(Tags::None, Tags::One),
                 addresses: self.addresses.clone(),
             }],
             routes: self.gateway.map(default).into_iter().collect(),
