@@ -10,11 +10,13 @@
 //! | [`content`] | a file's bytes as pages that a device can read |
 //! | [`bell`] | waking a thread that sleeps |
 //! | `responder`, `answers` | a request to a response that is under way, whatever it travels over |
+//! | `control` | what workers are told from outside |
 //! | [`site`] | what is served, exchanged as a whole |
 
 mod answers;
 pub mod bell;
 pub mod content;
+mod control;
 pub mod http;
 pub mod log;
 pub mod metrics;
@@ -26,4 +28,5 @@ mod testing;
 pub mod tree;
 mod waiters;
 
+pub use control::Stage;
 pub use waiters::Waiter;

@@ -2,9 +2,7 @@
 
 use super::buffers::{Buffers, LEAD, Reach};
 use super::raw::{Aio, Event};
-use super::{
-    Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, refused,
-};
+use super::{Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, refused};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{SendFlags, send};
 use std::io;
@@ -44,7 +42,12 @@ enum Now {
     /// For a buffer.
     Waiting,
     /// Bytes of a buffer that the socket has not taken yet.
-    Held { buffer: u16, from: usize, to: usize, more: bool },
+    Held {
+        buffer: u16,
+        from: usize,
+        to: usize,
+        more: bool,
+    },
     Over(Step),
 }
 

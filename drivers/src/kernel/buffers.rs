@@ -71,10 +71,8 @@ impl Buffers {
 
     /// Address and length of each.
     pub(super) fn vectors(&mut self) -> Vec<libc::iovec> {
-        let vector = |map: &mut MmapMut| libc::iovec {
-            iov_base: map.as_mut_ptr().cast(),
-            iov_len: map.len(),
-        };
+        let vector =
+            |map: &mut MmapMut| libc::iovec { iov_base: map.as_mut_ptr().cast(), iov_len: map.len() };
         self.maps.iter_mut().map(vector).collect()
     }
 

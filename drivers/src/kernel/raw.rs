@@ -48,9 +48,8 @@ impl Drop for Mapping {
 }
 
 fn answer(bytes: isize) -> Result<usize, Errno> {
-    usize::try_from(bytes).map_err(|_| {
-        Errno::from_raw_os_error(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
-    })
+    usize::try_from(bytes)
+        .map_err(|_| Errno::from_raw_os_error(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)))
 }
 
 /// Sends a head and bytes of a mapping.
@@ -73,12 +72,7 @@ pub(super) fn send_mapped(
 }
 
 /// Puts references to bytes of a mapping into a pipe.
-pub(super) fn vmsplice(
-    pipe: &OwnedFd,
-    mapping: &Mapping,
-    offset: u64,
-    bytes: usize,
-) -> Result<usize, Errno> {
+pub(super) fn vmsplice(pipe: &OwnedFd, mapping: &Mapping, offset: u64, bytes: usize) -> Result<usize, Errno> {
     let piece = mapping.stretch(offset, bytes);
     // SAFETY: *map*: the kernel takes references to the pages, or says EFAULT.
     answer(unsafe { libc::vmsplice(pipe.as_raw_fd(), &raw const piece, 1, libc::SPLICE_F_NONBLOCK) })
@@ -90,9 +84,8 @@ pub(super) fn allow_zerocopy(socket: &OwnedFd) -> Result<(), Errno> {
     let bytes = libc::socklen_t::try_from(size_of_val(&on)).expect("4");
     let value = (&raw const on).cast();
     // SAFETY: the kernel reads four bytes of `on`.
-    let outcome = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ZEROCOPY, value, bytes)
-    };
+    let outcome =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ZEROCOPY, value, bytes) };
     answer(outcome as isize).map(drop)
 }
 
@@ -249,9 +242,8 @@ impl Aio {
         let room = events.as_mut_ptr();
         let none: *mut libc::timespec = null_mut();
         // SAFETY: the kernel writes at most as many events as there is room for.
-        answer(unsafe {
-            libc::syscall(libc::SYS_io_getevents, self.0, least, events.len(), room, none)
-        } as isize)
+        answer(unsafe { libc::syscall(libc::SYS_io_getevents, self.0, least, events.len(), room, none) }
+            as isize)
     }
 }
 

@@ -7,9 +7,7 @@
 
 use super::buffers::{Buffers, Reach};
 use super::pipes::{Pipe, Pipes};
-use super::{
-    Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, send_head,
-};
+use super::{Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, send_head};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use rustix::pipe::PipeFlags;
@@ -35,7 +33,8 @@ struct Op<S> {
     flow: u32,
     generation: u32,
     socket: Rc<OwnedFd>,
-    file: Arc<S>,
+    /// Open as long as it is read.
+    _file: Arc<S>,
     carrier: Carrier,
     stage: Stage,
     more: bool,
@@ -55,8 +54,14 @@ enum Carrier {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    Reading { skip: usize, direct: bool },
-    Sending { from: usize, to: usize },
+    Reading {
+        skip: usize,
+        direct: bool,
+    },
+    Sending {
+        from: usize,
+        to: usize,
+    },
     /// Sent, and the kernel still refers to the buffer.
     Notified,
 }
@@ -99,12 +104,16 @@ impl<S: Source> Uring<S> {
     pub(super) fn new(method: Method, plan: &EnginePlan) -> Result<Self, EngineError> {
         let error = |step, source, cure| EngineError { method, step, source, cure };
         let ring = IoUring::new(ENTRIES).map_err(|source| {
-            error("making an io_uring", source, "allow it: sysctl kernel.io_uring_disabled=0, and no seccomp filter in the way")
+            error(
+                "making an io_uring",
+                source,
+                "allow it: sysctl kernel.io_uring_disabled=0, and no seccomp filter in the way",
+            )
         })?;
         let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe).map_err(|source| {
-            error("asking io_uring what it can", source, "use Linux 5.6 or newer")
-        })?;
+        ring.submitter()
+            .register_probe(&mut probe)
+            .map_err(|source| error("asking io_uring what it can", source, "use Linux 5.6 or newer"))?;
         for (code, wanted) in [
             (opcode::ReadFixed::CODE, method != Method::UringSplice),
             (opcode::Send::CODE, matches!(method, Method::Uring | Method::DirectUring)),
@@ -113,7 +122,11 @@ impl<S: Source> Uring<S> {
         ] {
             if wanted && !probe.is_supported(code) {
                 let source = io::ErrorKind::Unsupported.into();
-                return Err(error("looking for its operations", source, "use a newer Linux: SEND_ZC came with 6.0"));
+                return Err(error(
+                    "looking for its operations",
+                    source,
+                    "use a newer Linux: SEND_ZC came with 6.0",
+                ));
             }
         }
         let (count, pipes) = match method {
@@ -127,7 +140,11 @@ impl<S: Source> Uring<S> {
             // SAFETY: the buffers stay where they are until the ring is gone, or for ever.
             let registered = unsafe { ring.submitter().register_buffers(&vectors) };
             registered.map_err(|source| {
-                error("registering buffers", source, "raise the limit of locked memory: ulimit -l, or LimitMEMLOCK= of its unit")
+                error(
+                    "registering buffers",
+                    source,
+                    "raise the limit of locked memory: ulimit -l, or LimitMEMLOCK= of its unit",
+                )
             })?;
         }
         Ok(Self {
@@ -172,7 +189,7 @@ impl<S: Source> Uring<S> {
             flow,
             generation,
             socket: Rc::clone(job.socket),
-            file: Arc::clone(job.file),
+            _file: Arc::clone(job.file),
             carrier: Carrier::Buffer(buffer),
             stage,
             more: job.more || (bytes as u64) < job.bytes,
@@ -207,7 +224,7 @@ impl<S: Source> Uring<S> {
             flow,
             generation,
             socket: Rc::clone(job.socket),
-            file: Arc::clone(job.file),
+            _file: Arc::clone(job.file),
             carrier: Carrier::Pipe(pipe),
             stage: Stage::Reading { skip: 0, direct: false },
             more: job.more || (bytes as u64) < job.bytes,
@@ -407,10 +424,6 @@ impl<S: Source> Uring<S> {
                 }
             }
         }
-    }
-
-    fn in_flight(&self) -> usize {
-        self.ops.iter().flatten().count()
     }
 }
 

@@ -25,13 +25,15 @@ mod talk;
 pub use clerk::TalkCounters;
 pub use emit::EmitCounters;
 pub use page::{Figures, ServePage};
-pub use start::{ServeError, ServePlan, Servers, Stage};
+pub use start::{ServeError, ServePlan, Servers};
 
 use crate::app::{App, Outbox, PortId};
 use crate::net::{Host, Input};
+use crate::serve::Stage;
 use crate::serve::Waiter;
 use crate::serve::bell::Bell;
 use crate::serve::content::Store;
+use crate::serve::control::{Control, Retired};
 use crate::serve::site::Site;
 use crate::stats::Reason;
 use crate::tcp::Stack;
@@ -40,7 +42,7 @@ use clerk::Clerk;
 use emit::Emitter;
 use post::Post;
 use ringbuf::{Burst, Frame, Page};
-use start::{Control, Retired};
+
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;

@@ -7,12 +7,13 @@ use super::{EmitCounters, FileServer};
 use crate::app::PortId;
 use crate::net::{HEADER_BYTES, Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags};
 use crate::serve::content::{Candidates, SharedFiles, Store, StorePlan};
+use crate::serve::control::{Control, Stage};
 use crate::serve::http::{Counts, Limits, Policy};
 use crate::serve::log::{Log, LogPlan};
 use crate::serve::metrics::{Metrics, Text};
 use crate::serve::responder::Responder;
 use crate::serve::site::{LOOKUPS, Site, SiteError};
-use crate::serve::tree::{Finder, TreePlan};
+use crate::serve::tree::TreePlan;
 use crate::session::Apps;
 use crate::tcp::{self, Stack};
 use drivers::Caps;
@@ -22,7 +23,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -99,47 +100,6 @@ pub enum ServeError {
     System(#[from] io::Error),
 }
 
-/// What workers are told from outside; they look at each tick.
-#[derive(Debug)]
-pub(super) struct Control {
-    /// As [`Stage`] has it.
-    stage: AtomicU8,
-    /// How often the site was exchanged.
-    pub(super) edition: AtomicU64,
-    pub(super) site: Mutex<Arc<Site>>,
-    /// Sites that were served before.
-    pub(super) retired: Mutex<Vec<Retired>>,
-}
-
-/// A site that was served before, and a worker's finder over it. Kept for a while: its librarian watches the files of
-/// transfers that are still under way.
-pub(super) type Retired = (Arc<Site>, Finder);
-
-/// As many of them are kept.
-const RETIRED: usize = 64;
-
-/// How far the end is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Stage {
-    /// Far.
-    Serving,
-    /// No new connections; those that there are end after their responses.
-    Draining,
-    /// What is left is reset.
-    Resetting,
-}
-
-impl Control {
-    pub(super) fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::Relaxed) {
-            0 => Stage::Serving,
-            1 => Stage::Draining,
-            _ => Stage::Resetting,
-        }
-    }
-}
-
 /// Files in an arena that may not have been registered yet.
 type Mapped = (Arc<Candidates>, SharedFiles);
 
@@ -170,12 +130,7 @@ impl Servers {
         // Errors in the addresses are the user's, and are better heard now than from a worker.
         Host::new(&plan.host(false))?;
         let site = Site::open(plan.tree.clone(), plan.policy.clone())?;
-        let control = Control {
-            stage: AtomicU8::new(Stage::Serving as u8),
-            edition: AtomicU64::new(0),
-            site: Mutex::new(Arc::new(site)),
-            retired: Mutex::default(),
-        };
+        let control = Control::new(site);
         let log = plan.log.as_ref().map(|log| {
             let name = log.path.as_ref().map_or_else(|| "-".into(), |path| path.display().to_string());
             Log::open(log).map_err(|error| ServeError::Log(name, error))
@@ -217,7 +172,7 @@ impl Servers {
 
     /// Brings the end nearer.
     pub fn enter(&self, stage: Stage) {
-        self.control.stage.store(stage as u8, Ordering::Relaxed);
+        self.control.enter(stage);
     }
 
     /// Opens the folders anew, takes up another policy, and opens the access log anew. Connections go on; a response that
@@ -226,22 +181,16 @@ impl Servers {
     /// # Errors
     /// [`ServeError`]; everything stays as it was then.
     pub fn reload(&self, tree: TreePlan, policy: Policy) -> Result<(), ServeError> {
-        let site = Arc::new(Site::open(tree, policy)?);
+        self.control.exchange(Site::open(tree, policy)?);
         if let Some(log) = &self.log {
             log.reopen();
         }
-        *self.control.site.lock().unwrap_or_else(PoisonError::into_inner) = site;
-        self.control.edition.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
     /// Lets go of sites that were served long before. Waits for their threads: not for a worker.
     pub fn sweep(&self) {
-        let mut retired = self.control.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        let many = retired.len().saturating_sub(RETIRED);
-        let old: Vec<Retired> = retired.drain(..many).collect();
-        drop(retired);
-        drop(old);
+        self.control.sweep();
     }
 
     /// The counters, all workers together.
@@ -254,7 +203,7 @@ impl Servers {
     fn candidates(&self, most: usize) -> Arc<Candidates> {
         let mut known = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
         known.upgrade().unwrap_or_else(|| {
-            let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
+            let site = self.control.site();
             let found = Arc::new(Candidates::find(site.librarian.tree(), most));
             *known = Arc::downgrade(&found);
             found
@@ -293,7 +242,7 @@ impl Servers {
         stack.listen(plan.listen);
         let bell = Arc::clone(&self.letterboxes[worker].bell);
         let edition = self.control.edition.load(Ordering::Acquire);
-        let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
+        let site = self.control.site();
         let now = SystemTime::now();
         let log = self.log.as_ref().map(Log::queue);
         let responder = Responder::new(&site, &bell, &plan.limits, log, self.pages.len(), plan.connections);
