@@ -3,6 +3,7 @@
 //! | module | |
 //! |---|---|
 //! | [`http`] | HTTP/1.1: bytes to a request, a request to the head of a response and a plan of its body |
+//! | [`kernel`] | the same over the kernel's sockets |
 //! | [`log`] | the access log |
 //! | [`metrics`] | numbers for Prometheus |
 //! | [`server`] | the server as an app |
@@ -18,6 +19,7 @@ pub mod bell;
 pub mod content;
 mod control;
 pub mod http;
+pub mod kernel;
 pub mod log;
 pub mod metrics;
 mod responder;

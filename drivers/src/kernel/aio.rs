@@ -139,7 +139,6 @@ impl<S: Source> DirectAio<S> {
         flags.set(SendFlags::MORE, more);
         match send(socket, &self.buffers.bytes(buffer)[from..to], flags) {
             Ok(bytes) => {
-                self.counters.sent_bytes += bytes as u64;
                 let now = if from + bytes == to {
                     self.give(buffer);
                     Now::Idle

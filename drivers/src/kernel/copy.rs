@@ -69,7 +69,6 @@ impl<S: Source> Engine<S> for ReadWrite {
         let step = match send(job.socket, &held.buffer[held.from..held.to], flags) {
             Ok(bytes) => {
                 held.from += bytes;
-                self.counters.sent_bytes += bytes as u64;
                 Step::Sent(bytes as u64)
             }
             Err(errno) => refused(errno),

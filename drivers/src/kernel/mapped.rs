@@ -82,10 +82,7 @@ impl<S: Source> Engine<S> for MmapWrite<S> {
         let more = job.more || (bytes as u64) < job.bytes;
         let flags = if more { libc::MSG_MORE } else { 0 };
         match send_mapped(job.socket, job.head, &mapping, (job.offset, bytes), flags) {
-            Ok(sent) => {
-                self.counters.sent_bytes += sent as u64;
-                Step::Sent(sent as u64)
-            }
+            Ok(sent) => Step::Sent(sent as u64),
             Err(errno) => refused(errno),
         }
     }
@@ -180,7 +177,6 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
                 Err(_) => {}
             }
         }
-        self.counters.sent_bytes += sent;
         Step::Sent(sent)
     }
 

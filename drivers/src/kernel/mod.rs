@@ -180,8 +180,6 @@ pub enum Step {
 /// What an engine has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Bytes of heads and files that became the kernel's.
-    pub sent_bytes: u64,
     /// Bytes of files that this process copied from memory to memory.
     pub copied_bytes: u64,
     /// Sends that promised the kernel to leave the bytes alone (`MSG_ZEROCOPY`, `SEND_ZC`).
@@ -206,7 +204,6 @@ impl Counters {
     /// Names and numbers; the names are stable.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
-            ("sent_bytes", self.sent_bytes),
             ("copied_bytes", self.copied_bytes),
             ("zerocopy_sends", self.zerocopy_sends),
             ("zerocopy_copied", self.zerocopy_copied),

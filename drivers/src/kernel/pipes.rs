@@ -126,7 +126,6 @@ impl<S: Source> Engine<S> for Splice {
                 Err(_) => {}
             }
         }
-        self.counters.sent_bytes += sent;
         Step::Sent(sent)
     }
 
@@ -214,7 +213,7 @@ impl<S: Source> Vmsplice<S> {
         let place = usize::try_from(stretch.file ^ stretch.offset >> 12).unwrap_or(0) % LATELY;
         if self.lately[place] != stretch {
             self.lately[place] = stretch;
-            pipe.bytes = self.from_mapping(job, pipe, stretch)?;
+            pipe.bytes = self.refer(job, pipe, stretch)?;
             return Ok(());
         }
         let original = match self.originals.iter().position(|original| original.stretch == stretch) {
@@ -229,7 +228,7 @@ impl<S: Source> Vmsplice<S> {
         Ok(())
     }
 
-    fn from_mapping(&mut self, job: &Job<'_, S>, pipe: &Pipe, stretch: Stretch) -> Result<usize, Step> {
+    fn refer(&mut self, job: &Job<'_, S>, pipe: &Pipe, stretch: Stretch) -> Result<usize, Step> {
         let mapping = self.mappings.of(job.file).map_err(|error| unmapped(&error))?;
         let bytes = vmsplice(&pipe.write, &mapping, stretch.offset, stretch.bytes).map_err(refused)?;
         self.counters.vmspliced_bytes += bytes as u64;
@@ -240,7 +239,7 @@ impl<S: Source> Vmsplice<S> {
     #[cold]
     fn original(&mut self, job: &Job<'_, S>, stretch: Stretch) -> Result<usize, Step> {
         let mut pipe = self.pipes.take().map_err(no_pipe)?;
-        pipe.bytes = self.from_mapping(job, &pipe, stretch)?;
+        pipe.bytes = self.refer(job, &pipe, stretch)?;
         if self.originals.len() == ORIGINALS {
             let oldest = (0..ORIGINALS).min_by_key(|place| self.originals[*place].used).unwrap_or(0);
             self.originals.swap_remove(oldest);
@@ -278,7 +277,6 @@ impl<S: Source> Engine<S> for Vmsplice<S> {
                 Err(_) => {}
             }
         }
-        self.counters.sent_bytes += sent;
         Step::Sent(sent)
     }
 

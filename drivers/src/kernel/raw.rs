@@ -47,8 +47,9 @@ impl Drop for Mapping {
     }
 }
 
-fn answer(bytes: isize) -> Result<usize, Errno> {
-    usize::try_from(bytes)
+fn answer(bytes: impl TryInto<usize>) -> Result<usize, Errno> {
+    bytes
+        .try_into()
         .map_err(|_| Errno::from_raw_os_error(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)))
 }
 
@@ -86,7 +87,7 @@ pub(super) fn allow_zerocopy(socket: &OwnedFd) -> Result<(), Errno> {
     // SAFETY: the kernel reads four bytes of `on`.
     let outcome =
         unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ZEROCOPY, value, bytes) };
-    answer(outcome as isize).map(drop)
+    answer(outcome).map(drop)
 }
 
 /// Sends that the kernel is done with: how many, and whether it has copied their bytes after all.
@@ -133,7 +134,7 @@ pub(super) fn next_error(socket: &OwnedFd) -> Result<News, Errno> {
         (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)
     );
     let needs = size_of::<libc::cmsghdr>() + size_of::<libc::sock_extended_err>();
-    if !right || (facts.cmsg_len as usize) < needs {
+    if !right || facts.cmsg_len < needs {
         return Ok(News::Other);
     }
     // SAFETY: the data begins behind the header, inside of `room` by the length that was looked at.
@@ -234,7 +235,7 @@ impl Aio {
         let list = [&raw const request];
         // SAFETY: one request, which the kernel copies; *kept* by the caller.
         let begun = unsafe { libc::syscall(libc::SYS_io_submit, self.0, 1, list.as_ptr()) };
-        answer(begun as isize).map(drop)
+        answer(begun).map(drop)
     }
 
     /// Events that have come, up to as many as `events` holds; waits for `least` of them.
@@ -242,8 +243,7 @@ impl Aio {
         let room = events.as_mut_ptr();
         let none: *mut libc::timespec = null_mut();
         // SAFETY: the kernel writes at most as many events as there is room for.
-        answer(unsafe { libc::syscall(libc::SYS_io_getevents, self.0, least, events.len(), room, none) }
-            as isize)
+        answer(unsafe { libc::syscall(libc::SYS_io_getevents, self.0, least, events.len(), room, none) })
     }
 }
 

@@ -31,7 +31,6 @@ impl<S: Source> Engine<S> for Sendfile {
                 Err(_) => {}
             }
         }
-        self.counters.sent_bytes += sent;
         Step::Sent(sent)
     }
 

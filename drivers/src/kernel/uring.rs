@@ -209,7 +209,6 @@ impl<S: Source> Uring<S> {
         match send_head(job.socket, job.head) {
             // The rest at the next push, since nothing wakes for it.
             Some(Ok(bytes)) => {
-                self.counters.sent_bytes += bytes;
                 return Step::Sent(bytes);
             }
             Some(Err(step)) => return step,
@@ -332,7 +331,6 @@ impl<S: Source> Uring<S> {
             Stage::Sending { from, to } => {
                 let sent = usize::try_from(result).unwrap_or(0).min(to - from);
                 op.sent += sent as u64;
-                self.counters.sent_bytes += sent as u64;
                 if let Carrier::Pipe(pipe) = &mut op.carrier {
                     pipe.bytes -= sent.min(pipe.bytes);
                 }
