@@ -10,6 +10,7 @@
 //! | [`packet`] | AF_PACKET: the kernel-socket fallback |
 //! | [`pcap`] | replay from and record to a capture file |
 //! | [`disk`] | no queue pair: files read into content, by io_uring |
+//! | [`kernel`] | no queue pair: the ways in which the kernel sends a file over its own sockets |
 //! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Segment`, `Metered`: queue pairs around a queue pair |
 //!
 //! How to write one: `examples/04-own-driver.rs`, and the chapter "Writing a driver" of the book.
@@ -17,6 +18,7 @@
 pub mod checksum;
 pub mod disk;
 pub mod error;
+pub mod kernel;
 pub mod link;
 pub mod loopback;
 pub mod packet;

@@ -9,7 +9,7 @@
 //! size of block and as many reads at once. *Link* is the same server and client with a file that is in memory: what a
 //! faster disk could bring at most.
 
-use dataplane::lab::{Lab, LabPlan, Namespace, Side};
+use dataplane::lab::{Lab, LabPlan, Side};
 use lab::Outcome;
 use lab::measured::Running;
 use serde::Serialize;
@@ -92,46 +92,58 @@ fn settings() -> Outcome<Settings> {
 }
 
 /// A memory cgroup of this run's own; removed with it. Without one, the content of 64 MiB and `O_DIRECT` are the limit.
-struct Group(Option<PathBuf>);
+struct Group {
+    folder: Option<PathBuf>,
+    /// Where this process was before.
+    home: PathBuf,
+}
 
 impl Group {
     /// And what it is, in words.
     fn new() -> (Self, String) {
         let name = format!("ringway-cold-{}", std::process::id());
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         // Version 2, and version 1 where that has the memory.
-        for (root, file) in
-            [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")]
-        {
-            let folder = Path::new(root).join(&name);
+        let kinds = [
+            ("/sys/fs/cgroup", "0::", "memory.max"),
+            ("/sys/fs/cgroup/memory", ":memory:", "memory.limit_in_bytes"),
+        ];
+        for (root, mark, file) in kinds {
+            let home = own
+                .lines()
+                .find_map(|line| line.split_once(mark))
+                .map(|(_, path)| path.trim_start_matches('/'));
+            let (folder, Some(home)) = (Path::new(root).join(&name), home) else { continue };
             if std::fs::create_dir(&folder).is_err() {
                 continue;
             }
-            let group = Self(Some(folder.clone()));
-            if std::fs::write(folder.join(file), (MEMORY_MIB << 20).to_string()).is_ok() {
+            // Where the root is no cgroup, or one without this, the folder has no such file.
+            let limit = folder.join(file);
+            let group = Self { folder: Some(folder), home: Path::new(root).join(home) };
+            if limit.exists() && std::fs::write(limit, (MEMORY_MIB << 20).to_string()).is_ok() {
                 return (group, format!("fio and the server in a cgroup of {MEMORY_MIB} MiB ({file})"));
             }
         }
-        (
-            Self(None),
-            format!("no memory cgroup can be made here: content of {CONTENT_MIB} MiB and O_DIRECT alone"),
-        )
+        let without =
+            format!("no memory cgroup can be made here: content of {CONTENT_MIB} MiB and O_DIRECT alone");
+        (Self { folder: None, home: PathBuf::new() }, without)
     }
 
-    /// A command that begins by entering the group.
-    fn command(&self, namespace: Option<&Namespace>, program: &Path) -> Command {
-        let enter = match &self.0 {
-            Some(folder) => format!("echo $$ > {}/cgroup.procs && exec \"$@\"", folder.display()),
-            None => "exec \"$@\"".to_owned(),
-        };
-        let mut command = namespace.map_or_else(|| Command::new("sh"), |inside| inside.command("sh"));
-        command.args(["-c", &enter, "sh"]).arg(program);
-        command
+    /// Starts something in the group: what a process starts is where the process is.
+    fn inside<T>(&self, start: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+        let Some(folder) = &self.folder else { return start() };
+        let enter =
+            |folder: &Path| std::fs::write(folder.join("cgroup.procs"), std::process::id().to_string());
+        enter(folder)?;
+        let started = start();
+        enter(&self.home)?;
+        started
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let Some(folder) = &self.0 else { return };
+        let Some(folder) = &self.folder else { return };
         // What has just ended may be in it for a moment longer.
         for _ in 0..100 {
             if std::fs::remove_dir(folder).is_ok() {
@@ -194,7 +206,7 @@ fn megabytes(bytes: u64, time: Duration) -> f64 {
 
 /// All files read once: each reader a job with its share of them, and its share of the reads at once.
 fn fio(tree: &Tree, group: &Group, readers: usize, reads: usize) -> Outcome<f64> {
-    let mut command = group.command(None, Path::new("fio"));
+    let mut command = Command::new("fio");
     command.args(["--minimal", "--terse-version=3", "--readonly", "--rw=read", "--direct=1", "--bs=128k"]);
     command.args(["--ioengine=io_uring", "--group_reporting", "--file_service_type=sequential"]);
     command.arg(format!("--iodepth={}", reads / readers));
@@ -203,7 +215,7 @@ fn fio(tree: &Tree, group: &Group, readers: usize, reads: usize) -> Outcome<f64>
             Tree::share(reader, readers).map(|name| tree.0.join(name).display().to_string()).collect();
         command.arg(format!("--name=reader{reader}")).arg(format!("--filename={}", paths.join(":")));
     }
-    let output = command.output()?;
+    let output = group.inside(|| Ok(command.output()?))?;
     let line = String::from_utf8_lossy(&output.stdout);
     // Terse format 3 (fio(1)): the seventh field is the bandwidth of reads in KiB a second.
     let field = line.lines().last().and_then(|line| line.split(';').nth(6)?.parse::<f64>().ok());
@@ -215,7 +227,7 @@ fn fio(tree: &Tree, group: &Group, readers: usize, reads: usize) -> Outcome<f64>
 fn serve(tree: &Tree, group: &Group, driver: &'static str, readers: usize) -> Outcome<(f64, f64)> {
     let lab = Lab::up(&LabPlan { ipv6: false, mtu: 9000, ..LabPlan::private("rwb") })?;
     let program = std::env::current_exe()?.with_file_name("ringway");
-    let mut command = group.command(Some(lab.middle()), &program);
+    let mut command = lab.middle().command(&program);
     command.args([
         "serve",
         "--port",
@@ -232,7 +244,7 @@ fn serve(tree: &Tree, group: &Group, driver: &'static str, readers: usize) -> Ou
         "--content",
         &CONTENT_MIB.to_string(),
     ]);
-    let running = Running::start(command, Some("\"event\":\"ready\""), Stdio::inherit())?;
+    let running = group.inside(|| Running::start(command, Some("\"event\":\"ready\""), Stdio::inherit()))?;
     let cold = read_all(&lab, readers, |reader| Tree::share(reader, readers).collect())?;
     let rounds = FILES * FILE_MIB / WARM_MIB / readers;
     read_all(&lab, 1, |_| vec!["warm.bin".to_owned()])?;

@@ -3,26 +3,33 @@
 use super::bounds::Bounds;
 use crate::cli::Format;
 use crate::cli::forward::{IdleWord, seconds};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use dataplane::net::Prefix;
 use drivers::PortSpec;
+use drivers::kernel::Method;
 use drivers::spec::NumberList;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-/// Serve files over Ringway's own TCP, straight from memory that the device reads.
+/// Serve files over Ringway's own TCP, straight from memory that the device reads; or, with --engine, over the kernel's.
 ///
-/// The address may be one that the kernel does not have: then ARP, neighbour discovery and ping are answered here too.
+/// Over a --port: the address may be one that the kernel does not have: then ARP, neighbour discovery and ping are answered here too.
 /// Or it may be the interface's own: then only TCP to the one port is taken (af-xdp), and SSH and everything else
 /// reach the kernel as before.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Where to serve: af-xdp:eth0, packet:eth0, or eth0 for the best driver that works there.
-    #[arg(long, value_name = "P")]
-    pub(super) port: PortSpec,
+    #[arg(long, value_name = "P", required_unless_present = "engine")]
+    port: Option<PortSpec>,
+    /// Serve over the kernel's sockets instead, and get files into them by this method.
+    #[arg(long, value_name = "METHOD", value_parser = engine(), conflicts_with_all = [
+        "port", "addresses", "gateway", "vlan", "content_kind", "content", "copy_below", "idle", "frames"])]
+    pub(super) engine: Option<Method>,
     /// The server's address and the length of its network's prefix, as 10.0.0.2/24; give it again for IPv6.
-    #[arg(long = "address", value_name = "A/LEN", required = true, value_parser = address)]
+    #[arg(long = "address", value_name = "A/LEN", required_unless_present = "engine", value_parser = address)]
     pub(super) addresses: Vec<Prefix>,
     /// The router to other networks. Answers need none: they go back the way the request came.
     #[arg(long, value_name = "G")]
@@ -30,9 +37,10 @@ pub(crate) struct ServeArgs {
     /// The VLAN that the address is in: every frame bears this tag (802.1Q), both ways.
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(1..=4094))]
     pub(super) vlan: Option<u16>,
-    /// The TCP port to listen on.
-    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(super) listen: u16,
+    /// The TCP port to listen on; with --engine also the address, as 127.0.0.1:8080 or [::]:8080 (a port alone is that of
+    /// all IPv4 addresses).
+    #[arg(long, value_name = "[ADDR:]PORT", default_value = "8080")]
+    pub(super) listen: Listen,
     /// The folder to serve.
     #[arg(long, value_name = "DIR")]
     pub(super) root: PathBuf,
@@ -84,6 +92,18 @@ pub(crate) struct ServeArgs {
     /// What a worker does when no frame comes.
     #[arg(long, value_enum, default_value_t)]
     pub(super) idle: IdleWord,
+    /// With --engine: bytes of a read or write, where a method has a buffer.
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536, requires = "engine",
+        value_parser = clap::value_parser!(u32).range(4096..=16 << 20))]
+    pub(super) chunk: u32,
+    /// With --engine: bytes of a pipe, where a method has one.
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536, requires = "engine",
+        value_parser = clap::value_parser!(u32).range(4096..=64 << 20))]
+    pub(super) pipe: u32,
+    /// With --engine: bytes that one connection sends before others have their turn.
+    #[arg(long, value_name = "BYTES", default_value_t = 2 << 20, requires = "engine",
+        value_parser = clap::value_parser!(u32).range(4096..))]
+    pub(super) quantum: u32,
     /// Frames of each worker's arena.
     #[arg(long, value_name = "N")]
     pub(super) frames: Option<u32>,
@@ -92,6 +112,57 @@ pub(crate) struct ServeArgs {
     pub(super) format: Format,
     #[command(flatten)]
     pub(super) bounds: Bounds,
+}
+
+impl ServeArgs {
+    /// The port, where there is no engine.
+    pub(super) fn port(&self) -> &PortSpec {
+        self.port.as_ref().expect("clap demands a port or an engine")
+    }
+}
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listen {
+    Port(u16),
+    At(SocketAddr),
+}
+
+impl Listen {
+    /// The TCP port.
+    pub(super) const fn port(self) -> u16 {
+        match self {
+            Self::Port(port) => port,
+            Self::At(address) => address.port(),
+        }
+    }
+
+    /// As an address of the kernel's.
+    pub(super) fn address(self) -> SocketAddr {
+        match self {
+            Self::Port(port) => (Ipv4Addr::UNSPECIFIED, port).into(),
+            Self::At(address) => address,
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<u16>() {
+            Ok(0) => Err("port 0 is none; with --engine, ADDR:0 takes any that is free".to_owned()),
+            Ok(port) => Ok(Self::Port(port)),
+            Err(_) => text.parse().map(Self::At).map_err(|_| {
+                "neither a port (1 to 65535) nor an address with one, as 127.0.0.1:8080".to_owned()
+            }),
+        }
+    }
+}
+
+/// Methods by name, as clap wants them.
+fn engine() -> impl TypedValueParser<Value = Method> {
+    PossibleValuesParser::new(Method::ALL.map(Method::name)).try_map(|name| name.parse::<Method>())
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

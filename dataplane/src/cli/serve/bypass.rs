@@ -1,14 +1,15 @@
 //! Over our own TCP, on a port.
 
-use super::args::{KindWord, ServeArgs};
+use super::args::{KindWord, Listen, ServeArgs};
 use super::{Fallible, log_plan, policy, tree};
 use crate::cli::forward::say;
 use crate::cli::{Format, Outcome};
 use dataplane::net::{self, Prefix};
 use dataplane::ports::Port;
 use dataplane::report::{self, Rates};
+use dataplane::serve::Stage;
 use dataplane::serve::content::{Kinds, StorePlan};
-use dataplane::serve::server::{Figures, ServePlan, Servers, Stage};
+use dataplane::serve::server::{Figures, ServePlan, Servers};
 use dataplane::session::{SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
 use dataplane::{PortId, Snapshot};
 use drivers::link::Link;
@@ -21,13 +22,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub(super) fn run(args: &ServeArgs) -> Outcome {
+    if let Listen::At(address) = args.listen {
+        let port = address.port();
+        return Err(format!("over a --port the address is --address A/LEN: give --listen {port}").into());
+    }
     let signal = Arc::new(AtomicBool::new(false));
     for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(number, Arc::clone(&signal))?;
     }
     let hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup))?;
-    let link = Link::by_name(&args.port.device).ok();
+    let link = Link::by_name(&args.port().device).ok();
     let plan = plan(args, link.as_ref())?;
     let cpus: Vec<usize> = args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect();
     let mut servers = Servers::new(plan.clone(), cpus.len().max(1))?;
@@ -36,7 +41,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         let address = servers.tell(address)?;
         tracing::info!("numbers for Prometheus at http://{address}/metrics");
     }
-    let port = Port::open_for(PortId(0), &args.port, &filter(args, &plan)?)?;
+    let port = Port::open_for(PortId(0), args.port(), &filter(args, &plan)?)?;
     let ports = [port];
     let session_plan = SessionPlan {
         cpus,
@@ -156,7 +161,7 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         kernel,
         addresses: args.addresses.clone(),
         gateway: args.gateway,
-        listen: args.listen,
+        listen: args.listen.port(),
         tree: tree(args)?,
         policy: policy(args)?,
         limits: args.bounds.limits(),
@@ -182,7 +187,7 @@ fn kernel(args: &ServeArgs, link: Option<&Link>) -> Fallible<Option<net::HostPla
         )
         .into()),
         count if count == args.addresses.len() => {
-            let mut plan = net::HostPlan::shared(PortId(0), link, vec![args.listen], 0..0)?;
+            let mut plan = net::HostPlan::shared(PortId(0), link, vec![args.listen.port()], 0..0)?;
             for interface in &mut plan.interfaces {
                 interface.addresses.retain(|own| ours().any(|address| address == own.address));
             }
@@ -202,7 +207,7 @@ const COPY_BELOW: usize = 2048;
 
 /// What of the port is ours.
 fn filter(args: &ServeArgs, plan: &ServePlan) -> Result<Filter, drivers::xdp::FilterError> {
-    let at = |prefix: &Prefix| SocketAddr::new(prefix.address, args.listen);
+    let at = |prefix: &Prefix| SocketAddr::new(prefix.address, args.listen.port());
     Filter::flows(
         plan.addresses
             .iter()
@@ -236,7 +241,7 @@ impl Watcher<'_> {
     }
 
     fn url(&self, address: IpAddr) -> String {
-        format!("http://{}/", SocketAddr::new(address, self.args.listen))
+        format!("http://{}/", SocketAddr::new(address, self.args.listen.port()))
     }
 
     fn second(&self, workers: &[WorkerFacts], at: Duration) -> bool {
@@ -267,7 +272,7 @@ impl Watcher<'_> {
             last.add(end.last.clone());
         }
         let figures = self.servers.figures();
-        let fault = blamed(ends).map(|(_, why)| format!("{}: {why}", self.args.port));
+        let fault = blamed(ends).map(|(_, why)| format!("{}: {why}", self.args.port()));
         match self.args.format {
             Format::Json => {
                 let ended = if fault.is_some() { "fault" } else { "stopped" };

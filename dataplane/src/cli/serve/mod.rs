@@ -3,6 +3,7 @@
 mod args;
 mod bounds;
 mod bypass;
+mod kernel;
 
 pub(crate) use args::{ServeArgs, address};
 
@@ -14,7 +15,10 @@ use dataplane::serve::tree::{HostPlan, Symlinks, TreePlan};
 use std::path::PathBuf;
 
 pub(crate) fn run(args: &ServeArgs) -> Outcome {
-    bypass::run(args)
+    match args.engine {
+        Some(method) => kernel::run(args, method),
+        None => bypass::run(args),
+    }
 }
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;

@@ -254,7 +254,7 @@ impl Fills {
 
 /// Opens a file once more, for reads that bypass the page cache; `None` if its file system cannot (tmpfs before Linux
 /// 6.6, some network file systems), or asks for coarser alignment than content has.
-fn open_direct(file: BorrowedFd<'_>) -> Option<OwnedFd> {
+pub(in crate::serve) fn open_direct(file: BorrowedFd<'_>) -> Option<OwnedFd> {
     // The very file, whatever its name is by now.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NOCTTY;

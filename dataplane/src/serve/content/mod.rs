@@ -24,6 +24,7 @@ mod loader;
 mod shared;
 mod store;
 
+pub(in crate::serve) use loader::open_direct;
 pub use shared::{Candidates, SharedFiles};
 pub use store::{Kind, KindCounters, Kinds, Piece, Store, StoreCounters, StorePlan};
 

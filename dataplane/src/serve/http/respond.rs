@@ -180,7 +180,7 @@ impl Answer<'_> {
         // `choose` names what is there.
         let Some(file) = facts.representation(coding) else { return self.error(500, b"") };
         match conditions::evaluate(&request.conditions, file) {
-            Verdict::Failed => return self.error(412, b""),
+            Verdict::Failed => return self.error(412, vary(facts)),
             Verdict::NotModified => return self.not_modified(request, facts, file),
             Verdict::Perform => {}
         }
@@ -198,17 +198,18 @@ impl Answer<'_> {
             Selected::Whole => self.whole(request, facts, coding, file),
             Selected::One(span) => self.part(request, facts, coding, file, span),
             Selected::Many(spans) => self.parts(request, facts, coding, file, spans.as_slice()),
-            Selected::Nothing => self.unsatisfiable(file.size()),
+            Selected::Nothing => self.unsatisfiable(facts, file.size()),
         }
     }
 
     /// RFC 9110 section 15.5.17: says how long it is.
-    fn unsatisfiable(self, size: u64) -> Response {
-        let mut lines = [0; 64];
+    fn unsatisfiable(self, facts: &Facts, size: u64) -> Response {
+        let mut lines = [0; 96];
         let mut field = Head::new(&mut lines);
         field.put(b"Content-Range: bytes */");
         field.number(size);
         field.put(b"\r\n");
+        field.put(vary(facts));
         let len = usize::from(field.finish().unwrap_or(0));
         self.error(416, &lines[..len])
     }
@@ -326,10 +327,13 @@ fn validators(
     let modified = if file.modified().seconds() > date.seconds() { date } else { file.modified() };
     head.field(b"Last-Modified: ", modified.text());
     head.field(b"ETag: ", file.etag().text());
-    if facts.varies() {
-        head.put(b"Vary: Accept-Encoding\r\n");
-    }
+    head.put(vary(facts));
     head.put(policy.cache_line(request.path).unwrap_or_default());
+}
+
+/// RFC 9110 section 12.5.5: of all that depends on which form was chosen, errors over its tag or its length too.
+fn vary(facts: &Facts) -> &'static [u8] {
+    if facts.varies() { b"Vary: Accept-Encoding\r\n" } else { b"" }
 }
 
 /// What cannot occur in the file, but by chance of one in 2^96: made of the file's tag and the second.

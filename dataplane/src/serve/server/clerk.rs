@@ -1,22 +1,10 @@
 //! What is said over a connection: requests in, responses queued, and nothing kept longer than it must be.
 
-use super::answers::Answers;
 use super::talk::{Doing, Talk};
-use crate::serve::http::{
-    Clock, Counts, Limits, Next, Peers, Policy, Refusal, Request, Resource, Response, Scratch, Waiting,
-    refuse, respond,
-};
-use crate::serve::log::{LogQueue, Record};
-use crate::serve::tree::{Finder, Lookup, Tree};
+use crate::serve::http::{Next, Refusal, Request, Scratch, Waiting};
+use crate::serve::responder::{Caller, Responder, Said};
 use crate::tcp::{Closed, Conn, Service};
 use crate::worker::Tick;
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::time::SystemTime;
-
-/// Responses of one connection that may be under way: what a client pipelines beyond waits.
-const PIPELINE: u32 = 8;
 
 /// What happened to connections, in HTTP's terms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,25 +23,12 @@ pub struct TalkCounters {
     pub gone: u64,
 }
 
-/// What all connections of a worker share in HTTP.
+/// Who speaks HTTP over all connections of a worker.
 #[derive(Debug)]
 pub(super) struct Clerk {
-    pub(super) answers: Rc<RefCell<Answers>>,
-    pub(super) finder: Finder,
-    pub(super) tree: Arc<Tree>,
-    pub(super) policy: Arc<Policy>,
-    pub(super) limits: Limits,
-    pub(super) clock: Clock,
-    /// The wall clock, as of the last tick.
-    pub(super) now: SystemTime,
+    pub(super) responder: Responder,
     pub(super) scratch: Scratch,
     pub(super) counters: TalkCounters,
-    pub(super) counts: Counts,
-    pub(super) log: Option<LogQueue>,
-    /// Connections by address.
-    pub(super) peers: Peers,
-    /// No further requests are answered: each connection ends after its response.
-    pub(super) draining: bool,
 }
 
 /// What became of a request.
@@ -68,7 +43,7 @@ impl Service<Talk> for Clerk {
     fn opened(&mut self, conn: &mut Conn<'_, Talk>) {
         self.counters.opened += 1;
         conn.state_mut().id = Some(conn.id());
-        if self.peers.enter(conn.path().peer.ip()) {
+        if self.responder.peers.enter(conn.path().peer.ip()) {
             conn.state_mut().counted = true;
         } else {
             self.refuse(conn, Refusal::TooManyConnections);
@@ -88,7 +63,7 @@ impl Service<Talk> for Clerk {
     fn acked(&mut self, conn: &mut Conn<'_, Talk>, upto: u64) {
         let talk = conn.state_mut();
         let before = talk.answers.len();
-        self.answers.borrow_mut().release(&mut talk.answers, upto);
+        self.responder.answers.borrow_mut().release(&mut talk.answers, upto);
         if talk.answers.len() < before && talk.doing == Doing::Sending {
             if conn.state().answers.len() == 0 {
                 self.watch(conn, Doing::Nothing);
@@ -108,11 +83,11 @@ impl Service<Talk> for Clerk {
 
     fn closed(&mut self, conn: &mut Conn<'_, Talk>, why: Closed) {
         let talk = conn.state_mut();
-        self.answers.borrow_mut().release(&mut talk.answers, u64::MAX);
+        self.responder.answers.borrow_mut().release(&mut talk.answers, u64::MAX);
         self.counters.closed += u64::from(talk.id.is_some());
         self.counters.gone += u64::from(why == Closed::Gone);
         if talk.counted {
-            self.peers.leave(conn.path().peer.ip());
+            self.responder.peers.leave(conn.path().peer.ip());
         }
     }
 
@@ -122,9 +97,9 @@ impl Service<Talk> for Clerk {
         let (over, waiting) = (talk.intake.is_over(), talk.intake.waiting(true));
         match talk.doing {
             Doing::Sending if acked > talk.acked => {
-                let (moved, time) = (acked - talk.acked, self.limits.stall_time);
+                let (moved, time) = (acked - talk.acked, self.responder.limits.stall_time);
                 talk.acked = acked;
-                if self.limits.is_slow_reader(moved, time) {
+                if self.responder.limits.is_slow_reader(moved, time) {
                     self.time_out(conn);
                 } else {
                     conn.set_timer(Some(Tick(conn.now().0 + time)));
@@ -150,7 +125,7 @@ impl Clerk {
         let mut done = 0;
         conn.state_mut().pending = false;
         loop {
-            let (used, next) = conn.state_mut().intake.next(&bytes[done..], scratch, &self.limits);
+            let (used, next) = conn.state_mut().intake.next(&bytes[done..], scratch, &self.responder.limits);
             done += used;
             let doing = match next {
                 Next::Request(request, len) => match self.answer(conn, request) {
@@ -176,7 +151,7 @@ impl Clerk {
                     return bytes.len();
                 }
                 Next::Broken(refusal) => {
-                    self.counts.refused(refusal, None);
+                    self.responder.counts.refused(refusal, None);
                     self.end(conn);
                     return bytes.len();
                 }
@@ -192,55 +167,36 @@ impl Clerk {
 
     /// Answers one request.
     fn answer(&mut self, conn: &mut Conn<'_, Talk>, mut request: Request<'_>) -> Step {
-        let talk = conn.state();
-        if talk.answers.len() >= PIPELINE {
-            return Step::Wait(Doing::Sending);
-        }
-        request.persistent &= !self.draining;
-        let mut source = None;
-        if request.needs_resource() {
-            let host = self.tree.host(request.host);
-            match self.finder.find(conn.now(), host, request.path, talk.waiter()) {
-                Lookup::Known(answer) => source = Some(Arc::clone(answer)),
-                Lookup::Asked => return Step::Wait(Doing::Asking),
-                Lookup::Busy => {}
+        let now = conn.now();
+        let said = self.responder.answer(now, caller(conn), &mut request);
+        match said {
+            Said::Answered { bytes, close } => {
+                self.counters.requests += 1;
+                self.queue(conn, bytes);
+                if close {
+                    conn.finish();
+                }
             }
+            Said::Full => return Step::Wait(Doing::Sending),
+            Said::Asked => return Step::Wait(Doing::Asking),
+            Said::NoPlace => conn.reset(),
         }
-        let (start, mut answers) = (conn.queued(), self.answers.borrow_mut());
-        let written = answers.add(&mut conn.state_mut().answers, start, source, |source, out| {
-            let resource = source.map_or(Resource::Busy, |answer| answer.found().resource());
-            respond(&request, resource, &self.policy, self.clock.date(), out)
-        });
-        let Some(response) = written else {
-            conn.reset();
-            return Step::Answered;
-        };
-        self.counters.requests += 1;
-        self.counts.answered(request.method, response);
-        if let Some(log) = &self.log {
-            log.push(Record::new(conn.path().peer.ip(), &request, response, self.now));
-        }
-        conn.state_mut().intake.answered(&request, response, &self.limits);
-        self.counters.queued_bytes += queue(conn, response);
         Step::Answered
     }
 
     /// Answers what was no request, and ends the connection.
     #[cold]
     fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: Refusal) {
-        let (start, mut answers) = (conn.queued(), self.answers.borrow_mut());
-        let written = answers.add(&mut conn.state_mut().answers, start, None, |_, out| {
-            refuse(refusal, &self.policy, self.clock.date(), out)
-        });
-        if let Some(response) = written {
-            self.counts.refused(refusal, Some(response));
-            if let Some(log) = &self.log {
-                log.push(Record::refused(conn.path().peer.ip(), refusal, response, self.now));
-            }
-            self.counters.queued_bytes += queue(conn, response);
+        if let Some(bytes) = self.responder.refuse(caller(conn), refusal) {
+            self.queue(conn, bytes);
         }
-        drop(answers);
         self.end(conn);
+    }
+
+    /// Lets the stream grow by a response.
+    fn queue(&mut self, conn: &mut Conn<'_, Talk>, bytes: u64) {
+        conn.queue(bytes);
+        self.counters.queued_bytes += bytes;
     }
 
     /// Nothing more is read, and the stream ends behind what is queued.
@@ -259,7 +215,7 @@ impl Clerk {
 
     /// Sets the timer for what the connection waits for.
     fn watch(&mut self, conn: &mut Conn<'_, Talk>, mut doing: Doing) {
-        if doing == Doing::Nothing && self.draining {
+        if doing == Doing::Nothing && self.responder.draining {
             conn.state_mut().intake.close();
             conn.finish();
             doing = Doing::Sending;
@@ -272,7 +228,7 @@ impl Clerk {
             Doing::Asking | Doing::Sending => Waiting::Reader,
         };
         (talk.doing, talk.acked) = (doing, acked);
-        conn.set_timer(Some(Tick(conn.now().0 + self.limits.time(waiting))));
+        conn.set_timer(Some(Tick(conn.now().0 + self.responder.limits.time(waiting))));
     }
 
     #[cold]
@@ -282,12 +238,9 @@ impl Clerk {
     }
 }
 
-/// Lets the stream grow by a response, and end after it if it says so; returns its bytes.
-fn queue(conn: &mut Conn<'_, Talk>, response: &Response) -> u64 {
-    let bytes = response.total_len();
-    conn.queue(bytes);
-    if response.close {
-        conn.finish();
-    }
-    bytes
+/// A connection, as who answers sees it.
+fn caller<'c>(conn: &'c mut Conn<'_, Talk>) -> Caller<'c> {
+    let (peer, queued) = (conn.path().peer.ip(), conn.queued());
+    let talk = conn.state_mut();
+    Caller { peer, queued, waiter: talk.waiter(), answers: &mut talk.answers, intake: &mut talk.intake }
 }

@@ -6,11 +6,11 @@
 //!                                                                      short: copied from pages, counted
 //! ```
 
-use super::answers::{Answers, Found};
 use super::talk::Talk;
 use crate::app::Outbox;
 use crate::net::{Headers, Host, write_headers};
 use crate::serve::Waiter;
+use crate::serve::answers::{Answers, Found};
 use crate::serve::content::{Piece, Store};
 use crate::serve::http::{Coding, Place};
 use crate::serve::tree::{self, Entry};

@@ -10,13 +10,11 @@
 //! |---|---|
 //! | `mod.rs` | the app |
 //! | `clerk.rs` | what is said over a connection |
-//! | `answers.rs` | responses under way, as plans |
 //! | `emit.rs` | segments to packets |
 //! | `talk.rs` | HTTP's part of a connection |
 //! | `post.rs` | what the network says, to the worker that it is for |
 //! | `start.rs` | from the plan to one app a worker |
 
-mod answers;
 mod clerk;
 mod emit;
 mod page;
@@ -27,13 +25,16 @@ mod talk;
 pub use clerk::TalkCounters;
 pub use emit::EmitCounters;
 pub use page::{Figures, ServePage};
-pub use start::{ServeError, ServePlan, Servers, Stage};
+pub use start::{ServeError, ServePlan, Servers};
 
 use crate::app::{App, Outbox, PortId};
 use crate::net::{Host, Input};
+use crate::serve::Stage;
 use crate::serve::Waiter;
 use crate::serve::bell::Bell;
 use crate::serve::content::Store;
+use crate::serve::control::{Control, Retired};
+use crate::serve::site::Site;
 use crate::stats::Reason;
 use crate::tcp::Stack;
 use crate::worker::Tick;
@@ -41,7 +42,7 @@ use clerk::Clerk;
 use emit::Emitter;
 use post::Post;
 use ringbuf::{Burst, Frame, Page};
-use start::{Control, Retired, Site};
+
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,7 +115,7 @@ impl<'p> App<'p> for FileServer<'p> {
 
     fn poll(&mut self, now: Tick, out: &mut Outbox<'p>) -> bool {
         self.store.poll(now, &mut self.woken);
-        self.clerk.finder.poll(now, &mut self.woken);
+        self.clerk.responder.finder.poll(now, &mut self.woken);
         while let Some(error) = self.post.next() {
             if self.stack.knows(&error) {
                 self.post.counters.taken += 1;
@@ -132,7 +133,7 @@ impl<'p> App<'p> for FileServer<'p> {
         }
         let Self { host, stack, clerk, store, pages, counters, copy_below, .. } = self;
         // The clerk hears of what ends meanwhile, and the emitter reads what the clerk has queued.
-        let answers = Rc::clone(&clerk.answers);
+        let answers = Rc::clone(&clerk.responder.answers);
         let mut emitter = Emitter {
             answers: &answers,
             store,
@@ -152,8 +153,7 @@ impl<'p> App<'p> for FileServer<'p> {
     }
 
     fn tick(&mut self, now: Tick, out: &mut Outbox<'p>) {
-        self.clerk.now = self.born + now.0;
-        self.clerk.clock.at(self.clerk.now);
+        self.clerk.responder.at(self.born + now.0);
         while let Some(message) = self.host.poll(now) {
             let Some(mut frame) = out.allocate() else { break };
             if frame.extend(message.bytes()).is_ok() {
@@ -174,7 +174,7 @@ impl<'p> App<'p> for FileServer<'p> {
 
     fn lie_down(&self) -> bool {
         self.bell.doze();
-        !(self.clerk.finder.has_news() || self.store.has_news() || self.post.has_news())
+        !(self.clerk.responder.finder.has_news() || self.store.has_news() || self.post.has_news())
     }
 
     fn waker(&self) -> Option<BorrowedFd<'_>> {
@@ -231,7 +231,7 @@ impl<'p> FileServer<'p> {
         let stage = self.control.stage();
         if stage > self.stage {
             self.stage = stage;
-            self.clerk.draining = true;
+            self.clerk.responder.draining = true;
             self.stack.unlisten(self.listen);
             for id in self.stack.ids() {
                 self.stack.with(now, id, &mut self.clerk, |conn, clerk| match stage {
@@ -258,10 +258,8 @@ impl<'p> FileServer<'p> {
         self.edition = self.control.edition.load(Ordering::Acquire);
         let old = std::mem::replace(&mut self.site, Arc::clone(&site));
         drop(site);
-        let finder = std::mem::replace(&mut self.clerk.finder, start::finder(&self.site, &self.bell));
+        let finder = self.clerk.responder.take_up(&self.site, &self.bell);
         self.retired.push((old, finder));
-        self.clerk.tree = Arc::clone(self.site.librarian.tree());
-        self.clerk.policy = Arc::clone(&self.site.policy);
         // Who waits for the old librarian asks the new one.
         for id in self.stack.ids() {
             self.stack.resume(now, id, &mut self.clerk);

@@ -128,10 +128,10 @@ impl FileServer<'_> {
     /// Makes the counters visible.
     pub(super) fn publish(&self) {
         let talk = &self.clerk.counters;
-        let (finder, store) = (self.clerk.finder.counters(), self.store.counters());
+        let (finder, store) = (self.clerk.responder.finder.counters(), self.store.counters());
         let host = self.host.counters();
         let mut classes = [0; 4];
-        for (status, count) in self.clerk.counts.responses() {
+        for (status, count) in self.clerk.responder.counts.responses() {
             // 2xx to 5xx; there are no others.
             if let Some(sum) = classes.get_mut(usize::from(status / 100).wrapping_sub(2)) {
                 *sum += count;
@@ -144,18 +144,18 @@ impl FileServer<'_> {
             talk.closed,
             self.stack.waiting() as u64,
             talk.requests,
-            self.clerk.answers.borrow().under_way() as u64,
+            self.clerk.responder.answers.borrow().under_way() as u64,
             two,
             three,
             four,
             five,
             talk.queued_bytes,
-            self.clerk.counts.refusals().map(|(_, count)| count).sum(),
+            self.clerk.responder.counts.refusals().map(|(_, count)| count).sum(),
             talk.timed_out,
             talk.gone,
             self.counters.copied_bytes,
             self.counters.gathered_bytes,
-            self.clerk.finder.len() as u64,
+            self.clerk.responder.finder.len() as u64,
             finder.asked,
             store.hits,
             store.misses,
@@ -172,7 +172,7 @@ impl FileServer<'_> {
         for (cell, number) in self.page.own.iter().zip(own) {
             cell.store(number, Ordering::Relaxed);
         }
-        self.page.http.publish(&self.clerk.counts);
+        self.page.http.publish(&self.clerk.responder.counts);
         for (cell, (_, number)) in self.page.tcp.iter().zip(self.stack.stats().each()) {
             cell.store(number, Ordering::Relaxed);
         }

@@ -1,18 +1,19 @@
 //! From the plan to one app a worker.
 
-use super::answers::Answers;
 use super::clerk::{Clerk, TalkCounters};
 use super::page::{Figures, ServePage};
 use super::post::{Letterbox, Post};
 use super::{EmitCounters, FileServer};
 use crate::app::PortId;
 use crate::net::{HEADER_BYTES, Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags};
-use crate::serve::bell::Bell;
 use crate::serve::content::{Candidates, SharedFiles, Store, StorePlan};
-use crate::serve::http::{Clock, Counts, Limits, Peers, Policy, Scratch};
+use crate::serve::control::{Control, Stage};
+use crate::serve::http::{Counts, Limits, Policy};
 use crate::serve::log::{Log, LogPlan};
 use crate::serve::metrics::{Metrics, Text};
-use crate::serve::tree::{Finder, Librarian, Tree, TreeError, TreePlan};
+use crate::serve::responder::Responder;
+use crate::serve::site::{LOOKUPS, Site, SiteError};
+use crate::serve::tree::TreePlan;
 use crate::session::Apps;
 use crate::tcp::{self, Stack};
 use drivers::Caps;
@@ -20,25 +21,17 @@ use ringbuf::arena::CONTENT_UNIT;
 use ringbuf::{Arena, ArenaError, ArenaPlan, PACKET_PAGES, Pool};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::thread::{CpuSet, sched_getaffinity};
-use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::rc::Rc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
-
-/// Paths that a worker keeps in mind.
-const PATHS: usize = 65_536;
 
 /// Bytes that a client may send ahead at least; more if two heads may be longer.
 const RECEIVE_BYTES: u32 = 16 << 10;
 
 /// Questions of TCP's whether a client is still there.
 const KEEPALIVES: u8 = 4;
-
-/// Lookups that a worker may have open.
-const LOOKUPS: usize = 1024;
 
 /// Bytes of a segment that is to be cut by the device. Wherever in a page it begins, it lies in at most
 /// [`PACKET_PAGES`] of 4 KiB, and with its headers it is below the 64 KiB of an IP packet.
@@ -90,7 +83,7 @@ pub struct ServePlan {
 pub enum ServeError {
     /// The folders.
     #[error(transparent)]
-    Tree(#[from] TreeError),
+    Site(#[from] SiteError),
     /// The addresses.
     #[error(transparent)]
     Host(#[from] PlanError),
@@ -105,61 +98,6 @@ pub enum ServeError {
     /// The kernel has no thread, descriptor, memory or random numbers left.
     #[error("starting the server: {0}")]
     System(#[from] io::Error),
-}
-
-/// What may be exchanged while the server runs: the folders and what answers say.
-#[derive(Debug)]
-pub(super) struct Site {
-    pub(super) librarian: Librarian,
-    pub(super) policy: Arc<Policy>,
-}
-
-impl Site {
-    fn open(tree: TreePlan, policy: Policy) -> Result<Self, ServeError> {
-        let tree = Arc::new(Tree::open(tree)?);
-        Ok(Self { librarian: Librarian::start(tree)?, policy: Arc::new(policy) })
-    }
-}
-
-/// What workers are told from outside; they look at each tick.
-#[derive(Debug)]
-pub(super) struct Control {
-    /// As [`Stage`] has it.
-    stage: AtomicU8,
-    /// How often the site was exchanged.
-    pub(super) edition: AtomicU64,
-    pub(super) site: Mutex<Arc<Site>>,
-    /// Sites that were served before.
-    pub(super) retired: Mutex<Vec<Retired>>,
-}
-
-/// A site that was served before, and a worker's finder over it. Kept for a while: its librarian watches the files of
-/// transfers that are still under way.
-pub(super) type Retired = (Arc<Site>, Finder);
-
-/// As many of them are kept.
-const RETIRED: usize = 64;
-
-/// How far the end is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Stage {
-    /// Far.
-    Serving,
-    /// No new connections; those that there are end after their responses.
-    Draining,
-    /// What is left is reset.
-    Resetting,
-}
-
-impl Control {
-    pub(super) fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::Relaxed) {
-            0 => Stage::Serving,
-            1 => Stage::Draining,
-            _ => Stage::Resetting,
-        }
-    }
 }
 
 /// Files in an arena that may not have been registered yet.
@@ -192,12 +130,7 @@ impl Servers {
         // Errors in the addresses are the user's, and are better heard now than from a worker.
         Host::new(&plan.host(false))?;
         let site = Site::open(plan.tree.clone(), plan.policy.clone())?;
-        let control = Control {
-            stage: AtomicU8::new(Stage::Serving as u8),
-            edition: AtomicU64::new(0),
-            site: Mutex::new(Arc::new(site)),
-            retired: Mutex::default(),
-        };
+        let control = Control::new(site);
         let log = plan.log.as_ref().map(|log| {
             let name = log.path.as_ref().map_or_else(|| "-".into(), |path| path.display().to_string());
             Log::open(log).map_err(|error| ServeError::Log(name, error))
@@ -239,7 +172,7 @@ impl Servers {
 
     /// Brings the end nearer.
     pub fn enter(&self, stage: Stage) {
-        self.control.stage.store(stage as u8, Ordering::Relaxed);
+        self.control.enter(stage);
     }
 
     /// Opens the folders anew, takes up another policy, and opens the access log anew. Connections go on; a response that
@@ -248,22 +181,16 @@ impl Servers {
     /// # Errors
     /// [`ServeError`]; everything stays as it was then.
     pub fn reload(&self, tree: TreePlan, policy: Policy) -> Result<(), ServeError> {
-        let site = Arc::new(Site::open(tree, policy)?);
+        self.control.exchange(Site::open(tree, policy)?);
         if let Some(log) = &self.log {
             log.reopen();
         }
-        *self.control.site.lock().unwrap_or_else(PoisonError::into_inner) = site;
-        self.control.edition.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
     /// Lets go of sites that were served long before. Waits for their threads: not for a worker.
     pub fn sweep(&self) {
-        let mut retired = self.control.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        let many = retired.len().saturating_sub(RETIRED);
-        let old: Vec<Retired> = retired.drain(..many).collect();
-        drop(retired);
-        drop(old);
+        self.control.sweep();
     }
 
     /// The counters, all workers together.
@@ -276,7 +203,7 @@ impl Servers {
     fn candidates(&self, most: usize) -> Arc<Candidates> {
         let mut known = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
         known.upgrade().unwrap_or_else(|| {
-            let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
+            let site = self.control.site();
             let found = Arc::new(Candidates::find(site.librarian.tree(), most));
             *known = Arc::downgrade(&found);
             found
@@ -315,28 +242,11 @@ impl Servers {
         stack.listen(plan.listen);
         let bell = Arc::clone(&self.letterboxes[worker].bell);
         let edition = self.control.edition.load(Ordering::Acquire);
-        let site = Arc::clone(&self.control.site.lock().unwrap_or_else(PoisonError::into_inner));
-        let tree = site.librarian.tree();
+        let site = self.control.site();
         let now = SystemTime::now();
-        let clerk = Clerk {
-            answers: Rc::new(RefCell::new(Answers::default())),
-            finder: finder(&site, &bell),
-            tree: Arc::clone(tree),
-            policy: Arc::clone(&site.policy),
-            limits: plan.limits.clone(),
-            clock: Clock::new(now),
-            now,
-            scratch: Scratch::new(&plan.limits),
-            counters: TalkCounters::default(),
-            counts: Counts::default(),
-            log: self.log.as_ref().map(Log::queue),
-            // Each worker counts for itself.
-            peers: Peers::new(
-                plan.limits.connections_per_peer.div_ceil(u32::try_from(self.pages.len()).unwrap_or(1)),
-                plan.connections as usize,
-            ),
-            draining: false,
-        };
+        let log = self.log.as_ref().map(Log::queue);
+        let responder = Responder::new(&site, &bell, &plan.limits, log, self.pages.len(), plan.connections);
+        let clerk = Clerk { scratch: responder.scratch(), responder, counters: TalkCounters::default() };
         let page_bytes = queues.iter().map(|caps| caps.buffer_bytes as usize).min().unwrap_or(CONTENT_UNIT);
         let store_plan = StorePlan { page_bytes, cpus: self.cpus, ..plan.store };
         let mut store = Store::new(pool, store_plan, Arc::clone(&bell))?;
@@ -379,12 +289,6 @@ fn largest_segment(queues: &[&Caps]) -> u32 {
         if caps.segmentation { caps.packet_bytes.saturating_sub(headers).min(LARGEST_SEGMENT) } else { 0 }
     };
     queues.iter().map(largest).min().unwrap_or(0)
-}
-
-/// A worker's finder over a site.
-pub(super) fn finder(site: &Site, bell: &Arc<Bell>) -> Finder {
-    let desk = site.librarian.desk(LOOKUPS, Arc::clone(bell));
-    Finder::new(desk, site.librarian.tree().hosts(), PATHS)
 }
 
 impl Apps for Servers {

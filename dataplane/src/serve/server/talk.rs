@@ -1,7 +1,7 @@
 //! HTTP's part of a connection.
 
-use super::answers::Chain;
 use crate::serve::Waiter;
+use crate::serve::answers::Chain;
 use crate::serve::http::{Intake, Waiting};
 use crate::tcp::ConnId;
 

@@ -47,6 +47,8 @@ pub struct Finder {
     open: usize,
     waiters: Waiters,
     nowhere: Arc<Answer>,
+    /// Stale from the beginning: to be asked for again.
+    forgotten: Arc<Answer>,
     counters: FinderCounters,
 }
 
@@ -81,6 +83,11 @@ impl Finder {
             open: 0,
             waiters: Waiters::with_room(desk.places()),
             nowhere: Arc::new(Answer::new(Found::NotFound, true)),
+            forgotten: {
+                let answer = Answer::new(Found::Busy, false);
+                answer.set_stale();
+                Arc::new(answer)
+            },
             counters: FinderCounters::default(),
             desk,
         }
@@ -120,9 +127,36 @@ impl Finder {
         while let Some(reply) = self.desk.next_reply() {
             self.open -= 1;
             let Some(slot) = self.slots.get_mut(reply.ticket as usize) else { continue };
+            let busy = matches!(reply.answer.found(), Found::Busy);
             let known = State::Known { answer: reply.answer, since: now };
             if let State::Asked(mut list) = std::mem::replace(&mut slot.state, known) {
                 self.waiters.wake(&mut list, woken);
+            }
+            if busy {
+                self.forget_some();
+            }
+        }
+    }
+
+    /// Each known file is open. When the system has no descriptor left for another one, those that nobody has asked for
+    /// lately are closed, or nothing new would be found until all that is known is forgotten.
+    #[cold]
+    fn forget_some(&mut self) {
+        let mut left = self.slots.len() / 8;
+        for _ in 0..2 * self.slots.len() {
+            if left == 0 {
+                return;
+            }
+            self.hand = (self.hand + 1) % self.slots.len();
+            let slot = &mut self.slots[self.hand];
+            let used = std::mem::replace(&mut slot.used, false);
+            if !used
+                && let State::Known { answer, .. } = &mut slot.state
+                && matches!(answer.found(), Found::File(_))
+            {
+                *answer = Arc::clone(&self.forgotten);
+                self.counters.evicted += 1;
+                left -= 1;
             }
         }
     }

@@ -8,17 +8,21 @@ use crate::serve::bell::Bell;
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// After so many lookups, what nobody needs any more is let go.
 const PURGE_EVERY: u64 = 1024;
 
 /// It looks round this often even if no bell rings.
 const ROUND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// Of files that nothing watches, as many are looked at in one round.
+const DOUBTS: usize = 256;
 
 /// A path that a worker wants to know.
 #[derive(Debug)]
@@ -116,9 +120,8 @@ impl Librarian {
             watches: AtomicU64::new(0),
         });
         let its = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("librarian".to_owned())
-            .spawn(move || Desks { shared: its, watches: Watches::new(), known: HashMap::new() }.run())?;
+        let thread =
+            std::thread::Builder::new().name("librarian".to_owned()).spawn(move || Desks::new(its).run())?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -172,13 +175,23 @@ struct Desks {
     watches: Watches,
     /// Answers that some worker may still have: another worker gets the same.
     known: HashMap<(HostId, Arc<str>), Weak<Answer>>,
+    /// Answers with files whose changes are not heard of.
+    doubtful: VecDeque<Weak<Answer>>,
+    /// When they are looked at again.
+    next_look: Instant,
 }
 
 impl Desks {
+    fn new(shared: Arc<Shared>) -> Self {
+        let (known, doubtful) = (HashMap::new(), VecDeque::new());
+        Self { shared, watches: Watches::new(), known, doubtful, next_look: Instant::now() }
+    }
+
     fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         while !shared.stop.load(Ordering::Acquire) {
             self.watches.drain();
+            self.look_around();
             if self.serve_desks() > 0 {
                 continue;
             }
@@ -189,6 +202,23 @@ impl Desks {
             }
             shared.bell.rise();
         }
+    }
+
+    /// A transfer that asks for nothing more would never learn that its file has gone, if nobody watches over it: so once a
+    /// round somebody looks, at some of them if they are many.
+    fn look_around(&mut self) {
+        if self.doubtful.is_empty() || Instant::now() < self.next_look {
+            return;
+        }
+        for _ in 0..self.doubtful.len().min(DOUBTS) {
+            let Some(weak) = self.doubtful.pop_front() else { break };
+            // Stale ones too: transfers may be under way.
+            if let Some(answer) = weak.upgrade() {
+                fresh(&answer);
+                self.doubtful.push_back(weak);
+            }
+        }
+        self.next_look = Instant::now() + Duration::from_secs(ROUND.tv_sec.unsigned_abs());
     }
 
     fn sleep(&self) {
@@ -241,6 +271,7 @@ impl Desks {
         if lookups.is_multiple_of(PURGE_EVERY) {
             self.watches.purge();
             self.known.retain(|_, answer| answer.strong_count() > 0);
+            self.doubtful.retain(|answer| answer.strong_count() > 0);
         }
         self.shared.watches.store(self.watches.len() as u64, Ordering::Relaxed);
         answer
@@ -262,6 +293,9 @@ impl Desks {
         let complete = watched.complete && !watched.is_new;
         tracing::debug!(path, watched = complete, found = word(&found), "looked up");
         let answer = Arc::new(Answer::new(found, complete));
+        if !complete && matches!(answer.found(), Found::File(_)) {
+            self.doubtful.push_back(Arc::downgrade(&answer));
+        }
         self.watches.register(&watched, &answer);
         answer
     }

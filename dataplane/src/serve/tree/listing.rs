@@ -1,9 +1,8 @@
 //! What is in a directory, rendered when it is looked up.
 
-use super::Symlinks;
 use super::resolve::Nowhere;
 use crate::serve::http::Listing;
-use rustix::fs::{AtFlags, Dir, FileType, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Stat, statat};
 use serde::Serialize;
 use std::fmt::Write;
 use std::os::fd::OwnedFd;
@@ -36,7 +35,12 @@ struct Page<'l> {
 
 /// Lists a directory: directories first, each part by name. Hidden names are left out, and so is what cannot be served:
 /// devices, links unless they are followed, names that are not UTF-8.
-pub(super) fn read(directory: &OwnedFd, path: &str, symlinks: Symlinks) -> Result<Listing, Nowhere> {
+/// `follow` says where a link in it leads, if it may be followed.
+pub(super) fn read(
+    directory: &OwnedFd,
+    path: &str,
+    follow: impl Fn(&str) -> Option<Stat>,
+) -> Result<Listing, Nowhere> {
     let mut items = Vec::new();
     let mut cut = false;
     for name in Dir::read_from(directory).map_err(Nowhere::of)? {
@@ -49,7 +53,7 @@ pub(super) fn read(directory: &OwnedFd, path: &str, symlinks: Symlinks) -> Resul
             cut = true;
             break;
         }
-        items.extend(item(directory, name, symlinks));
+        items.extend(item(directory, name, &follow));
     }
     items.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     let page = Page { path, items: &items, cut };
@@ -57,11 +61,12 @@ pub(super) fn read(directory: &OwnedFd, path: &str, symlinks: Symlinks) -> Resul
     Ok(Listing { html: html(&page).into_bytes().into(), json: json.into() })
 }
 
-/// A link is listed as what it leads to, for its looks only: following it is the walk's business.
-fn item(directory: &OwnedFd, name: &str, symlinks: Symlinks) -> Option<Item> {
+/// A link is listed as what it leads to; one that may not be followed, not at all: what lies outside of the root has no
+/// size to tell.
+fn item(directory: &OwnedFd, name: &str, follow: &impl Fn(&str) -> Option<Stat>) -> Option<Item> {
     let mut stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink && symlinks != Symlinks::Off {
-        stat = statat(directory, name, AtFlags::empty()).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+        stat = follow(name)?;
     }
     let (kind, size) = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => ("file", u64::try_from(stat.st_size).ok()),

@@ -241,7 +241,13 @@ impl Tree {
         }
         let (directory, _) = place.open()?;
         let directory = Arc::new(directory);
-        let listing = listing::read(&directory, path, self.symlinks)?;
+        let follow = |name: &str| {
+            let path = format!("{path}{name}");
+            walk(&host.root, path.as_bytes(), self.symlinks, &mut Trail::default())
+                .ok()
+                .map(|place| place.stat)
+        };
+        let listing = listing::read(&directory, path, follow)?;
         trail.listed.push(directory);
         Ok(Found::Listing(listing))
     }
@@ -253,24 +259,34 @@ impl Tree {
         let mut forms = Forms::new(Entry::new(name, file, &stat));
         for coding in Coding::PRECOMPRESSED.into_iter().filter(|_| self.precompressed) {
             let path = format!("{path}{}", coding.suffix());
-            if let Some(entry) = self.beside(host, &path, forms.plain(), trail) {
+            if let Some(entry) = self.beside(host, &path, forms.plain(), trail)? {
                 forms = forms.add(coding, entry);
             }
         }
         Ok(Found::File(forms))
     }
 
-    /// A precompressed form of a file, if it is one: regular, not empty, and not older than the file.
-    fn beside(&self, host: &Host, path: &str, plain: &Entry, trail: &mut Trail) -> Option<Entry> {
-        let place = walk(&host.root, path.as_bytes(), self.symlinks, trail).ok()?;
-        if place.kind() != FileType::RegularFile {
-            return None;
-        }
+    /// A precompressed form of a file, if it is one: regular, not empty, and not older than the file. For want of descriptors
+    /// there is no answer at all, rather than one without its forms that is believed for a minute.
+    fn beside(
+        &self,
+        host: &Host,
+        path: &str,
+        plain: &Entry,
+        trail: &mut Trail,
+    ) -> Result<Option<Entry>, Nowhere> {
+        let found = walk(&host.root, path.as_bytes(), self.symlinks, trail).and_then(|place| {
+            if place.kind() == FileType::RegularFile { place.open() } else { Err(Nowhere::NotFound) }
+        });
+        let (file, stat) = match found {
+            Ok(opened) => opened,
+            Err(Nowhere::Busy) => return Err(Nowhere::Busy),
+            Err(_) => return Ok(None),
+        };
         let name = path.rsplit('/').next().unwrap_or(path);
-        let (file, stat) = place.open().ok()?;
         trail.note_file(&file, &stat);
         let entry = Entry::new(name, file, &stat);
-        (entry.size() > 0 && entry.modified() >= plain.modified()).then_some(entry)
+        Ok((entry.size() > 0 && entry.modified() >= plain.modified()).then_some(entry))
     }
 }
 

@@ -211,6 +211,17 @@ fn directories_are_listed_with_what_can_be_had_there() {
     );
     assert!(html.contains("<a href=\"./sub/\">sub/</a>") && html.contains("<a href=\"../\">"), "{html}");
     assert_eq!(word(&tree.look_up(HostId::default(), "docs/")), "index.html 4", "the index goes first");
+    // A link is what it leads to, and nothing is told of what lies outside of the root.
+    for (target, name) in [("../../outside/secret", "out"), ("../a.txt", "up"), ("/etc/passwd", "far")] {
+        symlink(target, root.join("bare").join(name)).expect("links");
+    }
+    let tree = self::tree(&root, |plan| (plan.listing, plan.symlinks) = (true, Symlinks::On));
+    let Found::Listing(listing) = tree.look_up(HostId::default(), "bare/") else { panic!("a listing") };
+    let json: serde_json::Value = serde_json::from_slice(&listing.json).expect("JSON");
+    let items = json["items"].as_array().expect("a list").iter();
+    let items: Vec<_> = items.map(|item| (item["name"].as_str(), item["size"].as_u64())).collect();
+    let expected = [("sub", None), (odd, Some(2)), ("link", Some(1)), ("up", Some(3)), ("x", Some(1))];
+    assert_eq!(items, expected.map(|(name, size)| (Some(name), size)));
 }
 
 #[test]

@@ -417,3 +417,18 @@ fn listings_come_as_html_or_json() {
         assert_eq!((seen.status, seen.field("Vary")), (200, Some("Accept")));
     }
 }
+
+/// Which form was chosen decides the tag that a condition fails on and the length that a range is beyond: a cache must know.
+#[test]
+fn errors_over_a_chosen_form_vary_with_it() {
+    let (many, one) = (styles(), plain(1000));
+    for (line, status) in [("If-Match: \"x\"", 412), ("Range: bytes=999-", 416), ("Range: bytes=5000-", 416)]
+    {
+        let seen = get(&["Accept-Encoding: gzip", line], Resource::File(&many));
+        assert_eq!((seen.status, seen.field("Vary")), (status, Some("Accept-Encoding")), "{line}");
+        let seen = get(&[line], Resource::File(&one));
+        assert_eq!(seen.field("Vary"), None, "{line}: there is nothing to choose from");
+    }
+    let seen = get(&["Accept-Encoding: gzip", "Range: bytes=999-"], Resource::File(&many));
+    assert_eq!(seen.field("Content-Range"), Some("bytes */400"));
+}

@@ -67,3 +67,17 @@ fn an_answer_with_a_file_that_is_gone_is_asked_for_again() {
     let Found::File(anew) = again.found() else { panic!("{again:?}") };
     assert!(anew.plain().id() != forms.plain().id() && !anew.plain().is_gone());
 }
+
+/// A second name is no matter for inotify: who sends such a file hears of it all the same, a moment later.
+#[test]
+fn files_that_nothing_watches_are_looked_at() {
+    let scratch = site();
+    let root = scratch.path().join("root");
+    std::fs::hard_link(root.join("a.txt"), scratch.path().join("outside/a")).expect("links");
+    let mut desk = Desk::new(&root, 4, 64);
+    let answer = desk.find("a.txt");
+    let Found::File(forms) = answer.found() else { panic!("{answer:?}") };
+    std::thread::sleep(Duration::from_millis(15));
+    scratch.write("outside/a", b"abd");
+    soon("the news", || forms.plain().is_gone().then_some(()));
+}

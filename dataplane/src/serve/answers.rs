@@ -14,7 +14,7 @@ const NONE: u32 = u32::MAX;
 
 /// The responses of one connection, oldest first.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Chain {
+pub(in crate::serve) struct Chain {
     first: u32,
     last: u32,
     len: u32,
@@ -28,7 +28,7 @@ impl Default for Chain {
 
 impl Chain {
     /// How many there are.
-    pub(super) const fn len(&self) -> u32 {
+    pub(in crate::serve) const fn len(&self) -> u32 {
         self.len
     }
 }
@@ -47,16 +47,16 @@ struct Slot {
 
 /// Where some bytes of a stream are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found<'a> {
+pub(in crate::serve) struct Found<'a> {
     /// The bytes, as far as they lie in one place.
-    pub(super) place: Place<'a>,
+    pub(in crate::serve) place: Place<'a>,
     /// Whose files they are in.
-    pub(super) source: Option<&'a Arc<Answer>>,
+    pub(in crate::serve) source: Option<&'a Arc<Answer>>,
 }
 
 /// All responses of a worker. The slab grows to as many as were ever under way at once, and keeps its size then.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(in crate::serve) struct Answers {
     slots: Vec<Slot>,
     free: Vec<u32>,
 }
@@ -66,7 +66,7 @@ impl Answers {
     ///
     /// It becomes the last of `chain`, from `start` in the stream on; returns its length in bytes. `None` when there
     /// are four thousand million already.
-    pub(super) fn add(
+    pub(in crate::serve) fn add(
         &mut self,
         chain: &mut Chain,
         start: u64,
@@ -98,7 +98,7 @@ impl Answers {
 
     /// The bytes of the stream from `offset` on.
     #[inline]
-    pub(super) fn find(&self, chain: &Chain, offset: u64) -> Option<Found<'_>> {
+    pub(in crate::serve) fn find(&self, chain: &Chain, offset: u64) -> Option<Found<'_>> {
         let mut place = chain.first;
         while let Some(slot) = self.slots.get(place as usize) {
             if offset < slot.end {
@@ -117,7 +117,7 @@ impl Answers {
 
     /// Lets go of the responses that end before `upto`: the peer has them.
     #[inline]
-    pub(super) fn release(&mut self, chain: &mut Chain, upto: u64) {
+    pub(in crate::serve) fn release(&mut self, chain: &mut Chain, upto: u64) {
         while let Some(slot) = self.slots.get_mut(chain.first as usize) {
             if slot.end > upto {
                 return;
@@ -133,7 +133,7 @@ impl Answers {
     }
 
     /// Responses under way.
-    pub(super) fn under_way(&self) -> usize {
+    pub(in crate::serve) fn under_way(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 }

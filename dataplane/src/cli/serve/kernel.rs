@@ -1,0 +1,173 @@
+//! Over the kernel's sockets, by one of its methods.
+
+use super::args::ServeArgs;
+use super::{log_plan, policy, tree};
+use crate::cli::forward::say;
+use crate::cli::{Format, Outcome};
+use dataplane::serve::Stage;
+use dataplane::serve::kernel::{KernelFigures, KernelPlan, KernelServers};
+use drivers::kernel::{EnginePlan, Method};
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often signals are looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+pub(super) fn run(args: &ServeArgs, method: Method) -> Outcome {
+    let (signal, hangup) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(number, Arc::clone(&signal))?;
+    }
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup))?;
+    let plan = KernelPlan {
+        method,
+        engine: EnginePlan { chunk: args.chunk as usize, pipe: args.pipe as usize, ..EnginePlan::default() },
+        listen: args.listen.address(),
+        cpus: args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect(),
+        tree: tree(args)?,
+        policy: policy(args)?,
+        limits: args.bounds.limits(),
+        connections: args.connections,
+        quantum: args.quantum.into(),
+        log: log_plan(args),
+    };
+    let mut servers = KernelServers::start(&plan)?;
+    if let Some(address) = args.metrics {
+        let address = servers.tell(address)?;
+        tracing::info!("numbers for Prometheus at http://{address}/metrics");
+    }
+    let begun = Instant::now();
+    let mut watcher =
+        Watcher { args, method, begun, before: KernelFigures::default(), next: Duration::from_secs(1) };
+    watcher.ready(&servers);
+    let mut heard = true;
+    while heard && !signal.swap(false, Ordering::Relaxed) && !servers.has_died() {
+        if args.duration.is_some_and(|limit| begun.elapsed() >= limit) {
+            break;
+        }
+        if hangup.swap(false, Ordering::Relaxed) {
+            reload(args, &servers);
+        }
+        servers.sweep();
+        heard = watcher.second(&servers);
+        std::thread::sleep(LOOK);
+    }
+    let died = servers.has_died();
+    servers.enter(Stage::Draining);
+    let ending = Instant::now();
+    // At least as long as threads need to hear of it; a second signal ends it at once.
+    let soon = 8 * LOOK;
+    while !signal.load(Ordering::Relaxed) && !died {
+        let passed = ending.elapsed();
+        let left = servers.figures().get("connections");
+        if passed >= args.drain.max(soon) || (left == 0 && passed >= soon) {
+            break;
+        }
+        std::thread::sleep(LOOK);
+    }
+    servers.enter(Stage::Resetting);
+    let time = begun.elapsed();
+    let figures = servers.end();
+    watcher.finish(time, &figures, died)
+}
+
+fn reload(args: &ServeArgs, servers: &KernelServers) {
+    let reloaded = tree(args).and_then(|tree| Ok(servers.reload(tree, policy(args)?)?));
+    match reloaded {
+        Ok(()) => tracing::info!("folders, error pages and access log opened anew"),
+        Err(error) => tracing::error!("SIGHUP: {error}; everything stays as it was"),
+    }
+}
+
+/// Prints while the server runs.
+struct Watcher<'a> {
+    args: &'a ServeArgs,
+    method: Method,
+    begun: Instant,
+    before: KernelFigures,
+    next: Duration,
+}
+
+impl Watcher<'_> {
+    fn ready(&self, servers: &KernelServers) {
+        let (method, address) = (self.method, servers.address());
+        match self.args.format {
+            Format::Json => say(&json!({
+                "event": "ready",
+                "command": "serve",
+                "engine": method.name(),
+                "listen": address.to_string(),
+            })
+            .to_string()),
+            Format::Text => say(&format!(
+                "serving {} at http://{address}/ over the kernel's sockets, by {method}; Ctrl-C ends it",
+                self.args.root.display()
+            )),
+        };
+    }
+
+    /// Once a second; returns whether anybody still reads.
+    fn second(&mut self, servers: &KernelServers) -> bool {
+        let at = self.begun.elapsed();
+        if at < self.next {
+            return true;
+        }
+        self.next = at + Duration::from_secs(1);
+        let figures = servers.figures();
+        let heard = match self.args.format {
+            Format::Json => say(&json!({
+                "event": "interval",
+                "seconds": at.as_secs_f64(),
+                "serve": object(&figures),
+            })
+            .to_string()),
+            Format::Text => {
+                let since = |name| figures.get(name) - self.before.get(name);
+                say(&format!(
+                    "{:>6.0} s   {:>8} requests   {:>8} MB   {:>6} connections",
+                    at.as_secs_f64(),
+                    since("requests"),
+                    since("sent_bytes") / 1_000_000,
+                    figures.get("connections")
+                ))
+            }
+        };
+        self.before = figures;
+        heard
+    }
+
+    fn finish(&self, time: Duration, figures: &KernelFigures, died: bool) -> Outcome {
+        match self.args.format {
+            Format::Json => say(&json!({
+                "event": "end",
+                "reason": if died { "fault" } else { "stopped" },
+                "engine": self.method.name(),
+                "seconds": time.as_secs_f64(),
+                "serve": object(figures),
+            })
+            .to_string()),
+            Format::Text => {
+                let lines = figures.each().filter(|(_, number)| *number > 0);
+                lines.fold(true, |_, (name, number)| say(&format!("  {name:<28} {number:>14}")))
+            }
+        };
+        if died {
+            return Err(
+                "a thread of the server ended by itself: this is a defect of ringway; please report it"
+                    .into(),
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn object(figures: &KernelFigures) -> Value {
+    figures
+        .each()
+        .map(|(name, number)| (name.to_owned(), number.into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}

@@ -1,0 +1,456 @@
+//! A connection of the kernel's: requests in, responses out, as far as the socket goes.
+
+use super::page::Tally;
+use crate::serve::Waiter;
+use crate::serve::answers::{Answers, Chain, Found};
+use crate::serve::http::{Intake, Next, Place, Refusal, Scratch, Waiting};
+use crate::serve::responder::{Caller, Responder, Said};
+use crate::serve::tree::{Entry, Found as What};
+use crate::worker::Tick;
+use drivers::kernel::{Engine, Job, Step};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) socket: Rc<OwnedFd>,
+    pub(super) peer: IpAddr,
+    pub(super) waiter: Waiter,
+    intake: Intake,
+    answers: Chain,
+    /// Bytes of responses so far, and how many of them are the kernel's.
+    queued: u64,
+    sent: u64,
+    /// What was read and not used: part of a head, or requests that must wait.
+    inbox: Vec<u8>,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// Whether its peer's count includes it.
+    pub(super) counted: bool,
+    /// Among those that have something to do.
+    pub(super) ready: bool,
+    /// A request has come that must wait.
+    pending: bool,
+    /// The peer has said all that it will say.
+    half_closed: bool,
+    /// The stream ends behind what is queued.
+    finishing: bool,
+    /// It has been ended.
+    shut: bool,
+    /// The body under way needed more than one push: it is looked at once more before its end.
+    long: bool,
+    /// What it waits for, since when, and how far it was then.
+    waiting: Waiting,
+    since: Tick,
+    mark: u64,
+}
+
+/// What is to become of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It waits for the socket, the librarian or the engine.
+    Rests,
+    /// It could go on, but others have their turn first.
+    Yields,
+    /// It is over.
+    Close,
+    /// It is to be ended with a reset.
+    Reset,
+}
+
+/// What connections of one thread share while one of them has its turn.
+pub(super) struct Turn<'t> {
+    pub(super) now: Tick,
+    pub(super) responder: &'t mut Responder,
+    pub(super) scratch: &'t mut Scratch,
+    pub(super) engine: &'t mut dyn Engine<Entry>,
+    /// Room for what is read at once.
+    pub(super) room: &'t mut [u8],
+    pub(super) tally: &'t mut Tally,
+    /// The number of the connection.
+    pub(super) flow: u32,
+    /// Bytes that it may still send in this turn.
+    pub(super) quantum: u64,
+}
+
+impl Conn {
+    pub(super) fn new(socket: OwnedFd, peer: IpAddr, waiter: Waiter, now: Tick) -> Self {
+        Self {
+            socket: Rc::new(socket),
+            peer,
+            waiter,
+            intake: Intake::default(),
+            answers: Chain::default(),
+            queued: 0,
+            sent: 0,
+            inbox: Vec::new(),
+            // Often the request is there before it is asked for.
+            readable: true,
+            writable: true,
+            counted: false,
+            ready: false,
+            pending: false,
+            half_closed: false,
+            finishing: false,
+            shut: false,
+            long: false,
+            waiting: Waiting::Request,
+            since: now,
+            mark: 0,
+        }
+    }
+
+    /// Does what can be done now: sends, answers, reads, and sends again.
+    pub(super) fn turn(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        loop {
+            let before = (self.sent, self.queued);
+            if let Some(verdict) = self.pump(turn) {
+                return verdict;
+            }
+            if let Some(verdict) = self.listen(turn) {
+                return verdict;
+            }
+            if self.sent == self.queued && self.finishing {
+                return self.finish(turn);
+            }
+            if before == (self.sent, self.queued) {
+                self.watch(turn);
+                return Verdict::Rests;
+            }
+        }
+    }
+
+    /// Nothing under way, nothing begun.
+    pub(super) fn is_idle(&self) -> bool {
+        self.sent == self.queued && self.inbox.is_empty() && matches!(self.waiting, Waiting::Request)
+    }
+
+    /// Nothing more is answered; the stream ends behind what is queued.
+    pub(super) fn end(&mut self) {
+        self.intake.close();
+        self.finishing = true;
+    }
+
+    /// A question that waited can be asked again, or there is news from the engine.
+    pub(super) fn awake(&mut self) {
+        self.pending = false;
+    }
+
+    /// Lets go of what is queued.
+    pub(super) fn forget(&mut self, answers: &mut Answers) {
+        answers.release(&mut self.answers, u64::MAX);
+    }
+
+    /// What is to become of a connection for which nothing has happened for a while.
+    pub(super) fn look(&mut self, now: Tick, turn: &mut Turn<'_>) -> Option<Verdict> {
+        let passed = now.0.saturating_sub(self.since.0);
+        let limits = &turn.responder.limits;
+        if passed < limits.time(self.waiting) {
+            return None;
+        }
+        match self.waiting {
+            Waiting::Reader if self.sent > self.mark && !self.shut => {
+                if limits.is_slow_reader(self.sent - self.mark, passed) {
+                    turn.tally.timed_out += 1;
+                    return Some(Verdict::Reset);
+                }
+                (self.since, self.mark) = (now, self.sent);
+                None
+            }
+            // RFC 9110 section 15.5.9: who has begun a head is told.
+            Waiting::Head => {
+                turn.tally.timed_out += 1;
+                self.refuse(turn, Refusal::Timeout);
+                Some(self.turn(turn))
+            }
+            Waiting::Request if !self.shut => {
+                turn.tally.timed_out += 1;
+                self.end();
+                Some(self.turn(turn))
+            }
+            _ => {
+                turn.tally.timed_out += u64::from(!self.shut);
+                Some(Verdict::Reset)
+            }
+        }
+    }
+
+    /// Reads and answers requests. `Some` when that is the end of the connection.
+    fn listen(&mut self, turn: &mut Turn<'_>) -> Option<Verdict> {
+        // What was kept comes first, unless it has to wait.
+        if !self.inbox.is_empty() && !self.pending {
+            let mut bytes = std::mem::take(&mut self.inbox);
+            let done = self.read(&bytes, turn);
+            bytes.drain(..done);
+            self.inbox = bytes;
+        }
+        while self.readable && !self.pending {
+            let most = 2 * turn.responder.limits.head_bytes;
+            let room = turn.room.len().min(most.saturating_sub(self.inbox.len()).max(1));
+            let got = match recv(&*self.socket, &mut turn.room[..room], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => {
+                    (self.readable, self.half_closed) = (false, true);
+                    return self.heard_all();
+                }
+                Ok((got, _)) => got,
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    return None;
+                }
+                Err(_) => return Some(Verdict::Close),
+            };
+            // Fewer than there was room for: there are no more (epoll(7), question 9).
+            self.readable = got == room;
+            let room = std::mem::take(&mut turn.room);
+            if self.inbox.is_empty() {
+                let done = self.read(&room[..got], turn);
+                self.inbox.extend_from_slice(&room[done..got]);
+            } else {
+                let mut bytes = std::mem::take(&mut self.inbox);
+                bytes.extend_from_slice(&room[..got]);
+                let done = self.read(&bytes, turn);
+                bytes.drain(..done);
+                self.inbox = bytes;
+            }
+            turn.room = room;
+        }
+        None
+    }
+
+    /// The peer has ended its side: answers go on, and then so do we.
+    fn heard_all(&mut self) -> Option<Verdict> {
+        if self.shut {
+            return Some(Verdict::Close);
+        }
+        if !self.pending {
+            // What it has begun, it will not complete.
+            self.end();
+        }
+        None
+    }
+
+    /// Answers requests, as far as that can be done now; returns the bytes that are done with.
+    fn read(&mut self, bytes: &[u8], turn: &mut Turn<'_>) -> usize {
+        let mut done = 0;
+        loop {
+            let mut scratch = std::mem::replace(turn.scratch, Scratch::empty());
+            let (used, next) = self.intake.next(&bytes[done..], &mut scratch, &turn.responder.limits);
+            done += used;
+            let mut over = false;
+            match next {
+                Next::Request(mut request, len) => {
+                    let caller = Caller {
+                        peer: self.peer,
+                        waiter: self.waiter,
+                        queued: self.queued,
+                        answers: &mut self.answers,
+                        intake: &mut self.intake,
+                    };
+                    match turn.responder.answer(turn.now, caller, &mut request) {
+                        Said::Answered { bytes, close } => {
+                            done += len;
+                            turn.tally.requests += 1;
+                            turn.tally.queued_bytes += bytes;
+                            self.queued += bytes;
+                            self.finishing |= close;
+                        }
+                        Said::Full | Said::Asked => {
+                            self.pending = true;
+                            over = true;
+                        }
+                        Said::NoPlace => {
+                            self.end();
+                            over = true;
+                        }
+                    }
+                }
+                Next::More => over = true,
+                Next::Refused(refusal) => {
+                    self.refuse(turn, refusal);
+                    (done, over) = (bytes.len(), true);
+                }
+                Next::Broken(refusal) => {
+                    turn.responder.counts.refused(refusal, None);
+                    self.end();
+                    (done, over) = (bytes.len(), true);
+                }
+                Next::Over => (done, over) = (bytes.len(), true),
+            }
+            *turn.scratch = scratch;
+            if over {
+                return done;
+            }
+        }
+    }
+
+    /// Answers what was no request, and ends the connection.
+    #[cold]
+    fn refuse(&mut self, turn: &mut Turn<'_>, refusal: Refusal) {
+        let caller = Caller {
+            peer: self.peer,
+            waiter: self.waiter,
+            queued: self.queued,
+            answers: &mut self.answers,
+            intake: &mut self.intake,
+        };
+        if let Some(bytes) = turn.responder.refuse(caller, refusal) {
+            turn.tally.queued_bytes += bytes;
+            self.queued += bytes;
+        }
+        self.end();
+    }
+
+    /// Refuses a connection as soon as it is there.
+    pub(super) fn turn_away(&mut self, turn: &mut Turn<'_>) {
+        self.refuse(turn, Refusal::TooManyConnections);
+    }
+
+    /// Sends what is queued. `Some` when it cannot go on now, or ever.
+    fn pump(&mut self, turn: &mut Turn<'_>) -> Option<Verdict> {
+        while self.sent < self.queued && self.writable {
+            if turn.quantum == 0 {
+                return Some(Verdict::Yields);
+            }
+            let answers = Rc::clone(&turn.responder.answers);
+            let step = push(self, &answers.borrow(), turn);
+            match step {
+                Step::Sent(bytes) => {
+                    self.sent += bytes;
+                    turn.tally.sent_bytes += bytes;
+                    turn.quantum = turn.quantum.saturating_sub(bytes);
+                    let before = self.answers.len();
+                    answers.borrow_mut().release(&mut self.answers, self.sent);
+                    let complete = self.answers.len() < before;
+                    self.long = !complete;
+                    // A request may have waited for room in the pipeline.
+                    self.pending &= !complete;
+                }
+                Step::Full => self.writable = false,
+                Step::Later => {
+                    self.long = true;
+                    return Some(self.rest(turn));
+                }
+                Step::Gone | Step::Failed => {
+                    turn.tally.gone += 1;
+                    return Some(Verdict::Reset);
+                }
+                Step::Broken => return Some(Verdict::Close),
+            }
+        }
+        None
+    }
+
+    fn rest(&mut self, turn: &Turn<'_>) -> Verdict {
+        self.watch(turn);
+        Verdict::Rests
+    }
+
+    /// All is sent, and the stream is to end. What still comes is thrown away until the peer ends, too, or an answer on
+    /// its way may be lost to a reset (RFC 9112 section 9.6).
+    fn finish(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        if self.half_closed {
+            return Verdict::Close;
+        }
+        if !std::mem::replace(&mut self.shut, true) && shutdown(&*self.socket, Shutdown::Write).is_err() {
+            return Verdict::Close;
+        }
+        self.inbox = Vec::new();
+        self.pending = false;
+        while self.readable {
+            match recv(&*self.socket, &mut *turn.room, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Verdict::Close,
+                Ok((got, _)) => self.readable = got == turn.room.len(),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.readable = false,
+                Err(_) => return Verdict::Close,
+            }
+        }
+        self.watch(turn);
+        Verdict::Rests
+    }
+
+    /// Notes what it waits for now, and since when.
+    fn watch(&mut self, turn: &Turn<'_>) {
+        let waiting = if self.sent < self.queued || self.pending {
+            Waiting::Reader
+        } else {
+            self.intake.waiting(!self.inbox.is_empty())
+        };
+        // The time for a head runs from its first byte, however slowly the others come, and that for a reader from when
+        // he last moved: `look` sees to it.
+        if waiting != self.waiting || waiting == Waiting::Request {
+            (self.waiting, self.since, self.mark) = (waiting, turn.now, self.sent);
+        }
+    }
+
+    /// Ends it at once, so that the peer hears of it.
+    pub(super) fn reset(&self) {
+        // Errors mean that it is gone already.
+        let _ = sockopt::set_socket_linger(&*self.socket, Some(Duration::ZERO));
+        let _ = shutdown(&*self.socket, Shutdown::Both);
+    }
+}
+
+/// Sends the next bytes of a connection's stream, from wherever they are.
+fn push(conn: &Conn, answers: &Answers, turn: &mut Turn<'_>) -> Step {
+    let Some(Found { place, source }) = answers.find(&conn.answers, conn.sent) else { return Step::Broken };
+    let end = conn.queued;
+    let entry = |coding| match source.map(|answer| answer.found()) {
+        Some(What::File(forms)) => forms.entry(coding),
+        _ => None,
+    };
+    let (head, coding, start, len) = match place {
+        Place::File { coding, start, len } => (&[][..], coding, start, len),
+        Place::Bytes(bytes) => {
+            // A head goes with the beginning of its body.
+            let behind = answers.find(&conn.answers, conn.sent + bytes.len() as u64);
+            match behind.map(|found| found.place) {
+                Some(Place::File { coding, start, len }) if same(answers, conn, bytes.len() as u64) => {
+                    (bytes, coding, start, len)
+                }
+                _ => return send_bytes(conn, bytes, conn.sent + (bytes.len() as u64) < end),
+            }
+        }
+        Place::End => return Step::Broken,
+    };
+    let Some(entry) = entry(coding) else { return Step::Gone };
+    if entry.is_gone() {
+        return Step::Gone;
+    }
+    let bytes = len.min(turn.quantum.max(1));
+    let last = bytes == len;
+    // A body that took its time is whole only if the file is still the same before its last bytes are sent.
+    if conn.long && last && !Entry::check(entry) {
+        return Step::Gone;
+    }
+    let more = conn.sent + head.len() as u64 + bytes < end;
+    let job = Job { socket: &conn.socket, head, file: entry, offset: start, bytes, more };
+    turn.engine.push(turn.flow, &job)
+}
+
+/// Whether the bytes so far on belong to the same response as those that are sent next.
+fn same(answers: &Answers, conn: &Conn, ahead: u64) -> bool {
+    let source = |offset| answers.find(&conn.answers, offset).and_then(|found| found.source);
+    match (source(conn.sent), source(conn.sent + ahead)) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
+    }
+}
+
+/// Sends bytes that are in memory here.
+fn send_bytes(conn: &Conn, bytes: &[u8], more: bool) -> Step {
+    let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    flags.set(SendFlags::MORE, more);
+    match send(&*conn.socket, bytes, flags) {
+        Ok(sent) => Step::Sent(sent as u64),
+        Err(Errno::AGAIN | Errno::INTR) => Step::Full,
+        Err(_) => Step::Broken,
+    }
+}

@@ -1,0 +1,272 @@
+//! From the plan to a thread for each CPU.
+
+use super::page::{KernelFigures, KernelPage};
+use super::worker::Worker;
+use crate::serve::Stage;
+use crate::serve::control::Control;
+use crate::serve::http::{Counts, Limits, Policy};
+use crate::serve::log::{Log, LogPlan};
+use crate::serve::metrics::{Metrics, Text};
+use crate::serve::site::{Site, SiteError};
+use crate::serve::tree::{Entry, TreePlan};
+use drivers::kernel::{EngineError, EnginePlan, Method, engine};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Connections that may wait to be accepted; the kernel's own limit is `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// What a server over the kernel's sockets is to be.
+#[derive(Clone, Debug)]
+pub struct KernelPlan {
+    /// How files get into sockets.
+    pub method: Method,
+    /// Sizes of that.
+    pub engine: EnginePlan,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// A thread on each of these CPUs; one wherever the kernel puts it when there are none.
+    pub cpus: Vec<usize>,
+    /// Which files.
+    pub tree: TreePlan,
+    /// What answers say besides.
+    pub policy: Policy,
+    /// What clients may ask.
+    pub limits: Limits,
+    /// Connections of each thread at once.
+    pub connections: u32,
+    /// Bytes that one connection may send before others have their turn.
+    pub quantum: u64,
+    /// The access log, if there is to be one.
+    pub log: Option<LogPlan>,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The folders.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// This kernel lacks what the engine needs.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The address.
+    #[error("listening at {0}: {1}\n  give --listen an address of this machine and a port that is free")]
+    Listen(SocketAddr, io::Error),
+    /// The access log.
+    #[error("opening the access log {0}: {1}\n  give --access-log a file that can be written, or -")]
+    Log(String, io::Error),
+    /// The socket for Prometheus.
+    #[error(
+        "listening for Prometheus at {0}: {1}\n  give --metrics an address of this machine and a port that is free"
+    )]
+    Metrics(SocketAddr, io::Error),
+    /// There is no such CPU, or it is not ours.
+    #[error("there is no CPU {cpu} to run on; this process may use {available:?}")]
+    Cpu {
+        /// The one that was asked for.
+        cpu: usize,
+        /// Those that there are.
+        available: Vec<usize>,
+    },
+    /// The kernel has no thread or descriptor left.
+    #[error("starting the server: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A server that runs. Dropped, it resets what is left and ends.
+#[derive(Debug)]
+pub struct KernelServers {
+    control: Arc<Control>,
+    pages: Arc<[Arc<KernelPage>]>,
+    address: SocketAddr,
+    threads: Vec<JoinHandle<()>>,
+    log: Option<Log>,
+    metrics: Option<Metrics>,
+}
+
+impl KernelServers {
+    /// Opens the folders, listens, and starts a thread for each CPU.
+    ///
+    /// # Errors
+    /// [`KernelError`]; nothing is left running then.
+    pub fn start(plan: &KernelPlan) -> Result<Self, KernelError> {
+        let site = Site::open(plan.tree.clone(), plan.policy.clone())?;
+        let available: Vec<usize> =
+            core_affinity::get_core_ids().into_iter().flatten().map(|core| core.id).collect();
+        if let Some(cpu) = plan.cpus.iter().find(|cpu| !available.contains(cpu)) {
+            return Err(KernelError::Cpu { cpu: *cpu, available });
+        }
+        // A trial, so that what is missing is said here and not by a thread.
+        drop(engine::<Entry>(plan.method, &plan.engine)?);
+        let log = plan.log.as_ref().map(|log| {
+            let name = log.path.as_ref().map_or_else(|| "-".into(), |path| path.display().to_string());
+            Log::open(log).map_err(|error| KernelError::Log(name, error))
+        });
+        let log = log.transpose()?;
+        let cpus: Vec<Option<usize>> = match plan.cpus.len() {
+            0 => vec![None],
+            _ => plan.cpus.iter().copied().map(Some).collect(),
+        };
+        let mut address = plan.listen;
+        let mut sockets = Vec::new();
+        for _ in &cpus {
+            let error = |error: rustix::io::Errno| KernelError::Listen(address, error.into());
+            let socket = listener(address, cpus.len() > 1).map_err(error)?;
+            // Port 0 is any; all threads share the one that the first was given.
+            address = getsockname(&socket).map_err(error)?.try_into().map_err(error)?;
+            sockets.push(socket);
+        }
+        let mut servers = Self {
+            control: Arc::new(Control::new(site)),
+            pages: cpus.iter().map(|_| Arc::default()).collect(),
+            address,
+            threads: Vec::new(),
+            log,
+            metrics: None,
+        };
+        for (place, (cpu, socket)) in cpus.into_iter().zip(sockets).enumerate() {
+            let thread = servers.spawn(plan, place, cpu, socket)?;
+            servers.threads.push(thread);
+        }
+        Ok(servers)
+    }
+
+    fn spawn(
+        &self,
+        plan: &KernelPlan,
+        place: usize,
+        cpu: Option<usize>,
+        socket: OwnedFd,
+    ) -> Result<JoinHandle<()>, KernelError> {
+        let (plan, control) = (plan.clone(), Arc::clone(&self.control));
+        let (page, workers) = (Arc::clone(&self.pages[place]), self.pages.len());
+        let log = self.log.as_ref().map(Log::queue);
+        let (sender, ready) = std::sync::mpsc::channel();
+        let body = move || {
+            if let Some(cpu) = cpu
+                && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
+            {
+                tracing::warn!(cpu, "the kernel does not let this thread be pinned");
+            }
+            match Worker::new(&plan, socket, &control, page, log, workers) {
+                Ok(mut worker) => {
+                    let _ = sender.send(None);
+                    worker.run();
+                }
+                Err(error) => drop(sender.send(Some(error))),
+            }
+        };
+        let thread = std::thread::Builder::new().name(format!("serve-{place}")).spawn(body)?;
+        match ready.recv() {
+            Ok(None) => Ok(thread),
+            Ok(Some(error)) => Err(error),
+            Err(_) => Err(io::Error::other("a thread ended before it began").into()),
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Tells numbers to Prometheus, as long as this lives.
+    ///
+    /// # Errors
+    /// [`KernelError::Metrics`] when the address cannot be had.
+    pub fn tell(&mut self, address: SocketAddr) -> Result<SocketAddr, KernelError> {
+        let pages = Arc::clone(&self.pages);
+        let queue = self.log.as_ref().map(Log::queue);
+        let render = move |text: &mut Text| {
+            let mut counts = Counts::default();
+            pages.iter().for_each(|page| counts.add(&page.http()));
+            text.http(&counts);
+            KernelFigures::of(pages.iter().map(|page| &**page)).tell(text);
+            if let Some(queue) = &queue {
+                text.log(queue.counts());
+            }
+        };
+        let metrics = Metrics::open(address, render).map_err(|error| KernelError::Metrics(address, error))?;
+        let address = metrics.address();
+        self.metrics = Some(metrics);
+        Ok(address)
+    }
+
+    /// Brings the end nearer.
+    pub fn enter(&self, stage: Stage) {
+        self.control.enter(stage);
+    }
+
+    /// Opens the folders anew, takes up another policy, and opens the access log anew. Connections go on; a response that
+    /// is under way ends as it began.
+    ///
+    /// # Errors
+    /// [`KernelError`]; everything stays as it was then.
+    pub fn reload(&self, tree: TreePlan, policy: Policy) -> Result<(), KernelError> {
+        self.control.exchange(Site::open(tree, policy)?);
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+        Ok(())
+    }
+
+    /// Lets go of sites that were served long before.
+    pub fn sweep(&self) {
+        self.control.sweep();
+    }
+
+    /// The counters, all threads together.
+    #[must_use]
+    pub fn figures(&self) -> KernelFigures {
+        KernelFigures::of(self.pages.iter().map(|page| &**page))
+    }
+
+    /// Ends it at once, and returns the last word of the counters.
+    #[must_use]
+    pub fn end(mut self) -> KernelFigures {
+        self.join();
+        self.figures()
+    }
+
+    fn join(&mut self) {
+        self.enter(Stage::Resetting);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the server panicked: this is a defect of ringway");
+            }
+        }
+    }
+
+    /// Whether a thread has ended by itself: it has panicked, which is a defect.
+    #[must_use]
+    pub fn has_died(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished) && self.control.stage() < Stage::Resetting
+    }
+}
+
+impl Drop for KernelServers {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+fn listener(address: SocketAddr, shared: bool) -> rustix::io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if shared {
+        // Each thread has a queue of its own, and the kernel shares out new connections.
+        sockopt::set_socket_reuseport(&socket, true)?;
+    }
+    // Accepted sockets inherit it: the end of a response is not to wait for an acknowledgement (Nagle).
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    bind(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
+}

@@ -1,0 +1,164 @@
+//! A request to a queued response: which file, what HTTP says of it, who hears of it. The same over our own TCP and over
+//! the kernel's sockets; whoever owns the connections sees to bytes and times.
+
+use super::answers::{Answers, Chain};
+use super::http::{
+    Clock, Counts, Intake, Limits, Peers, Policy, Refusal, Request, Resource, Response, Scratch, refuse,
+    respond,
+};
+use super::log::{LogQueue, Record};
+use super::site::{self, Site};
+use super::tree::{Finder, Lookup, Tree};
+use super::{Waiter, bell::Bell};
+use crate::worker::Tick;
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Responses of one connection that may be under way: what a client pipelines beyond waits.
+pub(in crate::serve) const PIPELINE: u32 = 8;
+
+/// What all connections of a worker share in HTTP.
+#[derive(Debug)]
+pub(in crate::serve) struct Responder {
+    /// Read by whoever sends, while requests are answered.
+    pub(in crate::serve) answers: Rc<RefCell<Answers>>,
+    pub(in crate::serve) finder: Finder,
+    tree: Arc<Tree>,
+    policy: Arc<Policy>,
+    pub(in crate::serve) limits: Limits,
+    clock: Clock,
+    /// The wall clock, as of the last tick.
+    now: SystemTime,
+    pub(in crate::serve) counts: Counts,
+    log: Option<LogQueue>,
+    /// Connections by address.
+    pub(in crate::serve) peers: Peers,
+    /// No further requests are answered: each connection ends after its response.
+    pub(in crate::serve) draining: bool,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::serve) enum Said {
+    /// It is answered: the stream grows by so many bytes, and ends after them if it says so.
+    Answered { bytes: u64, close: bool },
+    /// Too many responses of the connection are under way: to be offered again when one is gone.
+    Full,
+    /// The librarian looks for its path: to be offered again when the waiter is woken.
+    Asked,
+    /// There is no place for another response in the whole worker.
+    NoPlace,
+}
+
+/// Whose request it is.
+pub(in crate::serve) struct Caller<'c> {
+    pub(in crate::serve) peer: IpAddr,
+    pub(in crate::serve) waiter: Waiter,
+    /// Bytes that were queued before.
+    pub(in crate::serve) queued: u64,
+    pub(in crate::serve) answers: &'c mut Chain,
+    pub(in crate::serve) intake: &'c mut Intake,
+}
+
+impl Responder {
+    /// For one of `workers` workers, each with at most so many `connections`.
+    pub(in crate::serve) fn new(
+        site: &Site,
+        bell: &Arc<Bell>,
+        limits: &Limits,
+        log: Option<LogQueue>,
+        workers: usize,
+        connections: u32,
+    ) -> Self {
+        let now = SystemTime::now();
+        // Each worker counts for itself.
+        let per_peer = limits.connections_per_peer.div_ceil(u32::try_from(workers).unwrap_or(1).max(1));
+        Self {
+            answers: Rc::new(RefCell::new(Answers::default())),
+            finder: site::finder(site, bell),
+            tree: Arc::clone(site.librarian.tree()),
+            policy: Arc::clone(&site.policy),
+            limits: limits.clone(),
+            clock: Clock::new(now),
+            now,
+            counts: Counts::default(),
+            log,
+            peers: Peers::new(per_peer, connections as usize),
+            draining: false,
+        }
+    }
+
+    /// A parser's scratch for these limits. It is not kept here: a request borrows it while it is answered.
+    pub(in crate::serve) fn scratch(&self) -> Scratch {
+        Scratch::new(&self.limits)
+    }
+
+    /// What the wall clock says now, at each tick.
+    pub(in crate::serve) fn at(&mut self, now: SystemTime) {
+        self.now = now;
+        self.clock.at(now);
+    }
+
+    /// Goes over to another site; returns the finder over the old one.
+    pub(in crate::serve) fn take_up(&mut self, site: &Site, bell: &Arc<Bell>) -> Finder {
+        self.tree = Arc::clone(site.librarian.tree());
+        self.policy = Arc::clone(&site.policy);
+        std::mem::replace(&mut self.finder, site::finder(site, bell))
+    }
+
+    /// Answers one request.
+    pub(in crate::serve) fn answer(
+        &mut self,
+        now: Tick,
+        caller: Caller<'_>,
+        request: &mut Request<'_>,
+    ) -> Said {
+        if caller.answers.len() >= PIPELINE {
+            return Said::Full;
+        }
+        request.persistent &= !self.draining;
+        let mut source = None;
+        if request.needs_resource() {
+            let host = self.tree.host(request.host);
+            match self.finder.find(now, host, request.path, caller.waiter) {
+                Lookup::Known(answer) => source = Some(Arc::clone(answer)),
+                Lookup::Asked => return Said::Asked,
+                Lookup::Busy => {}
+            }
+        }
+        let mut answers = self.answers.borrow_mut();
+        let written = answers.add(caller.answers, caller.queued, source, |source, out| {
+            let resource = source.map_or(Resource::Busy, |answer| answer.found().resource());
+            respond(request, resource, &self.policy, self.clock.date(), out)
+        });
+        let Some(response) = written else { return Said::NoPlace };
+        self.counts.answered(request.method, response);
+        if let Some(log) = &self.log {
+            log.push(Record::new(caller.peer, request, response, self.now));
+        }
+        caller.intake.answered(request, response, &self.limits);
+        said(response)
+    }
+
+    /// Answers what was no request. The connection ends after it. `None` when there is no place for a response.
+    #[cold]
+    pub(in crate::serve) fn refuse(&mut self, caller: Caller<'_>, refusal: Refusal) -> Option<u64> {
+        let mut answers = self.answers.borrow_mut();
+        let response = answers.add(caller.answers, caller.queued, None, |_, out| {
+            refuse(refusal, &self.policy, self.clock.date(), out)
+        })?;
+        self.counts.refused(refusal, Some(response));
+        if let Some(log) = &self.log {
+            log.push(Record::refused(caller.peer, refusal, response, self.now));
+        }
+        caller.intake.close();
+        Some(response.total_len())
+    }
+}
+
+fn said(response: &Response) -> Said {
+    Said::Answered { bytes: response.total_len(), close: response.close }
+}

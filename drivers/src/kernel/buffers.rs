@@ -1,0 +1,86 @@
+//! Buffers for reads that the kernel does in its own time, aligned for `O_DIRECT`.
+//!
+//! ```text
+//!   │ lead: room for a head │ data: chunk bytes, and an alignment more │
+//!                    head ──┘└── the file's bytes, behind up to an alignment of others
+//! ```
+
+use crate::disk::DIRECT_ALIGN;
+use memmap2::MmapMut;
+use std::io;
+
+/// Where data begins: behind room for a head.
+pub(super) const LEAD: usize = DIRECT_ALIGN;
+const _: () = assert!(LEAD >= super::HEAD_MAX);
+
+/// One buffer's read: what to ask of a file for a stretch of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach {
+    /// Where to begin in the file.
+    pub(super) offset: u64,
+    /// Bytes to ask for.
+    pub(super) bytes: usize,
+    /// Bytes of these in front of those that are wanted.
+    pub(super) skip: usize,
+}
+
+impl Reach {
+    /// For `bytes` bytes from `offset` on; with `aligned`, as `O_DIRECT` wants it.
+    pub(super) fn new(offset: u64, bytes: usize, aligned: bool) -> Self {
+        if !aligned {
+            return Self { offset, bytes, skip: 0 };
+        }
+        let skip = usize::try_from(offset % DIRECT_ALIGN as u64).unwrap_or(0);
+        let bytes = (skip + bytes).next_multiple_of(DIRECT_ALIGN);
+        Self { offset: offset - skip as u64, bytes, skip }
+    }
+}
+
+/// Some buffers, and which of them are free.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    maps: Vec<MmapMut>,
+    free: Vec<u16>,
+}
+
+impl Buffers {
+    /// So many buffers for reads of at most `chunk` bytes.
+    pub(super) fn new(count: u16, chunk: usize) -> io::Result<Self> {
+        let bytes = LEAD + chunk.next_multiple_of(DIRECT_ALIGN) + DIRECT_ALIGN;
+        let maps = (0..count).map(|_| MmapMut::map_anon(bytes)).collect::<io::Result<_>>()?;
+        Ok(Self { maps, free: (0..count).rev().collect() })
+    }
+
+    pub(super) fn take(&mut self) -> Option<u16> {
+        self.free.pop()
+    }
+
+    pub(super) fn give(&mut self, buffer: u16) {
+        self.free.push(buffer);
+    }
+
+    /// The whole buffer. Not while the kernel works in it.
+    pub(super) fn bytes(&mut self, buffer: u16) -> &mut [u8] {
+        &mut self.maps[usize::from(buffer)]
+    }
+
+    /// Where data begins.
+    pub(super) fn data(&mut self, buffer: u16) -> *mut u8 {
+        self.maps[usize::from(buffer)][LEAD..].as_mut_ptr()
+    }
+
+    /// Address and length of each.
+    pub(super) fn vectors(&mut self) -> Vec<libc::iovec> {
+        let vector =
+            |map: &mut MmapMut| libc::iovec { iov_base: map.as_mut_ptr().cast(), iov_len: map.len() };
+        self.maps.iter_mut().map(vector).collect()
+    }
+
+    /// Moves a head of `head` bytes, which was put at the beginning, to right before the data behind `skip`; returns
+    /// where it is.
+    pub(super) fn join(&mut self, buffer: u16, head: usize, skip: usize) -> usize {
+        let at = LEAD + skip - head;
+        self.bytes(buffer).copy_within(..head, at);
+        at
+    }
+}

@@ -1,0 +1,93 @@
+//! `read` and `write`.
+
+use super::{Counters, Engine, EnginePlan, HEAD_MAX, Job, Source, Step, piece, place, refused};
+use rustix::io::{Errno, pread};
+use rustix::net::{SendFlags, send};
+
+/// A buffer with bytes that the socket has not taken yet.
+#[derive(Debug)]
+struct Held {
+    buffer: Box<[u8]>,
+    from: usize,
+    to: usize,
+    more: bool,
+}
+
+/// Reads the file into a buffer behind the head, and writes both at once.
+#[derive(Debug)]
+pub(super) struct ReadWrite {
+    chunk: usize,
+    spare: Vec<Box<[u8]>>,
+    flows: Vec<Option<Held>>,
+    counters: Counters,
+}
+
+impl ReadWrite {
+    pub(super) fn new(plan: &EnginePlan) -> Self {
+        Self { chunk: plan.chunk, spare: Vec::new(), flows: Vec::new(), counters: Counters::default() }
+    }
+
+    fn read<S: Source>(&mut self, job: &Job<'_, S>) -> Result<Held, Step> {
+        let mut buffer = self.spare.pop().unwrap_or_else(|| vec![0; HEAD_MAX + self.chunk].into());
+        let head = job.head.len().min(HEAD_MAX);
+        buffer[..head].copy_from_slice(&job.head[..head]);
+        let bytes = piece(job.bytes, self.chunk);
+        let read = loop {
+            match pread(job.file.file(), &mut buffer[head..head + bytes], job.offset) {
+                Err(Errno::INTR) => {}
+                other => break other,
+            }
+        };
+        match read {
+            Ok(0) => {
+                self.spare.push(buffer);
+                Err(Step::Gone)
+            }
+            Ok(read) => {
+                Ok(Held { buffer, from: 0, to: head + read, more: job.more || (read as u64) < job.bytes })
+            }
+            Err(errno) => {
+                tracing::warn!("reading a file: {errno}");
+                self.spare.push(buffer);
+                Err(Step::Failed)
+            }
+        }
+    }
+}
+
+impl<S: Source> Engine<S> for ReadWrite {
+    fn push(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
+        let mut held = match place(&mut self.flows, flow).take() {
+            Some(held) => held,
+            None => match self.read(job) {
+                Ok(held) => held,
+                Err(step) => return step,
+            },
+        };
+        let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        flags.set(SendFlags::MORE, held.more);
+        let step = match send(job.socket, &held.buffer[held.from..held.to], flags) {
+            Ok(bytes) => {
+                held.from += bytes;
+                Step::Sent(bytes as u64)
+            }
+            Err(errno) => refused(errno),
+        };
+        if held.from == held.to || step == Step::Broken {
+            self.spare.push(held.buffer);
+        } else {
+            *place(&mut self.flows, flow) = Some(held);
+        }
+        step
+    }
+
+    fn close(&mut self, flow: u32) {
+        if let Some(held) = place(&mut self.flows, flow).take() {
+            self.spare.push(held.buffer);
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}

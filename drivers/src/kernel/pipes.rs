@@ -1,0 +1,290 @@
+//! `splice`, `vmsplice` and `tee`: a pipe between file and socket, with references to pages in it.
+
+use super::mapped::{Mappings, unmapped};
+use super::raw::vmsplice;
+use super::{
+    Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, refused, send_head,
+};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice, tee};
+use std::os::fd::OwnedFd;
+
+/// A pipe.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    pub(super) read: OwnedFd,
+    pub(super) write: OwnedFd,
+    /// Bytes in it.
+    pub(super) bytes: usize,
+}
+
+/// Pipes that are empty, to be used again, and how they are made.
+#[derive(Debug)]
+pub(super) struct Pipes {
+    spare: Vec<Pipe>,
+    /// Bytes that one holds.
+    pub(super) size: usize,
+    flags: PipeFlags,
+}
+
+impl Pipes {
+    /// Makes the first pipe, so that what is wrong is known before anybody asks for a file.
+    pub(super) fn new(method: Method, plan: &EnginePlan, flags: PipeFlags) -> Result<Self, EngineError> {
+        let mut pipes = Self { spare: Vec::new(), size: plan.pipe, flags };
+        let error = |source: Errno| EngineError {
+            method,
+            step: "making a pipe",
+            source: source.into(),
+            cure: "give a smaller --pipe (/proc/sys/fs/pipe-max-size is the limit without CAP_SYS_RESOURCE), or raise ulimit -n",
+        };
+        let pipe = pipes.make().map_err(error)?;
+        pipes.size = fcntl_setpipe_size(&pipe.write, plan.pipe).map_err(error)?;
+        pipes.spare.push(pipe);
+        Ok(pipes)
+    }
+
+    fn make(&self) -> Result<Pipe, Errno> {
+        let (read, write) = pipe_with(self.flags)?;
+        fcntl_setpipe_size(&write, self.size)?;
+        Ok(Pipe { read, write, bytes: 0 })
+    }
+
+    /// An empty pipe.
+    pub(super) fn take(&mut self) -> Result<Pipe, Errno> {
+        self.spare.pop().map_or_else(|| self.make(), Ok)
+    }
+
+    /// Keeps a pipe for the next one who wants one; one with bytes in it is closed.
+    pub(super) fn give(&mut self, pipe: Pipe) {
+        if pipe.bytes == 0 {
+            self.spare.push(pipe);
+        }
+    }
+}
+
+/// Moves what is in a pipe to a socket; returns the bytes.
+fn drain(pipe: &mut Pipe, socket: &OwnedFd, more: bool) -> Result<u64, Step> {
+    let mut flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    flags.set(SpliceFlags::MORE, more);
+    match splice(&pipe.read, None, socket, None, pipe.bytes, flags) {
+        // A pipe with bytes in it and a writer has no end.
+        Ok(0) => Err(Step::Broken),
+        Ok(bytes) => {
+            pipe.bytes -= bytes.min(pipe.bytes);
+            Ok(bytes as u64)
+        }
+        Err(errno) => Err(refused(errno)),
+    }
+}
+
+/// What a pipe that cannot be had means: too many are in use.
+fn no_pipe(errno: Errno) -> Step {
+    tracing::warn!("making a pipe: {errno}");
+    Step::Failed
+}
+
+/// `splice` in, `splice` out.
+#[derive(Debug)]
+pub(super) struct Splice {
+    pipes: Pipes,
+    flows: Vec<Option<Pipe>>,
+    counters: Counters,
+}
+
+impl Splice {
+    pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
+        let pipes = Pipes::new(Method::Splice, plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Self { pipes, flows: Vec::new(), counters: Counters::default() })
+    }
+}
+
+impl<S: Source> Engine<S> for Splice {
+    fn push(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
+        let mut sent = 0;
+        match send_head(job.socket, job.head) {
+            Some(Ok(bytes)) => sent = bytes,
+            Some(Err(step)) => return step,
+            None => {}
+        }
+        if sent == job.head.len() as u64 {
+            let mut pipe = match place(&mut self.flows, flow).take().map_or_else(|| self.pipes.take(), Ok) {
+                Ok(pipe) => pipe,
+                Err(errno) => return no_pipe(errno),
+            };
+            let step = fill_from(job, &mut pipe, self.pipes.size).and_then(|()| {
+                let more = job.more || (pipe.bytes as u64) < job.bytes;
+                drain(&mut pipe, job.socket, more)
+            });
+            if pipe.bytes > 0 {
+                *place(&mut self.flows, flow) = Some(pipe);
+            } else {
+                self.pipes.give(pipe);
+            }
+            match step {
+                Ok(bytes) => sent += bytes,
+                Err(step) if sent == 0 => return step,
+                Err(_) => {}
+            }
+        }
+        Step::Sent(sent)
+    }
+
+    fn close(&mut self, flow: u32) {
+        // Closed with what is in it.
+        drop(place(&mut self.flows, flow).take());
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+/// Puts the next bytes of the file into an empty pipe.
+fn fill_from<S: Source>(job: &Job<'_, S>, pipe: &mut Pipe, size: usize) -> Result<(), Step> {
+    if pipe.bytes > 0 {
+        return Ok(());
+    }
+    let (mut at, flags) = (job.offset, SpliceFlags::NONBLOCK | SpliceFlags::MOVE);
+    match splice(job.file.file(), Some(&mut at), &pipe.write, None, piece(job.bytes, size), flags) {
+        Ok(0) => Err(Step::Gone),
+        Ok(bytes) => {
+            pipe.bytes = bytes;
+            Ok(())
+        }
+        Err(errno) => Err(refused(errno)),
+    }
+}
+
+/// A stretch that was asked for lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Stretch {
+    file: u64,
+    offset: u64,
+    bytes: usize,
+}
+
+/// A stretch that stays in a pipe, to be copied from by `tee` for everybody who asks for it.
+#[derive(Debug)]
+struct Original {
+    stretch: Stretch,
+    pipe: Pipe,
+    used: u64,
+}
+
+/// Stretches that are remembered as asked for, and those that stay in pipes.
+const LATELY: usize = 64;
+const ORIGINALS: usize = 16;
+
+/// `vmsplice` of a mapping; `tee` for what is asked for more than once.
+#[derive(Debug)]
+pub(super) struct Vmsplice<S> {
+    mappings: Mappings<S>,
+    pipes: Pipes,
+    flows: Vec<Option<Pipe>>,
+    lately: [Stretch; LATELY],
+    originals: Vec<Original>,
+    clock: u64,
+    counters: Counters,
+}
+
+impl<S: Source> Vmsplice<S> {
+    pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
+        let pipes = Pipes::new(Method::Vmsplice, plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Self {
+            mappings: Mappings::new(),
+            pipes,
+            flows: Vec::new(),
+            lately: [Stretch::default(); LATELY],
+            originals: Vec::new(),
+            clock: 0,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Puts the next bytes of the file into an empty pipe: by reference to the mapping, or to another pipe.
+    fn fill(&mut self, job: &Job<'_, S>, pipe: &mut Pipe) -> Result<(), Step> {
+        if pipe.bytes > 0 {
+            return Ok(());
+        }
+        self.clock += 1;
+        // A pipe has a page in each slot, so that a stretch that begins within one has a page less.
+        let most = self.pipes.size - usize::try_from(job.offset % 4096).unwrap_or(0);
+        let stretch = Stretch { file: job.file.id(), offset: job.offset, bytes: piece(job.bytes, most) };
+        let place = usize::try_from(stretch.file ^ stretch.offset >> 12).unwrap_or(0) % LATELY;
+        if self.lately[place] != stretch {
+            self.lately[place] = stretch;
+            pipe.bytes = self.refer(job, pipe, stretch)?;
+            return Ok(());
+        }
+        let original = match self.originals.iter().position(|original| original.stretch == stretch) {
+            Some(original) => original,
+            None => self.original(job, stretch)?,
+        };
+        let original = &mut self.originals[original];
+        original.used = self.clock;
+        let (from, bytes) = (&original.pipe.read, original.pipe.bytes);
+        pipe.bytes = tee(from, &pipe.write, bytes, SpliceFlags::NONBLOCK).map_err(refused)?;
+        self.counters.teed_bytes += pipe.bytes as u64;
+        Ok(())
+    }
+
+    fn refer(&mut self, job: &Job<'_, S>, pipe: &Pipe, stretch: Stretch) -> Result<usize, Step> {
+        let mapping = self.mappings.of(job.file).map_err(|error| unmapped(&error))?;
+        let bytes = vmsplice(&pipe.write, &mapping, stretch.offset, stretch.bytes).map_err(refused)?;
+        self.counters.vmspliced_bytes += bytes as u64;
+        if bytes == 0 { Err(Step::Gone) } else { Ok(bytes) }
+    }
+
+    /// Puts a stretch into a pipe of its own, where it stays until others are more in demand.
+    #[cold]
+    fn original(&mut self, job: &Job<'_, S>, stretch: Stretch) -> Result<usize, Step> {
+        let mut pipe = self.pipes.take().map_err(no_pipe)?;
+        pipe.bytes = self.refer(job, &pipe, stretch)?;
+        if self.originals.len() == ORIGINALS {
+            let oldest = (0..ORIGINALS).min_by_key(|place| self.originals[*place].used).unwrap_or(0);
+            self.originals.swap_remove(oldest);
+        }
+        self.originals.push(Original { stretch, pipe, used: self.clock });
+        Ok(self.originals.len() - 1)
+    }
+}
+
+impl<S: Source> Engine<S> for Vmsplice<S> {
+    fn push(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
+        let mut sent = 0;
+        match send_head(job.socket, job.head) {
+            Some(Ok(bytes)) => sent = bytes,
+            Some(Err(step)) => return step,
+            None => {}
+        }
+        if sent == job.head.len() as u64 {
+            let mut pipe = match place(&mut self.flows, flow).take().map_or_else(|| self.pipes.take(), Ok) {
+                Ok(pipe) => pipe,
+                Err(errno) => return no_pipe(errno),
+            };
+            let step = self.fill(job, &mut pipe).and_then(|()| {
+                let more = job.more || (pipe.bytes as u64) < job.bytes;
+                drain(&mut pipe, job.socket, more)
+            });
+            if pipe.bytes > 0 {
+                *place(&mut self.flows, flow) = Some(pipe);
+            } else {
+                self.pipes.give(pipe);
+            }
+            match step {
+                Ok(bytes) => sent += bytes,
+                Err(step) if sent == 0 => return step,
+                Err(_) => {}
+            }
+        }
+        Step::Sent(sent)
+    }
+
+    fn close(&mut self, flow: u32) {
+        drop(place(&mut self.flows, flow).take());
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}

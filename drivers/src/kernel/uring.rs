@@ -1,0 +1,507 @@
+//! io_uring: all that waits is done by the kernel in its own time, and begun with one system call for many.
+//!
+//! ```text
+//!   push ─► READ_FIXED ─► SEND or SEND_ZC, until all of it is sent ─► Sent        uring, uring-zerocopy, direct-uring
+//!   push ─► SPLICE file to pipe ─► SPLICE pipe to socket, the same ─► Sent        uring-splice
+//! ```
+
+use super::buffers::{Buffers, Reach};
+use super::pipes::{Pipe, Pipes};
+use super::{Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, send_head};
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use rustix::pipe::PipeFlags;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// `include/uapi/linux/io_uring.h`
+const REPORT_USAGE: u16 = 1 << 3;
+const USAGE_COPIED: u32 = 1 << 31;
+
+/// Entries that the ring has room for at once; more wait for the next submission.
+const ENTRIES: u32 = 1024;
+
+/// One stretch on its way.
+///
+/// Invariant **in flight**: from the push of an entry to its last completion, its `Op` is in `ops` under the number in
+/// the entry: so socket and file stay open, and its buffer is nobody else's and not looked at.
+#[derive(Debug)]
+struct Op<S> {
+    flow: u32,
+    generation: u32,
+    socket: Rc<OwnedFd>,
+    /// Open as long as it is read.
+    _file: Arc<S>,
+    carrier: Carrier,
+    stage: Stage,
+    more: bool,
+    /// Bytes of the head: they are ours before the file's.
+    head: usize,
+    /// Bytes of the file that are asked for.
+    bytes: usize,
+    sent: u64,
+}
+
+/// What carries the bytes.
+#[derive(Debug)]
+enum Carrier {
+    Buffer(u16),
+    Pipe(Pipe),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Reading {
+        skip: usize,
+        direct: bool,
+    },
+    Sending {
+        from: usize,
+        to: usize,
+    },
+    /// Sent, and the kernel still refers to the buffer.
+    Notified,
+}
+
+/// What a flow has under way.
+#[derive(Debug, Default)]
+struct Flow {
+    generation: u32,
+    now: Now,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Now {
+    #[default]
+    Idle,
+    Busy,
+    /// For a buffer.
+    Waiting,
+    Done(Step),
+}
+
+/// The ring of one thread.
+pub(super) struct Uring<S> {
+    ring: IoUring,
+    method: Method,
+    chunk: usize,
+    buffers: ManuallyDrop<Buffers>,
+    pipes: Option<Pipes>,
+    ops: ManuallyDrop<Vec<Option<Op<S>>>>,
+    free: Vec<u32>,
+    /// Entries that found no room.
+    held_back: Vec<squeue::Entry>,
+    flows: Vec<Flow>,
+    waiting: Vec<(u32, u32)>,
+    woken: Vec<u32>,
+    counters: Counters,
+}
+
+impl<S: Source> Uring<S> {
+    pub(super) fn new(method: Method, plan: &EnginePlan) -> Result<Self, EngineError> {
+        let error = |step, source, cure| EngineError { method, step, source, cure };
+        let ring = IoUring::new(ENTRIES).map_err(|source| {
+            error(
+                "making an io_uring",
+                source,
+                "allow it: sysctl kernel.io_uring_disabled=0, and no seccomp filter in the way",
+            )
+        })?;
+        let mut probe = Probe::new();
+        ring.submitter()
+            .register_probe(&mut probe)
+            .map_err(|source| error("asking io_uring what it can", source, "use Linux 5.6 or newer"))?;
+        for (code, wanted) in [
+            (opcode::ReadFixed::CODE, method != Method::UringSplice),
+            (opcode::Send::CODE, matches!(method, Method::Uring | Method::DirectUring)),
+            (opcode::SendZc::CODE, method == Method::UringZerocopy),
+            (opcode::Splice::CODE, method == Method::UringSplice),
+        ] {
+            if wanted && !probe.is_supported(code) {
+                let source = io::ErrorKind::Unsupported.into();
+                return Err(error(
+                    "looking for its operations",
+                    source,
+                    "use a newer Linux: SEND_ZC came with 6.0",
+                ));
+            }
+        }
+        let (count, pipes) = match method {
+            Method::UringSplice => (0, Some(Pipes::new(method, plan, PipeFlags::CLOEXEC)?)),
+            _ => (plan.buffers, None),
+        };
+        let mut buffers = Buffers::new(count, plan.chunk)
+            .map_err(|source| error("mapping buffers", source, "give a smaller --chunk"))?;
+        let vectors = buffers.vectors();
+        if count > 0 {
+            // SAFETY: the buffers stay where they are until the ring is gone, or for ever.
+            let registered = unsafe { ring.submitter().register_buffers(&vectors) };
+            registered.map_err(|source| {
+                error(
+                    "registering buffers",
+                    source,
+                    "raise the limit of locked memory: ulimit -l, or LimitMEMLOCK= of its unit",
+                )
+            })?;
+        }
+        Ok(Self {
+            ring,
+            method,
+            chunk: plan.chunk,
+            buffers: ManuallyDrop::new(buffers),
+            pipes,
+            ops: ManuallyDrop::new(Vec::new()),
+            free: Vec::new(),
+            held_back: Vec::new(),
+            flows: Vec::new(),
+            waiting: Vec::new(),
+            woken: Vec::new(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Begins a job: reads what it can of the file.
+    fn begin(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
+        if self.method == Method::UringSplice {
+            return self.begin_splice(flow, job);
+        }
+        let generation = place(&mut self.flows, flow).generation;
+        let Some(buffer) = self.buffers.take() else {
+            place(&mut self.flows, flow).now = Now::Waiting;
+            self.waiting.push((flow, generation));
+            return Step::Later;
+        };
+        let head = job.head.len();
+        self.buffers.bytes(buffer)[..head].copy_from_slice(job.head);
+        let (bytes, wants_direct) = (piece(job.bytes, self.chunk), self.method == Method::DirectUring);
+        let direct = if wants_direct { job.file.direct() } else { None };
+        if wants_direct && direct.is_none() {
+            self.counters.direct_refused_bytes += bytes as u64;
+        }
+        let reach = Reach::new(job.offset, bytes, direct.is_some());
+        let fd = direct.unwrap_or_else(|| job.file.file()).as_raw_fd();
+        let length = u32::try_from(reach.bytes).unwrap_or(u32::MAX);
+        let stage = Stage::Reading { skip: reach.skip, direct: direct.is_some() };
+        let number = self.number(Op {
+            flow,
+            generation,
+            socket: Rc::clone(job.socket),
+            _file: Arc::clone(job.file),
+            carrier: Carrier::Buffer(buffer),
+            stage,
+            more: job.more || (bytes as u64) < job.bytes,
+            head,
+            bytes,
+            sent: 0,
+        });
+        let data = self.buffers.data(buffer);
+        let entry = opcode::ReadFixed::new(Fd(fd), data, length, buffer).offset(reach.offset).build();
+        self.enter(number, entry);
+        place(&mut self.flows, flow).now = Now::Busy;
+        Step::Later
+    }
+
+    /// Begins a job by splicing; the head is sent here and now.
+    fn begin_splice(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
+        match send_head(job.socket, job.head) {
+            // The rest at the next push, since nothing wakes for it.
+            Some(Ok(bytes)) => {
+                return Step::Sent(bytes);
+            }
+            Some(Err(step)) => return step,
+            None => {}
+        }
+        let Some(Ok(pipe)) = self.pipes.as_mut().map(Pipes::take) else { return Step::Failed };
+        let most = self.pipes.as_ref().map_or(0, |pipes| pipes.size);
+        let bytes = piece(job.bytes, most);
+        let generation = place(&mut self.flows, flow).generation;
+        let (file, into) = (Fd(job.file.file().as_raw_fd()), Fd(pipe.write.as_raw_fd()));
+        let number = self.number(Op {
+            flow,
+            generation,
+            socket: Rc::clone(job.socket),
+            _file: Arc::clone(job.file),
+            carrier: Carrier::Pipe(pipe),
+            stage: Stage::Reading { skip: 0, direct: false },
+            more: job.more || (bytes as u64) < job.bytes,
+            head: 0,
+            bytes,
+            sent: 0,
+        });
+        let offset = i64::try_from(job.offset).unwrap_or(i64::MAX);
+        let length = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let entry = opcode::Splice::new(file, offset, into, -1, length).build();
+        self.enter(number, entry);
+        place(&mut self.flows, flow).now = Now::Busy;
+        Step::Later
+    }
+
+    /// A number for an operation, under which it is kept.
+    fn number(&mut self, op: Op<S>) -> u32 {
+        match self.free.pop() {
+            Some(number) => {
+                self.ops[number as usize] = Some(op);
+                number
+            }
+            None => {
+                self.ops.push(Some(op));
+                u32::try_from(self.ops.len() - 1).expect("fewer than connections")
+            }
+        }
+    }
+
+    fn enter(&mut self, number: u32, entry: squeue::Entry) {
+        self.counters.operations += 1;
+        let entry = entry.user_data(number.into());
+        // SAFETY: *in flight*: the operation is in `ops`, with all that the entry names.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        if pushed.is_err() {
+            self.held_back.push(entry);
+        }
+    }
+
+    /// Tells the kernel what there is to do, unless that is nothing.
+    fn submit(&mut self) {
+        loop {
+            while let Some(entry) = self.held_back.pop() {
+                // SAFETY: as in `enter`: an entry that was held back is in flight already.
+                let pushed = unsafe { self.ring.submission().push(&entry) };
+                if pushed.is_err() {
+                    self.held_back.push(entry);
+                    break;
+                }
+            }
+            if self.ring.submission().is_empty() {
+                return;
+            }
+            if let Err(error) = self.ring.submit() {
+                // Its completions must be taken first: the next poll does.
+                tracing::debug!("io_uring submit: {error}");
+                return;
+            }
+            if self.held_back.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Takes in one completion.
+    fn complete(&mut self, entry: &cqueue::Entry) {
+        let Ok(number) = usize::try_from(entry.user_data()) else { return };
+        let Some(mut op) = self.ops.get_mut(number).and_then(Option::take) else { return };
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        let result = entry.result();
+        if cqueue::notif(entry.flags()) {
+            self.counters.zerocopy_done += 1;
+            self.counters.zerocopy_copied += u64::from(result.cast_unsigned() & USAGE_COPIED != 0);
+            match op.stage {
+                Stage::Notified => self.release(number, op),
+                // All but the last part of a send in several: its next entry is not out before this.
+                _ => self.send(number, op),
+            }
+            return;
+        }
+        let more = cqueue::more(entry.flags());
+        match op.stage {
+            Stage::Reading { skip, direct } => {
+                let read = usize::try_from(result).unwrap_or(0).saturating_sub(skip).min(op.bytes);
+                if direct {
+                    self.counters.direct_read_bytes += usize::try_from(result).unwrap_or(0) as u64;
+                }
+                if read == 0 {
+                    let step = if result >= 0 { Step::Gone } else { failed(result) };
+                    self.finish(&op, step);
+                    self.release(number, op);
+                    return;
+                }
+                op.more |= read < op.bytes;
+                let from = match &mut op.carrier {
+                    Carrier::Buffer(buffer) => self.buffers.join(*buffer, op.head, skip),
+                    Carrier::Pipe(pipe) => {
+                        pipe.bytes = read;
+                        0
+                    }
+                };
+                op.stage = Stage::Sending { from, to: from + op.head + read };
+                self.send(number, op);
+            }
+            Stage::Sending { from, to } => {
+                let sent = usize::try_from(result).unwrap_or(0).min(to - from);
+                op.sent += sent as u64;
+                if let Carrier::Pipe(pipe) = &mut op.carrier {
+                    pipe.bytes -= sent.min(pipe.bytes);
+                }
+                let again = matches!(-result, libc::EAGAIN | libc::EINTR);
+                if sent == 0 && !again {
+                    self.finish(&op, Step::Broken);
+                    op.stage = Stage::Notified;
+                } else if from + sent == to {
+                    self.finish(&op, Step::Sent(op.sent));
+                    op.stage = Stage::Notified;
+                } else {
+                    op.stage = Stage::Sending { from: from + sent, to };
+                    if !more {
+                        self.send(number, op);
+                        return;
+                    }
+                }
+                if more {
+                    // The notification comes.
+                    self.ops[number as usize] = Some(op);
+                } else {
+                    self.release(number, op);
+                }
+            }
+            Stage::Notified => self.release(number, op),
+        }
+    }
+
+    /// Sends what is left of an operation.
+    fn send(&mut self, number: u32, op: Op<S>) {
+        let Stage::Sending { from, to } = op.stage else {
+            self.release(number, op);
+            return;
+        };
+        let socket = Fd(op.socket.as_raw_fd());
+        let length = u32::try_from(to - from).unwrap_or(u32::MAX);
+        let mut flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        if op.more {
+            flags |= libc::MSG_MORE;
+        }
+        let entry = match &op.carrier {
+            Carrier::Pipe(pipe) => {
+                let flags = if op.more { libc::SPLICE_F_MORE } else { 0 };
+                let from = Fd(pipe.read.as_raw_fd());
+                opcode::Splice::new(from, -1, socket, -1, length).flags(flags).build()
+            }
+            Carrier::Buffer(buffer) => {
+                let bytes = self.buffers.bytes(*buffer)[from..to].as_ptr();
+                if self.method == Method::UringZerocopy {
+                    self.counters.zerocopy_sends += 1;
+                    let send = opcode::SendZc::new(socket, bytes, length).buf_index(Some(*buffer));
+                    send.flags(flags).zc_flags(REPORT_USAGE).build()
+                } else {
+                    opcode::Send::new(socket, bytes, length).flags(flags).build()
+                }
+            }
+        };
+        self.ops[number as usize] = Some(op);
+        self.enter(number, entry);
+    }
+
+    /// Tells the flow what became of its job.
+    fn finish(&mut self, op: &Op<S>, step: Step) {
+        let flow = place(&mut self.flows, op.flow);
+        if flow.generation == op.generation {
+            flow.now = Now::Done(step);
+            self.woken.push(op.flow);
+        }
+    }
+
+    /// Nothing of an operation is the kernel's any more.
+    fn release(&mut self, number: u32, op: Op<S>) {
+        self.free.push(number);
+        match op.carrier {
+            Carrier::Pipe(pipe) => {
+                if let Some(pipes) = &mut self.pipes {
+                    pipes.give(pipe);
+                }
+            }
+            Carrier::Buffer(buffer) => {
+                self.buffers.give(buffer);
+                while let Some((flow, generation)) = self.waiting.pop() {
+                    let state = place(&mut self.flows, flow);
+                    if state.generation == generation {
+                        state.now = Now::Idle;
+                        self.woken.push(flow);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a failed read or splice means.
+fn failed(result: i32) -> Step {
+    match -result {
+        // A socket that is gone, or a job that was called off.
+        libc::EPIPE | libc::ECONNRESET | libc::ECANCELED => Step::Broken,
+        errno => {
+            tracing::warn!("reading a file: {}", io::Error::from_raw_os_error(errno));
+            Step::Failed
+        }
+    }
+}
+
+impl<S: Source> Engine<S> for Uring<S> {
+    fn push(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
+        let state = place(&mut self.flows, flow);
+        match state.now {
+            Now::Busy | Now::Waiting => Step::Later,
+            Now::Done(step) => {
+                state.now = Now::Idle;
+                step
+            }
+            Now::Idle => self.begin(flow, job),
+        }
+    }
+
+    fn close(&mut self, flow: u32) {
+        let state = place(&mut self.flows, flow);
+        *state = Flow { generation: state.generation.wrapping_add(1), now: Now::Idle };
+    }
+
+    fn poll(&mut self, woken: &mut Vec<u32>) {
+        self.submit();
+        loop {
+            let Some(entry) = self.ring.completion().next() else { break };
+            self.complete(&entry);
+        }
+        self.submit();
+        woken.append(&mut self.woken);
+    }
+
+    fn bell(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: the ring keeps its descriptor open as long as `self` is borrowed.
+        Some(unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) })
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+impl<S> Drop for Uring<S> {
+    /// Calls off what is under way and waits for its end. Should that fail, what the kernel may still use is forgotten,
+    /// not freed.
+    fn drop(&mut self) {
+        let soon = Timespec::new().sec(1);
+        // Linux 6.0; before, what is under way ends when its sockets are shut down.
+        let _ = self.ring.submitter().register_sync_cancel(Some(soon), CancelBuilder::any());
+        for _ in 0..8 {
+            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&soon));
+            let done: Vec<cqueue::Entry> = self.ring.completion().collect();
+            for entry in done.iter().filter(|entry| !cqueue::more(entry.flags())) {
+                let number = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
+                drop(self.ops.get_mut(number).and_then(Option::take));
+            }
+            if self.ops.iter().all(Option::is_none) {
+                // SAFETY: dropped here and nowhere else, and not used after; nothing is in flight.
+                unsafe { ManuallyDrop::drop(&mut self.ops) };
+                // SAFETY: the same.
+                unsafe { ManuallyDrop::drop(&mut self.buffers) };
+                return;
+            }
+        }
+    }
+}
+
+impl<S> std::fmt::Debug for Uring<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring").field("method", &self.method).finish_non_exhaustive()
+    }
+}
