@@ -353,7 +353,12 @@ impl Caller {
     /// A connection has ended. Afterwards `talk` is ready for another one.
     pub(super) fn lost(&mut self, now: Tick, talk: &mut Talk, how: Lost) {
         match how {
-            Lost::Over | Lost::Reset => self.fail(talk, Mishap::Reset),
+            Lost::Over => self.fail(talk, Mishap::Reset),
+            Lost::Reset => match talk.reader.end() {
+                Ending::Between => self.fail(talk, Mishap::Reset),
+                // A reset is no way to end a body, not even one that ends with the connection.
+                Ending::Done(_) | Ending::Short => self.fail(talk, Mishap::Length),
+            },
             Lost::Slow => {
                 // It would have taken longer: left out, the slowest answers would not show.
                 if let Some(asked) = talk.asked.front() {

@@ -161,6 +161,11 @@ fn each_mishap_has_its_name() {
     assert_eq!(found, (vec![(Mishap::Reset, 1), (Mishap::Length, 1)], 0, 0));
     let found = mishap(&|caller, talk| lost(caller, talk, Lost::Reset));
     assert_eq!(found, (vec![(Mishap::Reset, 2)], 0, 0));
+    let found = mishap(&|caller, talk| {
+        assert_eq!(hear(caller, talk, &ANSWER[..40]), Heard::On);
+        lost(caller, talk, Lost::Reset);
+    });
+    assert_eq!(found, (vec![(Mishap::Reset, 1), (Mishap::Length, 1)], 0, 0));
     let found = mishap(&|caller, talk| lost(caller, talk, Lost::Slow));
     assert_eq!(found, (vec![(Mishap::Reset, 1), (Mishap::Timeout, 1)], 0, 0));
     let found = mishap(&|caller, talk| assert_eq!(hear(caller, talk, b"no HTTP\r\n\r\n"), Heard::Over));
