@@ -6,14 +6,13 @@
 //! | serve | `serve.rs` | a small site and a file of 64 MiB, from `ringway serve` to the kernel's TCP, driver by driver |
 //! | memory | `memory.rs` | the same loop over the loopback driver, where the rights for a laboratory are missing |
 //!
-//! [`rights`] says what is missing, `process.rs` runs ringway as a process, `site.rs` makes what is served, `books.rs` puts
+//! [`rights`] says what is missing, `site.rs` makes what is served, `books.rs` puts
 //! together what sockets, kernel and ringway counted, `text.rs` writes the table.
 
 mod books;
 mod forward;
 mod measured;
 mod memory;
-mod process;
 pub mod rights;
 mod serve;
 mod site;
@@ -102,7 +101,7 @@ pub struct Report {
 /// [`DemoError`] when it was stopped, or the laboratory cannot be built for a reason other than rights. A driver that fails is a row
 /// of the report.
 pub fn run(plan: &DemoPlan, watch: &mut dyn FnMut(&Step), stop: &AtomicBool) -> Result<Report, DemoError> {
-    let mut lacking = rights::lacking(&plan.program);
+    let mut lacking = rights::lacking(&plan.program, "demo");
     let mut rows = Vec::new();
     if lacking.is_none() {
         match with_lab(plan, watch, stop) {
