@@ -12,6 +12,7 @@
 //! | [`stats`] | named reasons, the counters page, the books |
 //! | [`ports`] | opening what the user named; the only `match` over drivers |
 //! | [`serve`] | serving files over HTTP |
+//! | [`load`] | asking a server for as much as it can give, and timing it |
 //! | [`session`] | workers on their threads, from the first queue to the books |
 //! | [`report`] | what a session prints, as text and JSON |
 //! | [`lab`] | two hosts as network namespaces, and the cables between them |
@@ -30,6 +31,7 @@ pub mod doctor;
 pub mod forward;
 pub mod hand_off;
 pub mod lab;
+pub mod load;
 pub mod net;
 pub mod ports;
 pub mod report;

@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod forward;
 mod lab;
+mod load;
 mod serve;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Measure every way to send a file side by side: the bypass, each engine of the kernel's, nginx.
     Compare(Box<compare::CompareArgs>),
+    /// Ask a server for as much as it can give, and time its answers.
+    Load(Box<load::LoadArgs>),
     /// Say what this machine and each interface can do, and the cure for what they can't.
     Doctor(doctor::DoctorArgs),
     /// The two-host veth laboratory: up, down, exec.
@@ -45,6 +48,7 @@ impl Command {
             Self::Forward(args) => forward::run(&args),
             Self::Serve(args) => serve::run(&args),
             Self::Compare(args) => compare::run(&args),
+            Self::Load(args) => load::run(&args),
             Self::Doctor(args) => doctor::run(&args),
             Self::Lab(args) => lab::run(&args),
         }
