@@ -4,7 +4,7 @@ use super::{Format, Outcome};
 use clap::{Args, ValueEnum};
 use dataplane::compare::method::{METHODS, Method};
 use dataplane::compare::plan::{Cache, ComparePlan, ScatterGather};
-use dataplane::compare::{self, Step};
+use dataplane::compare::{self, PageFile, Step};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -114,6 +114,7 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     let plan = plan(args)?;
+    let page = args.report.as_deref().map(PageFile::create).transpose()?;
     let mut progress = Progress::new();
     let report = compare::run(&plan, &mut |step| progress.step(step), &stop);
     progress.end();
@@ -126,6 +127,9 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
         // Whoever reads has read enough.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
+    }
+    if let Some(page) = page {
+        page.save(&report.to_html())?;
     }
     Ok(match (report.interrupted, report.ok) {
         (true, _) => ExitCode::from(INTERRUPTED),

@@ -33,9 +33,8 @@ pub(super) enum End {
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Answer {
     pub(super) requests: u64,
+    /// Of whole answers, and of those that the end cut off.
     pub(super) body_bytes: u64,
-    /// With heads, and bodies that the end cut off.
-    pub(super) received_bytes: u64,
     pub(super) seconds: f64,
     pub(super) errors: Errors,
     pub(super) latency_us: Latency,
@@ -111,8 +110,10 @@ pub(super) fn ask(lab: &Lab, program: &Path, wish: &Wish<'_>, stop: &AtomicBool)
         }
     };
     command.args(wish.paths.iter().map(|path| format!("{}{path}", wish.server)));
-    let client = Process::start(command, Some(wish.cpu)).map_err(|why| format!("the client: {why}"))?;
-    let last = client.last_words(limit, stop).map_err(|why| format!("the client: {why}"))?;
+    let failed = |why: String| format!("the client: {why}");
+    let mut client = Process::start(command, Some(wish.cpu)).map_err(failed)?;
+    // Its exit code only repeats what is in there.
+    let last = client.wait_for("end", limit, stop).map_err(failed)?;
     let answer: Answer = serde_json::from_value(last)
         .map_err(|error| format!("the client: its last event is not understood: {error}"))?;
     match answer.errors.words() {

@@ -11,16 +11,19 @@
 //! | `summary.rs` | medians and spread of several rounds, and who wins |
 //! | `claims.rs` | what the literature says, beside what was found |
 //! | `machine.rs` | where all this is true |
-//! | `text.rs`, `html.rs`, `plot.rs` | the report for people |
+//! | `text.rs`, `html.rs`, `plot.rs` | the report for people; `save.rs` puts it on the disk |
 
 mod claims;
 mod client;
+mod html;
 mod instruments;
 pub mod ledger;
 mod machine;
 pub mod method;
 pub mod plan;
+mod plot;
 mod run;
+mod save;
 mod server;
 mod site;
 mod summary;
@@ -30,6 +33,7 @@ pub use claims::Claim;
 pub use instruments::Instrument;
 pub use machine::Machine;
 pub use run::{Cpus, Wire};
+pub use save::{PageFile, SaveError};
 pub use summary::{Figure, Row};
 
 use crate::demo::Lacking;

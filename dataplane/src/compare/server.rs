@@ -7,8 +7,9 @@ use super::site::Site;
 use crate::lab::process::{PATIENCE, Process};
 use crate::lab::{Lab, LabError, Side};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 pub(super) const KERNEL: &str = "10.77.0.99:8080";
 /// An address that the kernel does not have.
 pub(super) const OURS: &str = "10.77.0.100:8080";
+
+const NGINX: &str = "nginx";
 
 /// A server that answers.
 #[derive(Debug)]
@@ -74,7 +77,8 @@ impl Server {
                 let conf = site.own().join("nginx.conf");
                 std::fs::write(&conf, nginx_conf(&site.own(), &site.root(), directives))
                     .map_err(|error| format!("writing {}: {error}", conf.display()))?;
-                let mut command = lab.middle().command("nginx");
+                let nginx = nginx(&std::env::var_os("PATH").unwrap_or_default())?;
+                let mut command = lab.middle().command(nginx);
                 command.arg("-c").arg(conf);
                 let mut process = Process::start(command, Some(cpu))?;
                 wait_until_it_listens(lab, &mut process, stop)?;
@@ -118,12 +122,17 @@ fn content_mib(size: u64) -> u64 {
     (size / (1 << 20) * 2).max(256)
 }
 
-/// Why nginx cannot take part, when it cannot.
-pub(super) fn without_nginx() -> Option<String> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
-    let found = std::env::split_paths(&path).chain(usual).any(|folder| folder.join("nginx").is_file());
-    (!found).then(|| "nginx is not installed; sudo apt-get install nginx-light".to_owned())
+/// Where nginx is.
+///
+/// # Errors
+/// That it is not installed.
+fn nginx(path: &OsStr) -> Result<PathBuf, String> {
+    // A user's PATH often lacks the folders of root's commands.
+    let usual = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let mut places = std::env::split_paths(path).chain(usual).map(|folder| folder.join(NGINX));
+    places.find(|place| place.is_file()).ok_or_else(|| {
+        format!("{NGINX} is not installed (sudo apt-get install nginx-light), nor is it in PATH")
+    })
 }
 
 /// Gives the kernel its address at the port: it answers ARP there from now on.
@@ -192,6 +201,19 @@ fn witnesses(last: &Value, served_bytes: u64) -> Witnesses {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_method_whose_program_is_missing_says_how_to_get_it() {
+        let folder = std::env::temp_dir().join(format!("ringway-nginx-test-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join(NGINX), "").expect("room");
+        assert_eq!(nginx(folder.as_os_str()), Ok(folder.join(NGINX)));
+        std::fs::remove_dir_all(&folder).expect("ours");
+        match nginx(folder.as_os_str()) {
+            Ok(found) => assert!(found.starts_with("/usr/sbin") || found.starts_with("/sbin")),
+            Err(why) => assert!(why.contains("apt-get install nginx"), "{why}"),
+        }
+    }
 
     #[test]
     fn last_words_of_a_bypass_become_witnesses() {
