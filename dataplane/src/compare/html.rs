@@ -176,7 +176,7 @@ fn wires(rows: &[Row]) -> Vec<Vec<Case>> {
 
 fn wire_words(case: &Case) -> String {
     let words = case.words();
-    words.split_once(", ").map_or(words.clone(), |(_, wire)| wire.to_owned())
+    words.split_once(", ").map_or(words.as_str(), |(_, wire)| wire).to_owned()
 }
 
 type Legend = &'static [(Colour, &'static str)];

@@ -136,7 +136,7 @@ impl Counters {
             server,
             counters,
             copies: instruments.take(COPIES, copies),
-            disk: instruments.take(DISK, disk_bytes(server)),
+            disk: instruments.take(DISK, disk_bytes_of(server)),
         }
     }
 
@@ -165,11 +165,15 @@ impl Counters {
             Some(now.saturating_sub(before))
         });
         counted.disk_bytes = self.disk.and_then(|before| {
-            let now = instruments.take(DISK, disk_bytes(self.server))?;
+            let now = instruments.take(DISK, disk_bytes_of(self.server))?;
             Some(now.saturating_sub(before))
         });
         counted
     }
+}
+
+fn disk_bytes_of(server: u32) -> std::io::Result<u64> {
+    family(server).into_iter().map(disk_bytes).sum()
 }
 
 fn sum(ledger: &CopyLedger) -> Result<u64, ObserveError> {

@@ -43,7 +43,7 @@ impl Machine {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             cpu: field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: u64::from(memory.totalram) * u64::from(memory.mem_unit),
+            memory_bytes: memory.totalram * u64::from(memory.mem_unit),
             virtual_machine: flags.split_whitespace().any(|flag| flag == "hypervisor"),
             pinned,
             filesystem: filesystem(folder),

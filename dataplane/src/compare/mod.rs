@@ -36,14 +36,14 @@ pub use run::{Cpus, Wire};
 pub use save::{PageFile, SaveError};
 pub use summary::{Figure, Row};
 
-use crate::demo::Lacking;
-use crate::demo::rights;
+use crate::lab::rights::{self, Lacking};
+use crate::lab::{Lab, LabError, LabPlan};
 use instruments::Instruments;
 use plan::{Case, ComparePlan, Entry};
 use run::{Sample, Trouble, measure};
 use serde::Serialize;
 use site::Site;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// A run that begins now.
@@ -63,6 +63,9 @@ pub enum CompareError {
     /// The laboratory cannot be built.
     #[error("the laboratory needs what this process lacks: {}\n  {}", .0.why, .0.cures.join("\n  "))]
     Lacking(Lacking),
+    /// It cannot be built for another reason.
+    #[error(transparent)]
+    Lab(LabError),
     /// The files to serve cannot be written.
     #[error("{0}")]
     Files(String),
@@ -125,6 +128,14 @@ pub fn run(
         return Err(CompareError::Lacking(lacking));
     }
     let begin = Instant::now();
+    // What every run needs is tried once: so it is said once.
+    if let Err(error) = Lab::up(&LabPlan { ipv6: false, ..LabPlan::private("rwc") }) {
+        if stop.load(Ordering::Relaxed) {
+            return Err(CompareError::Stopped);
+        }
+        let lacking = rights::refused(error, &plan.program, "compare");
+        return Err(lacking.map_or_else(CompareError::Lab, CompareError::Lacking));
+    }
     let site = Site::write(plan).map_err(CompareError::Files)?;
     let cpus = Cpus::of_this_machine();
     let mut instruments = Instruments::default();

@@ -110,7 +110,7 @@ pub(super) fn filesystem(folder: &Path) -> String {
         (0x6573_5546, "fuse"),
         (0xf2f5_2010, "f2fs"),
     ];
-    let magic = rustix::fs::statfs(folder).map(|found| found.f_type as u64 & 0xffff_ffff);
+    let magic = rustix::fs::statfs(folder).map(|found| found.f_type.cast_unsigned() & 0xffff_ffff);
     let name =
         |magic: u64| known.iter().find(|(number, _)| *number == magic).map(|(_, name)| (*name).to_owned());
     magic.map_or_else(|_| "unknown".to_owned(), |magic| name(magic).unwrap_or_else(|| format!("0x{magic:x}")))

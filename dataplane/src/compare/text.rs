@@ -17,7 +17,7 @@ impl Report {
             self.connections, self.rounds, self.run_seconds, self.seconds
         );
         for case in cases(&self.rows) {
-            self.case(&mut text, case);
+            self.case(&mut text, case, &COLUMNS);
         }
         text.push_str(LEGEND);
         self.refused(&mut text);
@@ -35,12 +35,31 @@ impl Report {
         text
     }
 
-    fn case(&self, text: &mut String, case: Case) {
-        let _ = writeln!(text, "\n{}", case.words());
+    /// The tables with what matters most, and who wins.
+    #[must_use]
+    pub fn to_short_text(&self) -> String {
+        let mut text = String::new();
+        for case in cases(&self.rows) {
+            self.case(&mut text, case, &SHORT);
+        }
+        text.push_str(
+            "  copies: m measured, w witnessed by the kernel or the device, d derived from the path\n",
+        );
+        for verdict in &self.verdicts {
+            let _ = writeln!(text, "  {verdict}");
+        }
+        text
+    }
+
+    fn case(&self, text: &mut String, case: Case, columns: &[Column]) {
+        let _ = writeln!(text, "\n  {}", case.words());
         let of_case = || self.rows.iter().filter(|row| row.case == case);
-        let mut lines = vec![HEADS.map(str::to_owned).to_vec()];
-        lines.extend(of_case().filter(|row| row.rounds > 0).map(cells));
-        table(text, &lines);
+        let heads = ["method"].into_iter().chain(columns.iter().map(|column| column.head));
+        let mut lines = vec![heads.map(str::to_owned).collect::<Vec<_>>()];
+        lines.extend(of_case().filter(|row| row.rounds > 0).map(|row| cells(row, columns)));
+        if lines.len() > 1 {
+            table(text, &lines);
+        }
         for row in of_case() {
             if let Some(why) = &row.unavailable {
                 let _ = writeln!(text, "  {}: not available here: {}", row.title(), one_line(why));
@@ -117,37 +136,63 @@ const LEGEND: &str = "\n  MB is 10^6 bytes of bodies, GB 10^9; +- is half of the
      copies by the CPU for each byte of a body, the receiver's own excluded: m measured, w witnessed by the kernel or the device,\n  \
      d derived from the path through the kernel's source and the state of the device\n";
 
-const HEADS: [&str; 12] = [
-    "method",
-    "MB/s",
-    "+-%",
-    "requests/s",
-    "p50 us",
-    "p99 us",
-    "CPU s/GB",
-    "calls/MB",
-    "switches/MB",
-    "faults/MB",
-    "copies/byte",
-    "disk/byte",
+/// A column of the tables.
+#[derive(Clone, Copy)]
+struct Column {
+    head: &'static str,
+    quantity: Quantity,
+    shown: Shown,
+}
+
+/// How a figure is shown.
+#[derive(Clone, Copy)]
+enum Shown {
+    /// Times this, with so many digits.
+    Number(f64, usize),
+    /// Its spread.
+    Spread,
+    /// With the letter of its label.
+    Labelled,
+}
+
+const fn column(head: &'static str, quantity: Quantity, factor: f64, digits: usize) -> Column {
+    Column { head, quantity, shown: Shown::Number(factor, digits) }
+}
+
+const RATE: Column = column("MB/s", Quantity::BytesPerSecond, 1e-6, 0);
+const REQUESTS: Column = column("requests/s", Quantity::RequestsPerSecond, 1.0, 0);
+const P99: Column = column("p99 us", Quantity::LatencyP99, 1.0, 0);
+const CPU: Column = column("CPU s/GB", Quantity::CpuSecondsPerGb, 1.0, 2);
+const CALLS: Column = column("calls/MB", Quantity::SyscallsPerMb, 1.0, 1);
+const COPIES: Column =
+    Column { head: "copies/byte", quantity: Quantity::CopiesPerByte, shown: Shown::Labelled };
+
+const SHORT: [Column; 6] = [RATE, REQUESTS, P99, CPU, CALLS, COPIES];
+
+const COLUMNS: [Column; 11] = [
+    RATE,
+    Column { head: "+-%", quantity: Quantity::BytesPerSecond, shown: Shown::Spread },
+    REQUESTS,
+    column("p50 us", Quantity::LatencyP50, 1.0, 0),
+    P99,
+    CPU,
+    CALLS,
+    column("switches/MB", Quantity::ContextSwitchesPerMb, 1.0, 1),
+    column("faults/MB", Quantity::FaultsPerMb, 1.0, 1),
+    COPIES,
+    column("disk/byte", Quantity::DiskPassesPerByte, 1.0, 2),
 ];
 
-fn cells(row: &Row) -> Vec<String> {
-    let of = |quantity, scale, digits| figure(row.figure(quantity), scale, digits);
-    vec![
-        row.title(),
-        of(Quantity::BytesPerSecond, 1e-6, 0),
-        row.figure(Quantity::BytesPerSecond).map_or_else(none, |found| format!("{:.0}", found.spread())),
-        of(Quantity::RequestsPerSecond, 1.0, 0),
-        of(Quantity::LatencyP50, 1.0, 0),
-        of(Quantity::LatencyP99, 1.0, 0),
-        of(Quantity::CpuSecondsPerGb, 1.0, 2),
-        of(Quantity::SyscallsPerMb, 1.0, 1),
-        of(Quantity::ContextSwitchesPerMb, 1.0, 1),
-        of(Quantity::FaultsPerMb, 1.0, 1),
-        labelled(row.figure(Quantity::CopiesPerByte)),
-        of(Quantity::DiskPassesPerByte, 1.0, 2),
-    ]
+fn cells(row: &Row, columns: &[Column]) -> Vec<String> {
+    let shown = |column: &Column| {
+        let found = row.figure(column.quantity);
+        match column.shown {
+            Shown::Number(factor, digits) => figure(found, factor, digits),
+            Shown::Spread => found.map_or_else(none, |found| format!("{:.0}", found.spread())),
+            Shown::Labelled => labelled(found),
+        }
+    };
+    [row.title()].into_iter().chain(columns.iter().map(shown)).collect()
 }
 
 fn none() -> String {

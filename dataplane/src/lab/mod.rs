@@ -18,6 +18,7 @@ pub mod fetch;
 mod namespace;
 mod plan;
 pub mod process;
+pub mod rights;
 mod run;
 pub mod scratch;
 pub mod traffic;

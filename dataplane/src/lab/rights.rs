@@ -1,6 +1,6 @@
 //! Which right or command the laboratory and the XDP program would need and this process has not, with the cure.
 
-use crate::lab::LabError;
+use super::LabError;
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
 use std::path::Path;
@@ -89,7 +89,7 @@ fn cures_of_rights(program: &Path, command: &str) -> [String; 3] {
 ///
 /// # Errors
 /// The same error, when it is about something else.
-pub(super) fn refused(error: LabError, program: &Path) -> Result<Lacking, LabError> {
+pub(crate) fn refused(error: LabError, program: &Path, command: &str) -> Result<Lacking, LabError> {
     let why = error.to_string();
     let rights = matches!(error, LabError::Rights { .. })
         || ["Operation not permitted", "Permission denied", "Read-only file system", "mount"]
@@ -102,7 +102,7 @@ pub(super) fn refused(error: LabError, program: &Path) -> Result<Lacking, LabErr
     if !rights && commands.is_empty() {
         return Err(error);
     }
-    let cures = if rights { cures_of_rights(program, "demo")[..2].to_vec() } else { Vec::new() };
+    let cures = if rights { cures_of_rights(program, command)[..2].to_vec() } else { Vec::new() };
     Ok(Lacking { rights: Vec::new(), commands, why, cures })
 }
 
@@ -137,7 +137,7 @@ mod tests {
     fn only_refusals_are_taken_for_missing_rights() {
         let command =
             |printed: &str| LabError::Command { command: "ip netns add x".into(), printed: printed.into() };
-        assert!(refused(command("mount --make-shared /run/netns failed"), Path::new("/r")).is_ok());
-        assert!(refused(command("Unknown device type"), Path::new("/r")).is_err());
+        assert!(refused(command("mount --make-shared /run/netns failed"), Path::new("/r"), "demo").is_ok());
+        assert!(refused(command("Unknown device type"), Path::new("/r"), "demo").is_err());
     }
 }
