@@ -1,12 +1,23 @@
 //! `ringway load`.
 
-use super::forward::{say, seconds};
+use super::forward::{IdleWord, say, seconds};
+use super::serve::address;
 use super::{Format, Outcome};
 use clap::Args;
+use dataplane::PortId;
+use dataplane::Snapshot;
+use dataplane::load::client::{ClientPlan, LoadClients};
 use dataplane::load::report::{self, CpuSeconds, Setting};
 use dataplane::load::{BodyHash, LoadPlan, Mode, Progress, Questions, Run, Threads, Verify};
+use dataplane::net::Prefix;
+use dataplane::ports::Port;
+use dataplane::session::{SessionPlan, WorkerEnd, blamed, session, total};
+use drivers::PortSpec;
+use drivers::link::Link;
 use drivers::spec::NumberList;
+use drivers::xdp::{Endpoint, Filter};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,6 +34,16 @@ pub(crate) struct LoadArgs {
     /// What to ask for, as http://10.0.0.2:8080/file; several addresses of one server are asked for in turn.
     #[arg(value_name = "URL", required = true)]
     urls: Vec<String>,
+    /// Ask over Ringway's own TCP by this port, as af-xdp:eth0 or packet:eth0, instead of the kernel's sockets.
+    #[arg(long, value_name = "P", requires = "addresses")]
+    port: Option<PortSpec>,
+    /// The address to ask from and the length of its network's prefix, as 10.0.0.3/24: one of its own, which the kernel
+    /// does not have. All TCP to it is ours, and ARP, neighbour discovery and ping are answered here.
+    #[arg(long = "address", value_name = "A/LEN", requires = "port", value_parser = address)]
+    addresses: Vec<Prefix>,
+    /// The router to other networks.
+    #[arg(long, value_name = "G", requires = "port")]
+    gateway: Option<IpAddr>,
     /// A file with further paths of the server to ask for in turn, one a line.
     #[arg(long, value_name = "FILE")]
     paths: Option<PathBuf>,
@@ -59,6 +80,15 @@ pub(crate) struct LoadArgs {
     /// One thread or worker on each of these CPUs, as in 0-3,7; without it one anywhere.
     #[arg(long, value_name = "LIST")]
     cpu: Option<NumberList>,
+    /// What a worker does when no frame comes.
+    #[arg(long, value_enum, default_value_t, requires = "port")]
+    idle: IdleWord,
+    /// Frames of each worker's arena.
+    #[arg(long, value_name = "N", requires = "port")]
+    frames: Option<u32>,
+    /// KiB that the server may send ahead, over each connection of our own TCP.
+    #[arg(long, value_name = "KIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=65536), requires = "port")]
+    receive_window: u32,
     /// How to print what happens: a table, or one JSON object a line.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -100,7 +130,7 @@ impl LoadArgs {
         Ok(Questions::new(&self.urls, &paths, &self.headers)?)
     }
 
-    fn plan(&self, questions: Questions, server: std::net::SocketAddr) -> LoadPlan {
+    fn plan(&self, questions: Questions, server: SocketAddr) -> LoadPlan {
         let default = if self.requests.is_some() { None } else { Some(Duration::from_secs(10)) };
         LoadPlan {
             server,
@@ -133,7 +163,170 @@ pub(crate) fn run(args: &LoadArgs) -> Outcome {
     }
     let questions = args.questions()?;
     let url = questions.url.clone();
-    over_kernel(args, &signal, questions, &url.to_string())
+    match &args.port {
+        Some(port) => over_port(args, &signal, questions, &url.to_string(), port),
+        None => over_kernel(args, &signal, questions, &url.to_string()),
+    }
+}
+
+/// Over our own TCP.
+fn over_port(
+    args: &LoadArgs,
+    signal: &AtomicBool,
+    questions: Questions,
+    url: &str,
+    spec: &PortSpec,
+) -> Outcome {
+    let host = &questions.url.host;
+    let ip = questions.url.ip().ok_or_else(|| {
+        format!("{host} is a name, and over a port nobody is asked for its address: give an IP address")
+    })?;
+    let cpus = args.cpus();
+    check_threads(args, cpus.len())?;
+    let server = SocketAddr::new(ip, questions.url.port);
+    let link = Link::by_name(&spec.device).ok();
+    let client = client(args, spec, link.as_ref(), ip)?;
+    let every_port = client.addresses.iter().map(|own| Endpoint::own(SocketAddr::new(own.address, 0)));
+    let filter = Filter::flows(every_port)?;
+    let run = Arc::new(Run::new(args.plan(questions, server), cpus.len().max(1)));
+    let clients = LoadClients::new(&run, client)?;
+    let ports = [Port::open_for(PortId(0), spec, &filter)?];
+    let transport = spec.to_string();
+    let at = Setting { url, transport: &transport };
+    let plan =
+        SessionPlan { cpus, frames: args.frames, idle: args.idle.into(), duration: None, content_bytes: 0 };
+    let stop = Arc::new(AtomicBool::new(false));
+    let begun = Instant::now();
+    let (ends, cpu) = std::thread::scope(|scope| {
+        // Whatever way the session ends, nobody waits for the run's end any longer.
+        let guard = Abandon(&run);
+        let mut attendant = None;
+        let ends = session(
+            &ports,
+            &plan,
+            &stop,
+            &clients,
+            |workers| {
+                let now = total(workers);
+                let heard = match args.format {
+                    Format::Json => {
+                        let mut object = dataplane::report::ready_json("load", &ports, workers, &now);
+                        merge(&mut object, report::ready_json(&run, at));
+                        say(&object.to_string())
+                    }
+                    Format::Text => {
+                        let ports = dataplane::report::ready_text("load", &ports, workers, &now);
+                        say(&format!("{ports}{}", report::ready_text(&run, at)))
+                    }
+                };
+                attendant = Some(scope.spawn(|| {
+                    let cpu = attend(args, &run, signal);
+                    stop.store(true, Ordering::Relaxed);
+                    cpu
+                }));
+                heard
+            },
+            |_, _| true,
+        );
+        drop(guard);
+        let cpu = attendant.and_then(|attendant| attendant.join().ok()).unwrap_or_default();
+        ends.map(|ends| (ends, cpu))
+    })?;
+    end_over_port(args, &run, at, &ports, &ends, begun.elapsed(), cpu)
+}
+
+/// Prints what came of it, with the books.
+fn end_over_port(
+    args: &LoadArgs,
+    run: &Run,
+    at: Setting<'_>,
+    ports: &[Port],
+    ends: &[WorkerEnd],
+    time: Duration,
+    cpu: CpuSeconds,
+) -> Outcome {
+    let mut last = Snapshot::default();
+    for end in ends {
+        last.add(end.last.clone());
+    }
+    let fault = blamed(ends).map(|(_, why)| format!("{}: {why}", at.transport));
+    let tally = run.tally();
+    match args.format {
+        Format::Json => {
+            let ended = if fault.is_some() { "fault" } else { "stopped" };
+            let mut object = dataplane::report::end_json(ended, fault.as_deref(), time, ports, ends, &last);
+            merge(&mut object, report::end_json(run, at, &tally, cpu));
+            say(&object.to_string())
+        }
+        Format::Text => {
+            say(dataplane::report::end_text(time, ports, &last).trim_end())
+                && say(report::end_text(run, &tally, cpu).trim_end())
+        }
+    };
+    if !dataplane::report::in_order(last.books(), ends) {
+        return Err(
+            "the books do not balance: this is a defect of ringway; please report the lines above".into()
+        );
+    }
+    match fault {
+        Some(fault) => Err(format!("stopped by a fault: {fault}").into()),
+        None => verdict(run),
+    }
+}
+
+/// Stops a run when it goes.
+struct Abandon<'r>(&'r Run);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// Adds the fields of one JSON object to another.
+fn merge(object: &mut serde_json::Value, more: serde_json::Value) {
+    if let (Some(object), serde_json::Value::Object(more)) = (object.as_object_mut(), more) {
+        object.extend(more);
+    }
+}
+
+/// Our place in the network.
+fn client(
+    args: &LoadArgs,
+    spec: &PortSpec,
+    link: Option<&Link>,
+    server: IpAddr,
+) -> Result<ClientPlan, Box<dyn std::error::Error>> {
+    if !args.addresses.iter().any(|own| own.address.is_ipv4() == server.is_ipv4()) {
+        let family = if server.is_ipv4() { "IPv4" } else { "IPv6" };
+        return Err(format!("{server} is an {family} address: give an --address of that kind too").into());
+    }
+    if let Some(link) = link {
+        if link.mac == [0; 6] {
+            return Err(format!(
+                "{} has no MAC address, and only Ethernet interfaces can be asked over: ip link names them",
+                link.name
+            )
+            .into());
+        }
+        let theirs = link.addresses()?;
+        if let Some(taken) =
+            args.addresses.iter().find(|own| theirs.iter().any(|it| it.address == own.address))
+        {
+            return Err(format!(
+                "{} is the kernel's at {}, and it would answer for it too: give an --address of the same network that                  nobody has",
+                taken.address, spec.device
+            )
+            .into());
+        }
+    }
+    Ok(ClientPlan {
+        mac: link.map_or([2, 0x52, 0x57, 0, 3, 1], |link| link.mac),
+        mtu: link.map_or(1500, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
+        addresses: args.addresses.clone(),
+        gateway: args.gateway,
+        receive_window: args.receive_window << 10,
+    })
 }
 
 /// Over the kernel's sockets.
@@ -159,7 +352,7 @@ fn over_kernel(args: &LoadArgs, signal: &AtomicBool, questions: Questions, url: 
     let tally = run.tally();
     match args.format {
         Format::Json => say(&report::end_json(&run, at, &tally, cpu).to_string()),
-        Format::Text => say(&report::end_text(&run, &tally, cpu)),
+        Format::Text => say(report::end_text(&run, &tally, cpu).trim_end()),
     };
     verdict(&run)
 }

@@ -30,7 +30,7 @@ struct Asked {
 }
 
 /// HTTP's part of a connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Talk {
     reader: Reader,
     /// Requests without an answer, the oldest first.
@@ -67,8 +67,17 @@ impl Talk {
         self.answered
     }
 
+    /// The bytes of the stream of requests from this offset on, as far as they are of one request.
+    #[inline]
+    pub(super) fn bytes<'r>(&self, run: &'r Run, offset: u64) -> Option<&'r [u8]> {
+        let asked = self.asked.iter().find(|asked| asked.end > offset)?;
+        let bytes = &run.plan.requests[asked.request as usize];
+        let left = usize::try_from(asked.end - offset).ok()?;
+        bytes.get(bytes.len().checked_sub(left)?..)
+    }
+
     /// A new connection: its stream begins anew.
-    fn renew(&mut self, run: &Run) {
+    pub(super) fn renew(&mut self, run: &Run) {
         self.reader = Reader::new(run.plan.verify != Verify::Lengths);
         self.asked.clear();
         (self.end, self.answered) = (0, false);
@@ -116,6 +125,8 @@ pub(super) struct Caller {
     /// When counting began.
     since: Option<Tick>,
     over: bool,
+    /// When the end came, and the median until then.
+    ended: Option<(Tick, Duration)>,
     next_report: Tick,
     /// Connections that are open.
     open: u64,
@@ -142,6 +153,7 @@ impl Caller {
             tally: Tally::default(),
             since: None,
             over: false,
+            ended: None,
             next_report: Tick::default(),
             open: 0,
             thread,
@@ -149,7 +161,7 @@ impl Caller {
         }
     }
 
-    pub(super) fn run(&self) -> &Run {
+    pub(super) fn run(&self) -> &Arc<Run> {
         &self.run
     }
 
@@ -177,7 +189,10 @@ impl Caller {
         if let Some(since) = self.since {
             self.tally.counted = Some((since, now));
         }
-        self.next_report = Tick(now.0 + REPORT_EVERY);
+        let end = self.since.zip(self.run.plan.duration).map(|(since, duration)| since.0 + duration);
+        let begin = self.since.is_none().then_some(self.run.plan.warmup);
+        let moments = [end, begin].into_iter().flatten().filter(|moment| *moment > now.0);
+        self.next_report = Tick(moments.fold(now.0 + REPORT_EVERY, Duration::min));
         self.report();
     }
 
@@ -188,6 +203,11 @@ impl Caller {
         meter.body_bytes.store(self.tally.body_bytes, Ordering::Relaxed);
         meter.errors.store(self.tally.mishaps(), Ordering::Relaxed);
         meter.connections.store(self.open, Ordering::Relaxed);
+    }
+
+    /// When it wants to [`advance`](Self::advance) at the latest.
+    pub(super) const fn look_at(&self) -> Tick {
+        self.next_report
     }
 
     /// When the next request is due that no connection has: the past, if one is overdue; `None` in a closed loop, and
@@ -249,15 +269,6 @@ impl Caller {
         self.next_request = if request as usize + 1 < self.run.plan.requests.len() { request + 1 } else { 0 };
         self.waiting += 1;
         Some(Asked { due, sent: now, request, end: 0 })
-    }
-
-    /// The bytes of the stream of requests from this offset on, as far as they are of one request.
-    #[inline]
-    pub(super) fn bytes<'r>(&'r self, talk: &Talk, offset: u64) -> Option<&'r [u8]> {
-        let asked = talk.asked.iter().find(|asked| asked.end > offset)?;
-        let bytes = &self.run.plan.requests[asked.request as usize];
-        let left = usize::try_from(asked.end - offset).ok()?;
-        bytes.get(bytes.len().checked_sub(left)?..)
     }
 
     /// Bytes that came over a connection.
@@ -342,7 +353,12 @@ impl Caller {
     /// A connection has ended. Afterwards `talk` is ready for another one.
     pub(super) fn lost(&mut self, now: Tick, talk: &mut Talk, how: Lost) {
         match how {
-            Lost::Over | Lost::Reset => self.fail(talk, Mishap::Reset),
+            Lost::Over => self.fail(talk, Mishap::Reset),
+            Lost::Reset => match talk.reader.end() {
+                Ending::Between => self.fail(talk, Mishap::Reset),
+                // A reset is no way to end a body, not even one that ends with the connection.
+                Ending::Done(_) | Ending::Short => self.fail(talk, Mishap::Length),
+            },
             Lost::Slow => {
                 // It would have taken longer: left out, the slowest answers would not show.
                 if let Some(asked) = talk.asked.front() {
@@ -378,40 +394,48 @@ impl Caller {
         }
     }
 
-    /// Counts what had no answer at the end, and hands in what was counted.
-    ///
+    /// The end has come: nothing more is asked. [`cut_off`](Self::cut_off) and [`hand_in`](Self::hand_in) follow.
+    pub(super) fn end(&mut self, now: Tick) {
+        self.over = true;
+        self.ended = Some((now, self.tally.latency.percentile(50.0)));
+        for asked in std::mem::take(&mut self.again) {
+            self.tally.unsent += 1;
+            self.wait_in_vain(asked.due, 1);
+        }
+        if self.quota != Some(0) {
+            let mut pace = self.pace.clone();
+            // What became due at the very end was not late yet.
+            let late = Tick(now.0.saturating_sub(REPORT_EVERY));
+            pace.take_overdue(late, |due, many| {
+                self.tally.unsent += many;
+                self.wait_in_vain(due, many);
+            });
+        }
+    }
+
+    /// What is under way over this connection has no answer at the end.
+    pub(super) fn cut_off(&mut self, talk: &Talk) {
+        for asked in &talk.asked {
+            self.tally.unanswered += 1;
+            self.wait_in_vain(asked.due, 1);
+        }
+    }
+
     /// At a constant rate, a server that stalls until the end shall not look as if it had been quick until then: what
     /// has waited longer than half of the answered requests counts with the time that it has waited.
-    pub(super) fn finish<'t>(&mut self, now: Tick, talks: impl Iterator<Item = &'t Talk>) {
-        self.over = true;
-        if self.since.is_some() {
-            let median = self.tally.latency.percentile(50.0);
-            let fixed = self.pace.is_fixed();
-            let latency = &mut self.tally.latency;
-            let mut cut_off = |due: Tick, many: u64| {
-                let waited = now.0.saturating_sub(due.0);
-                if fixed && waited > median {
-                    latency.record_many(waited, many);
-                }
-            };
-            for asked in talks.flat_map(|talk| &talk.asked) {
-                cut_off(asked.due, 1);
-                self.tally.unanswered += 1;
-            }
-            for asked in &self.again {
-                cut_off(asked.due, 1);
-                self.tally.unsent += 1;
-            }
-            if self.quota != Some(0) {
-                // What became due at the very end was not late yet.
-                let late = Tick(now.0.saturating_sub(REPORT_EVERY));
-                self.pace.take_overdue(late, |due, many| {
-                    cut_off(due, many);
-                    self.tally.unsent += many;
-                });
-            }
-        } else {
-            self.tally = Tally::default();
+    fn wait_in_vain(&mut self, due: Tick, many: u64) {
+        let Some((end, median)) = self.ended.filter(|_| self.pace.is_fixed()) else { return };
+        let waited = end.0.saturating_sub(due.0);
+        if waited > median {
+            self.tally.latency.record_many(waited, many);
+        }
+    }
+
+    /// Hands in what was counted.
+    pub(super) fn hand_in(&mut self) {
+        if self.since.is_none() {
+            // Nothing but the warming-up. What went wrong there is all that there is to be said.
+            self.tally = Tally { errors: self.tally.errors, ..Tally::default() };
         }
         self.report();
         self.run.add(&self.tally);

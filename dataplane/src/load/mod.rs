@@ -18,9 +18,11 @@
 //! | `tally` | counters and histograms |
 //! | [`report`] | what is printed |
 //! | `sockets` | over the kernel's sockets |
+//! | [`client`] | over our own TCP |
 
 mod caller;
 mod chunks;
+pub mod client;
 mod head;
 mod pace;
 mod plan;
@@ -29,6 +31,8 @@ pub mod report;
 mod run;
 mod sockets;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod url;
 
 pub use plan::{LoadPlan, Mode, PlanError, Questions, Verify};

@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 pub type BodyHash = [u8; 32];
 
 /// Where in a response we are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
+    #[default]
     Head,
     /// So many bytes of the body are to come.
     Body(u64),
@@ -51,7 +52,7 @@ pub(super) enum Ending {
 }
 
 /// Reads the responses of one connection. Bodies are counted, hashed if they are to be, and thrown away.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Reader {
     place: Place,
     /// A head that has come in part.
@@ -66,15 +67,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(hashing: bool) -> Self {
-        Self {
-            place: Place::Head,
-            partial: Vec::new(),
-            status: 0,
-            close: false,
-            body: 0,
-            new: 0,
-            hasher: hashing.then(Sha256::new),
-        }
+        Self { hasher: hashing.then(Sha256::new), ..Self::default() }
     }
 
     /// Reads on. `request` is the number of the request that is answered. Returns how many bytes are done with: all of

@@ -97,6 +97,12 @@ impl Run {
         self.stop.store(true, Ordering::Relaxed);
     }
 
+    /// Nobody works at it any more, whatever became of it.
+    pub fn abandon(&self) {
+        self.stop();
+        self.over.store(self.threads, Ordering::Release);
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

@@ -212,14 +212,18 @@ impl Sockets {
             }
         }
         let now = self.now();
-        self.caller.finish(now, self.seats.iter().map(|seat| &seat.talk));
-        self.seats.clear();
+        self.caller.end(now);
+        for seat in &self.seats {
+            self.caller.cut_off(&seat.talk);
+        }
+        self.caller.hand_in();
     }
 
     /// Waits for something to happen, or to be done.
     fn wait(&self, now: Tick, events: &mut [epoll::Event]) -> Result<usize, Errno> {
         let due = if self.free.is_empty() { None } else { self.caller.next_at() };
-        let time = due.map_or(LOOK, |due| due.0.saturating_sub(now.0).min(LOOK));
+        let soon = due.map_or(self.caller.look_at(), |due| due.min(self.caller.look_at()));
+        let time = soon.0.saturating_sub(now.0).min(LOOK);
         let mut timeout = Timespec::try_from(time).unwrap_or_default();
         if due.is_some() && !time.is_zero() {
             // epoll_wait(2) counts in milliseconds, ppoll(2) in nanoseconds.
@@ -414,7 +418,7 @@ impl Sockets {
     fn write(&mut self, at: usize) -> Result<(), Lost> {
         let seat = &mut self.seats[at];
         let Some(socket) = &seat.socket else { return Err(Lost::Reset) };
-        while let Some(bytes) = self.caller.bytes(&seat.talk, seat.written) {
+        while let Some(bytes) = seat.talk.bytes(self.caller.run(), seat.written) {
             match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL) {
                 Ok(sent) => seat.written += sent as u64,
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(()),

@@ -3,6 +3,7 @@
 use crate::worker::Tick;
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use std::fmt;
 use std::time::Duration;
 
 /// What went wrong with a request or a connection.
@@ -63,8 +64,15 @@ impl Mishap {
 const LONGEST: Duration = Duration::from_secs(1000);
 
 /// Times, counted in nanoseconds with three digits.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Latency(Histogram<u64>);
+
+impl fmt::Debug for Latency {
+    /// Not ten thousand counters, most of them zero.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Latency").field(&self.count()).field(&self.summary()).finish()
+    }
+}
 
 impl Default for Latency {
     fn default() -> Self {
