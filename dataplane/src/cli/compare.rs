@@ -130,6 +130,9 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
     }
     if let Some(page) = page {
         page.save(&report.to_html())?;
+        // Nobody may be reading.
+        let path = args.report.as_deref().unwrap_or(std::path::Path::new(""));
+        let _ = writeln!(std::io::stderr(), "the report is in {}", path.display());
     }
     Ok(match (report.interrupted, report.ok) {
         (true, _) => ExitCode::from(INTERRUPTED),

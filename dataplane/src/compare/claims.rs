@@ -71,10 +71,11 @@ const LITERATURE: [Told; 13] = [
     told("AF_XDP", "bypass", "0, or 1 a batch", "0 to 1 CPU", None),
 ];
 
-/// Beside each claim what the rows say: in the case with the largest files, where a switch is for many bytes.
+/// Beside each claim what the rows say: in the case with the largest files, where a switch is for many bytes, and as the
+/// device comes.
 pub(super) fn found(rows: &[Row]) -> Vec<Claim> {
     let largest = |cache: Cache| {
-        cases(rows).into_iter().filter(|case| case.cache == cache).max_by_key(|case| case.size)
+        cases(rows).into_iter().filter(|case| case.cache == cache).max_by_key(|case| (case.size, case.tso))
     };
     let (warm, cold) = (largest(Cache::Warm), largest(Cache::Cold));
     LITERATURE.iter().filter_map(|told| claim(rows, told, warm.or(cold)?, cold)).collect()

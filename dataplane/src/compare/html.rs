@@ -55,7 +55,9 @@ impl Report {
 
     fn plots(&self, page: &mut String, sizes: &[Case]) {
         let Some(first) = sizes.first() else { return };
-        let _ = write!(page, "<h2 class=wire>{}</h2>", escaped(&wire_words(first)));
+        // One size leaves room for the plots beside each other.
+        let class = if sizes.len() == 1 { "plots one" } else { "plots" };
+        let _ = write!(page, "<h2 class=wire>{}</h2><div class=\"{class}\">", escaped(&wire_words(first)));
         let of = |case: &Case| -> Vec<&Row> {
             self.rows.iter().filter(|row| row.case == *case && row.rounds > 0).collect()
         };
@@ -86,7 +88,8 @@ impl Report {
             "for each byte of a body, the receiver's own excluded; less is better",
             COPIES,
         );
-        each(page, sizes.last().map_or(&[][..], std::slice::from_ref), |case| copies(&of(case), case));
+        each(page, sizes, |case| copies(&of(case), case));
+        page.push_str("</div>");
     }
 
     fn literature(&self, page: &mut String) {

@@ -258,6 +258,7 @@ impl Ledger {
     #[must_use]
     pub fn of(
         method: &Method,
+        size: u64,
         scatter_gather: bool,
         timed: &Timed,
         cpu: Option<&CpuSpent>,
@@ -270,7 +271,8 @@ impl Ledger {
             ledger.cpu(cpu, timed);
         }
         ledger.counted(counted);
-        ledger.copies(method, scatter_gather, counted, witnesses);
+        let path = Path { method, size, scatter_gather };
+        ledger.copies(path, counted, witnesses);
         ledger
     }
 
@@ -358,14 +360,14 @@ impl Ledger {
         self.put(Q::NicPassesPerByte, 0.0, Label::Derived);
     }
 
-    fn copies(&mut self, method: &Method, scatter_gather: bool, counted: &Counted, witnesses: &Witnesses) {
+    fn copies(&mut self, path: Path<'_>, counted: &Counted, witnesses: &Witnesses) {
         use Quantity as Q;
-        let user = user_copies(method, witnesses);
+        let user = user_copies(path.method, witnesses);
         let measured = counted.copied_bytes.map(|copied| Reading {
             value: float(copied) / float(counted.body_bytes),
             label: Label::Measured,
         });
-        let kernel = measured.or_else(|| derived_copies(method, scatter_gather, witnesses));
+        let kernel = measured.or_else(|| derived_copies(path, witnesses));
         if let Some(user) = user {
             self.put(Q::UserCopiesPerByte, user.value, user.label);
         }
@@ -395,10 +397,16 @@ fn user_copies(method: &Method, witnesses: &Witnesses) -> Option<Reading> {
 /// Copies in the kernel, from the path of the method, the state of the device, and what it said afterwards.
 ///
 /// The client's own copy into its buffer is not among them. `None` when a bypass does not say how its queue ran.
-fn derived_copies(method: &Method, scatter_gather: bool, witnesses: &Witnesses) -> Option<Reading> {
+fn derived_copies(path: Path<'_>, witnesses: &Witnesses) -> Option<Reading> {
+    let Path { method, size, scatter_gather } = path;
     let source = match method.source {
-        Source::Read => 1.0,
-        Source::InPlace | Source::Direct => 0.0,
+        Source::InPlace => 0.0,
+        // Ringway counts what it reads past the page cache; what it did not came through that.
+        Source::Direct { from } if size >= from => match method.way {
+            Way::Engine if witnesses.direct_read_bytes < witnesses.served_bytes / 2 => 1.0,
+            _ => 0.0,
+        },
+        Source::Direct { .. } | Source::Read => 1.0,
     };
     let copied_without = if scatter_gather { 0.0 } else { 1.0 };
     let (sink, label) = match method.sink {
@@ -417,6 +425,14 @@ fn derived_copies(method: &Method, scatter_gather: bool, witnesses: &Witnesses) 
     // A path that is derived in part is derived.
     let label = if source > 0.0 { Label::Derived } else { label };
     Some(Reading { value: source + sink, label })
+}
+
+/// What the way of the bytes depends on.
+#[derive(Clone, Copy)]
+struct Path<'m> {
+    method: &'m Method,
+    size: u64,
+    scatter_gather: bool,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures are shown with three digits")]
@@ -438,7 +454,7 @@ mod tests {
             client_cpu: 0.5,
         };
         let cpu = CpuSpent { user: 0.5, system: 1.0, softirq: 0.7, ksoftirqd: 0.25 };
-        Ledger::of(method, scatter_gather, &timed, Some(&cpu), counted, witnesses)
+        Ledger::of(method, 1 << 20, scatter_gather, &timed, Some(&cpu), counted, witnesses)
     }
 
     fn value(ledger: &Ledger, quantity: Quantity) -> (f64, Label) {
@@ -479,7 +495,7 @@ mod tests {
     #[test]
     fn without_fentry_copies_are_derived_and_labelled_so() {
         let counted = Counted { requests: 1, body_bytes: 1 << 20, ..Counted::default() };
-        let served = Witnesses { served_bytes: 1 << 20, ..Witnesses::default() };
+        let served = Witnesses { served_bytes: 1 << 20, direct_read_bytes: 1 << 20, ..Witnesses::default() };
         let copies = |name: &str, gather: bool| {
             value(&ledger(name, gather, &counted, &served), Quantity::KernelCopiesPerByte)
         };
@@ -494,6 +510,15 @@ mod tests {
             assert_eq!(copies(name, true), (with, Label::Derived), "{name}");
             assert_eq!(copies(name, false), (without, Label::Derived), "{name}");
         }
+        // What was to be read past the page cache and was not, came through it.
+        let through = ledger("direct-aio", true, &counted, &Witnesses { direct_read_bytes: 0, ..served });
+        assert_eq!(value(&through, Quantity::KernelCopiesPerByte), (2.0, Label::Derived));
+        let nginx = |size| {
+            let path =
+                Path { method: Method::named("nginx-aio").expect("a method"), size, scatter_gather: true };
+            derived_copies(path, &served).map(|reading| reading.value)
+        };
+        assert_eq!((nginx(1024), nginx(64 << 10)), (Some(2.0), Some(1.0)));
         let missing = ledger("sendfile", true, &counted, &served);
         assert_eq!(missing.reading(Quantity::SyscallsPerMb), None, "nothing is made up");
     }

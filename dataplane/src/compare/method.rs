@@ -24,8 +24,11 @@ pub enum Source {
     Read,
     /// They stay where they are: mapped, or spliced.
     InPlace,
-    /// The disk's DMA writes them into a buffer.
-    Direct,
+    /// The disk's DMA writes them into a buffer, for files of at least so many bytes; `read` takes shorter ones.
+    Direct {
+        /// Bytes of the shortest file.
+        from: u64,
+    },
 }
 
 /// How they get from there into packets.
@@ -61,6 +64,10 @@ const fn engine(name: &'static str, words: &'static str, source: Source, sink: S
     Method { name, words, way: Way::Engine, source, sink }
 }
 
+/// nginx reads what is shorter than one of its `output_buffers` through the page cache, `directio` or not
+/// (`ngx_output_chain_align_file_buf`, 1.22).
+const OUTPUT_BUFFER: u64 = 64 << 10;
+
 /// All of them, in the order of the table.
 pub const METHODS: [Method; 15] = [
     Method {
@@ -91,22 +98,26 @@ pub const METHODS: [Method; 15] = [
     engine("uring", "io_uring: read into registered buffers, send", Source::Read, Sink::Write),
     engine("uring-splice", "io_uring: splice through a pipe", Source::InPlace, Sink::Splice),
     engine("uring-zerocopy", "io_uring: read into registered buffers, SEND_ZC", Source::Read, Sink::ZeroCopy),
-    engine("direct-aio", "O_DIRECT reads by Linux AIO, write", Source::Direct, Sink::Write),
-    engine("direct-uring", "O_DIRECT reads by io_uring, send", Source::Direct, Sink::Write),
+    engine("direct-aio", "O_DIRECT reads by Linux AIO, write", Source::Direct { from: 1 }, Sink::Write),
+    engine("direct-uring", "O_DIRECT reads by io_uring, send", Source::Direct { from: 1 }, Sink::Write),
     Method {
         name: "nginx-sendfile",
         words: "nginx with sendfile on, tcp_nopush on",
-        way: Way::Nginx { directives: "sendfile on; tcp_nopush on;" },
+        way: Way::Nginx {
+            directives: "sendfile on; tcp_nopush on; open_file_cache max=4096 inactive=60s; open_file_cache_valid 60s;",
+        },
         source: Source::InPlace,
         sink: Sink::Splice,
     },
     Method {
         name: "nginx-aio",
         words: "nginx with aio threads, directio 4k",
+        // Without open_file_cache: requests that share a file then turn O_DIRECT off and on under each other, and nginx's reads fail
+        // with EINVAL (1.22, two requests at once for one file above `directio`).
         way: Way::Nginx {
-            directives: "sendfile off; aio threads; directio 4k; directio_alignment 4k; output_buffers 2 512k;",
+            directives: "sendfile off; aio threads; directio 4k; directio_alignment 4k; output_buffers 2 64k;",
         },
-        source: Source::Direct,
+        source: Source::Direct { from: OUTPUT_BUFFER },
         sink: Sink::Write,
     },
 ];

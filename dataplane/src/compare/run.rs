@@ -120,6 +120,7 @@ fn attempt(
     let witnesses = witnesses.map_err(failed)?;
     let ledger = Ledger::of(
         entry.method,
+        case.size,
         wire.scatter_gather || !entry.method.is_kernel(),
         &timed,
         spent.as_ref(),

@@ -156,7 +156,6 @@ fn nginx_conf(own: &Path, root: &Path, directives: &str) -> String {
         "daemon off; master_process off; user root; worker_processes 1; pid {own}/nginx.pid; error_log {own}/error.log;\n\
          events {{ worker_connections 4096; }}\n\
          http {{ access_log off; {directives} keepalive_requests 1000000000; {temp}\n\
-           open_file_cache max=4096 inactive=60s; open_file_cache_valid 60s;\n\
            server {{ listen {KERNEL} backlog=4096; root {root}; }} }}\n"
     )
 }
