@@ -184,17 +184,18 @@ impl Run<'_> {
             self.site.evict(size).map_err(|error| format!("taking files out of the page cache: {error}"))?;
             let (clock, counters) =
                 (Clock::start(pid, cpu, instruments), Counters::start(pid, cpu, instruments));
-            let answer = self.ask(End::Once)?;
+            let answer = whole(self.ask(End::Once)?)?;
             let spent = clock.stop(instruments);
             let counted = counters.stop(answer.requests, answer.body_bytes, instruments);
             return Ok((timed(&answer), spent, counted));
         }
+        // So short that a large file, or a lost packet, may take all of it.
         self.ask(End::After(WARM_UP))?;
         let clock = Clock::start(pid, cpu, instruments);
-        let answer = self.ask(End::After(self.plan.time))?;
+        let answer = whole(self.ask(End::After(self.plan.time))?)?;
         let spent = clock.stop(instruments);
         let counters = Counters::start(pid, cpu, instruments);
-        let during = self.ask(End::After(self.plan.time / 2))?;
+        let during = whole(self.ask(End::After(self.plan.time / 2))?)?;
         let counted = counters.stop(during.requests, during.body_bytes, instruments);
         Ok((timed(&answer), spent, counted))
     }
@@ -222,6 +223,17 @@ impl Run<'_> {
             answer.body_bytes, answer.requests
         ))
     }
+}
+
+/// Without a whole answer there is nothing to say of requests.
+fn whole(answer: Answer) -> Result<Answer, String> {
+    if answer.requests > 0 {
+        return Ok(answer);
+    }
+    Err(format!(
+        "the client: no request was answered in full within {:.1} s; --seconds gives more",
+        answer.seconds
+    ))
 }
 
 fn timed(answer: &Answer) -> Timed {

@@ -163,8 +163,9 @@ impl Process {
     fn complaint(&mut self, otherwise: &str) -> String {
         self.kill();
         let text = self.complaints.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
-        let text = text.trim();
-        let text = text.strip_prefix("ringway: ").unwrap_or(text);
+        // What follows an empty line is how a command line is to be used.
+        let text = text.trim().split("\n\n").next().unwrap_or_default();
+        let text = text.strip_prefix("ringway: ").or_else(|| text.strip_prefix("error: ")).unwrap_or(text);
         if text.is_empty() { otherwise.to_owned() } else { text.to_owned() }
     }
 

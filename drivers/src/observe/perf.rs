@@ -221,19 +221,14 @@ mod tests {
         std::thread::spawn(spin).join().expect("no panic");
         let end = counter.read().expect("a number");
         for (name, nanoseconds) in [("before", middle - begin), ("after", end - middle)] {
-            assert!(nanoseconds >= 5_000_000, "{name}: {nanoseconds}");
+            assert!(nanoseconds >= 2_000_000, "{name}: {nanoseconds}");
         }
     }
 
-    /// Ten milliseconds of this thread's CPU time.
+    /// Some milliseconds of work.
     fn spin() {
-        let clock = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        let now = || {
-            let t = clock();
-            t.tv_sec * 1_000_000_000 + t.tv_nsec
-        };
-        let begin = now();
-        while now() - begin < 10_000_000 {}
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < std::time::Duration::from_millis(40) {}
     }
 
     /// 1 MiB in pieces of 64 KiB by `read` and `write` is 32 system calls: a child does just that, and nothing else, while it

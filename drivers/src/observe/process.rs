@@ -71,7 +71,7 @@ pub fn name_of(process: u32) -> io::Result<String> {
 pub fn cpu_seconds(process: u32) -> io::Result<CpuSeconds> {
     // proc_pid_stat(5): fields 14 and 15, which are 12 and 13 after the name, counted from the state.
     let stat = stat(process)?;
-    let seconds = |field| stat.field::<f64>(field).map(|ticks| ticks / ticks_a_second());
+    let seconds = |field| stat.field::<f64>(field).map(|ticks| ticks / TICKS_A_SECOND);
     let both = seconds(11).zip(seconds(12));
     let (user, system) =
         both.ok_or_else(|| io::Error::other(format!("/proc/{process}/stat has no CPU time")))?;
@@ -103,19 +103,16 @@ fn times_of(text: &str, cpu: u32) -> Option<CpuTimes> {
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("cpu{cpu} ")))?;
     let ticks: Vec<f64> = line.split_whitespace().map_while(|ticks| ticks.parse().ok()).collect();
     let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = ticks[..] else { return None };
-    let a_second = ticks_a_second();
     Some(CpuTimes {
-        busy: (user + nice + system + irq + softirq) / a_second,
-        softirq: softirq / a_second,
-        irq: irq / a_second,
-        steal: steal / a_second,
+        busy: (user + nice + system + irq + softirq) / TICKS_A_SECOND,
+        softirq: softirq / TICKS_A_SECOND,
+        irq: irq / TICKS_A_SECOND,
+        steal: steal / TICKS_A_SECOND,
     })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "it is 100, or 1000 at most")]
-fn ticks_a_second() -> f64 {
-    rustix::param::clock_ticks_per_second() as f64
-}
+/// `USER_HZ`, in which `/proc` counts whatever the kernel's own tick is (include/asm-generic/param.h).
+const TICKS_A_SECOND: f64 = 100.0;
 
 /// The entries of a folder that are numbers.
 fn numbers(folder: PathBuf) -> Vec<u32> {
@@ -144,11 +141,8 @@ mod tests {
     fn times_are_read_by_their_place_and_cpu_1_is_not_cpu_10() {
         let text =
             "cpu  9 9 9 9 9 9 9 9 0 0\ncpu10 1 1 1 1 1 1 1 1 0 0\ncpu1 100 200 300 5000 7 40 50 60 0 0\n";
-        let hundredths = rustix::param::clock_ticks_per_second() == 100;
-        if hundredths {
-            let times = times_of(text, 1).expect("cpu1");
-            assert_eq!(times, CpuTimes { busy: 6.9, softirq: 0.5, irq: 0.4, steal: 0.6 });
-        }
+        let times = times_of(text, 1).expect("cpu1");
+        assert_eq!(times, CpuTimes { busy: 6.9, softirq: 0.5, irq: 0.4, steal: 0.6 });
         assert_eq!(times_of(text, 2), None);
         assert_eq!(times_of("cpu0 1 2 3\n", 0), None);
     }
