@@ -114,7 +114,8 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     let plan = plan(args)?;
-    let page = args.report.as_deref().map(PageFile::create).transpose()?;
+    let page =
+        args.report.as_deref().map(|path| PageFile::create(path).map(|page| (page, path))).transpose()?;
     let mut progress = Progress::new();
     let report = compare::run(&plan, &mut |step| progress.step(step), &stop);
     progress.end();
@@ -128,10 +129,9 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
     }
-    if let Some(page) = page {
+    if let Some((page, path)) = page {
         page.save(&report.to_html())?;
         // Nobody may be reading.
-        let path = args.report.as_deref().unwrap_or(std::path::Path::new(""));
         let _ = writeln!(std::io::stderr(), "the report is in {}", path.display());
     }
     Ok(match (report.interrupted, report.ok) {
