@@ -11,6 +11,7 @@
 //! | [`pcap`] | replay from and record to a capture file |
 //! | [`disk`] | no queue pair: files read into content, by io_uring |
 //! | [`kernel`] | no queue pair: the ways in which the kernel sends a file over its own sockets |
+//! | [`observe`] | no queue pair: what the kernel does for a process, counted |
 //! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Segment`, `Metered`: queue pairs around a queue pair |
 //!
 //! How to write one: `examples/04-own-driver.rs`, and the chapter "Writing a driver" of the book.
@@ -21,6 +22,7 @@ pub mod error;
 pub mod kernel;
 pub mod link;
 pub mod loopback;
+pub mod observe;
 pub mod packet;
 pub mod pcap;
 mod plain;
