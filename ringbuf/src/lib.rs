@@ -37,7 +37,7 @@ pub mod pool;
 pub mod shared;
 mod sync;
 
-pub use arena::{Arena, ArenaError, ArenaPlan, Backing};
+pub use arena::{Arena, ArenaError, ArenaPlan, Backing, Keeper};
 pub use burst::{BURST, Burst};
 pub use content::ContentGrant;
 pub use cursor::Cursor;

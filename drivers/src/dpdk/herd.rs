@@ -1,0 +1,169 @@
+//! An arena's frames as DPDK knows them, shared by all DPDK queues of a worker.
+
+use super::ffi::HerdHandle;
+use crate::error::{Fault, OpenError};
+use crate::xdp::Umem;
+use ringbuf::{BURST, Loan, PACKET_PAGES, Pool, Stray};
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+/// Frames that rest at least: what a device may ask for at once.
+const LEAST: u32 = 2 * BURST as u32;
+
+/// And at most: beyond that they go back to the pool. Far enough from [`LEAST`] that a device which frees what it has sent
+/// by the ring does not make frames go to and fro.
+const MOST: u32 = 8 * BURST as u32;
+
+/// Frames that a worker's herd keeps at rest, on top of what lies in the devices' rings.
+pub(super) const RESTING: u32 = MOST;
+
+/// One loan for all DPDK devices of a worker: a frame that one of them has sent may be the next that one of them fills,
+/// without a word to us, as is DPDK's way.
+#[derive(Debug)]
+pub struct Herd {
+    pub(super) handle: HerdHandle,
+    pub(super) loan: Loan,
+    /// Slots that are out on the loan.
+    lent: Cell<i64>,
+    /// Frames that came from devices.
+    arrived: Cell<u64>,
+}
+
+impl Herd {
+    /// The herd of an arena; made for its first queue.
+    pub(super) fn of(umem: &Umem<'_>, device: &str) -> Result<Rc<Self>, OpenError> {
+        if let Some(herd) = umem.herd().borrow().upgrade() {
+            return Ok(herd);
+        }
+        let pool = umem.pool();
+        let refuse = |why: &str| OpenError::refused(device, "making the arena known to DPDK", why);
+        if !pool.arena().is_lent() {
+            return Err(refuse("the arena is not in DPDK's memory: it must come from drivers::dpdk::arena"));
+        }
+        let loan = pool.open_loan().ok_or_else(|| refuse("all 252 loans of the pool are in use"))?;
+        let pages = if pool.arena().content_bytes() == 0 { 0 } else { page_mbufs(pool) };
+        let handle = HerdHandle::new(pool, pages).ok_or_else(|| {
+            OpenError::new(device, "making an mbuf for each frame", io::ErrorKind::OutOfMemory.into())
+                .hint("give the first port more memory: memory=MIB; or fewer --frames")
+        })?;
+        let herd = Rc::new(Self { handle, loan, lent: Cell::new(0), arrived: Cell::new(0) });
+        *umem.herd().borrow_mut() = Rc::downgrade(&herd);
+        Ok(herd)
+    }
+
+    /// Lays empty frames down for a device that is about to start, maybe by another thread.
+    pub(super) fn reserve(&self, pool: &Pool, ring: u16) {
+        for _ in 0..u32::from(ring) + LEAST {
+            let Some(slot) = pool.lend(self.loan) else { break };
+            self.lent(1);
+            self.handle.reserve(&[pool.offset(slot)]);
+        }
+    }
+
+    /// Sees to it that a device finds empty frames, and that the pool has the others.
+    #[inline]
+    pub(super) fn balance(&self, pool: &Pool) -> Result<(), Fault> {
+        self.handle.gather();
+        let resting = self.handle.resting();
+        if resting < LEAST {
+            self.lend(pool, 2 * LEAST - resting);
+        } else if resting > MOST {
+            self.reclaim(pool, resting - MOST / 2)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn lend(&self, pool: &Pool, count: u32) {
+        let mut offsets = [0; BURST];
+        let mut left = count as usize;
+        while left > 0 {
+            let wanted = left.min(BURST);
+            let mut lent = 0;
+            for offset in &mut offsets[..wanted] {
+                let Some(slot) = pool.lend(self.loan) else { break };
+                *offset = pool.offset(slot);
+                lent += 1;
+            }
+            self.lent(lent as i64);
+            self.handle.offer(&offsets[..lent]);
+            if lent < wanted {
+                break;
+            }
+            left -= lent;
+        }
+    }
+
+    #[inline(never)]
+    fn reclaim(&self, pool: &Pool, count: u32) -> Result<(), Fault> {
+        let mut offsets = [0; BURST];
+        let mut left = count as usize;
+        while left > 0 {
+            let taken = self.handle.take(&mut offsets[..left.min(BURST)]);
+            if taken.is_empty() {
+                break;
+            }
+            for offset in taken {
+                let (slot, _) = pool.locate(*offset)?;
+                pool.reclaim(slot, self.loan)?;
+            }
+            left -= taken.len();
+            self.lent(-(taken.len() as i64));
+        }
+        Ok(())
+    }
+
+    /// Pages that were sent are counted no more.
+    #[inline]
+    pub(super) fn release_pages(&self, pool: &Pool) -> Result<(), Stray> {
+        let mut offsets = [0; BURST];
+        loop {
+            let sent = self.handle.pages(&mut offsets);
+            sent.iter().try_for_each(|offset| pool.reclaim_page(*offset))?;
+            if sent.len() < BURST {
+                return Ok(());
+            }
+        }
+    }
+
+    /// So many more are out on the loan, or fewer.
+    #[inline]
+    pub(super) fn lent(&self, count: i64) {
+        self.lent.set(self.lent.get() + count);
+    }
+
+    /// So many have come from a device.
+    #[inline]
+    pub(super) fn arrived(&self, count: usize) {
+        self.arrived.set(self.arrived.get() + count as u64);
+        self.lent(-(count as i64));
+    }
+
+    /// Frames that were sent and neither rest nor were taken to be filled: a device has them still.
+    pub(super) fn under_way(&self) -> u32 {
+        let to_be_filled = self.handle.taken() as i64 - self.arrived.get() as i64;
+        let left = self.lent.get() - i64::from(self.handle.resting()) - to_be_filled;
+        u32::try_from(left.max(0)).unwrap_or(u32::MAX)
+    }
+
+    /// All home: the devices are closed.
+    pub(super) fn settle(&self, pool: &Pool) {
+        self.handle.gather();
+        // A stray would be a defect, and the books name what is missing then.
+        let _ = self.reclaim(pool, u32::MAX);
+        let _ = self.release_pages(pool);
+        pool.recall(self.loan);
+    }
+}
+
+/// As many pages as may wait in rings: a device frees them by the ring.
+fn page_mbufs(pool: &Pool) -> u32 {
+    pool.arena().frames().min(4096) * PACKET_PAGES as u32 / 2
+}
+
+impl Drop for Herd {
+    fn drop(&mut self) {
+        self.handle.bury();
+    }
+}

@@ -1,0 +1,296 @@
+//! A device: probed, configured, started with its last queue, closed with its first.
+
+use super::eal;
+use super::ffi::{self, Device, Facts, HerdHandle, can};
+use super::herd::RESTING;
+use super::plan::DpdkPlan;
+use crate::error::OpenError;
+use crate::queue::{Caps, Copying};
+use ringbuf::{BURST, Backing};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Descriptors of a ring, when neither user nor device has a wish.
+const RING: u16 = 1024;
+
+/// Bytes of an Ethernet header and two tags, and of the longest IP packet.
+const ETHERNET: u32 = 14 + 8;
+const LONGEST: u32 = 65_535 + ETHERNET;
+
+/// A DPDK device; any thread may hold it.
+#[derive(Debug)]
+pub struct DpdkPort {
+    plan: DpdkPlan,
+    facts: Facts,
+    driver: String,
+    /// What is used of what it can do.
+    used: u32,
+    rings: (u16, u16),
+    mtu: u16,
+    backing: Backing,
+    state: Mutex<State>,
+    /// Whether a thread is inside a queue; for good, once the port is closed.
+    gates: Box<[AtomicBool]>,
+    closed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    device: Option<Device>,
+    set_up: u16,
+}
+
+impl DpdkPort {
+    /// Probes and configures a device; its queues come later, and it starts with the last of them.
+    ///
+    /// # Errors
+    /// [`OpenError`] naming the device, the step, what DPDK says, and the cure.
+    pub fn open(plan: &DpdkPlan) -> Result<Arc<Self>, OpenError> {
+        let backing = eal::start(plan)?;
+        eal::forget_complaints();
+        let name = plan.device.as_str();
+        let fail = |step: &str, error: &io::Error| OpenError::new(name, step, said(error));
+        let (device, facts) = Device::open(&plan.device_string())
+            .map_err(|error| fail("probing the device", &error).hint(probing_hint(plan, &error)))?;
+        let driver = ffi::short(&facts.driver);
+        if plan.queues > facts.max_queues {
+            let why = format!("it has {} queue pairs, and {} are wanted", facts.max_queues, plan.queues);
+            return Err(OpenError::refused(name, "sharing out queues", why)
+                .hint(format!("queues={} is the most", facts.max_queues)));
+        }
+        if plan.queues > 1 && facts.rss == 0 {
+            tracing::info!("{name}: the driver {driver} names no way of spreading flows over queues");
+        }
+        let mtu = plan.mtu.unwrap_or(facts.mtu);
+        let mut used = facts.can & (can::CHAIN | can::CHECKSUM | can::IP_CHECKSUM | can::SCATTER);
+        // A large packet is a head and pages, so cutting is of use to who sends chains, and needs the checksums.
+        if facts.can & (can::CHAIN | can::CHECKSUM) == can::CHAIN | can::CHECKSUM {
+            used |= facts.can & can::CUT;
+        }
+        device
+            .configure(plan.queues, used, facts.rss, mtu)
+            .map_err(|error| fail("configuring it", &error).hint(mtu_hint(plan, &facts)))?;
+        if plan.mtu.is_some() {
+            device.set_mtu(mtu).map_err(|error| fail("setting its MTU", &error).hint(mtu_hint(plan, &facts)))?;
+        }
+        let wish = |theirs: u16| plan.ring.unwrap_or(if theirs == 0 { RING } else { theirs });
+        let rings = device
+            .rings(wish(facts.rx_ring), wish(facts.tx_ring))
+            .map_err(|error| fail("choosing ring sizes", &error).hint("leave ring= away"))?;
+        Ok(Arc::new(Self {
+            gates: (0..plan.queues).map(|_| AtomicBool::new(false)).collect(),
+            plan: plan.clone(),
+            facts,
+            driver,
+            used,
+            rings,
+            mtu,
+            backing,
+            state: Mutex::new(State { device: Some(device), set_up: 0 }),
+            closed: AtomicBool::new(false),
+        }))
+    }
+
+    /// How it was asked for.
+    #[must_use]
+    pub const fn plan(&self) -> &DpdkPlan {
+        &self.plan
+    }
+
+    /// Its address.
+    #[must_use]
+    pub const fn mac(&self) -> [u8; 6] {
+        self.facts.mac
+    }
+
+    /// Bytes of its longest IP packet.
+    #[must_use]
+    pub const fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    pub(super) const fn rings(&self) -> (u16, u16) {
+        self.rings
+    }
+
+    /// Frames that one of its queues may hold.
+    #[must_use]
+    pub const fn frames_per_queue(&self) -> u32 {
+        self.rings.0 as u32 + self.rings.1 as u32 + RESTING
+    }
+
+    /// Whether packets may come in that are still to be cut into segments.
+    #[must_use]
+    pub fn hands_over_uncut(&self) -> bool {
+        self.plan.argument("tso").is_some_and(|value| value != "0")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets one queue pair up, and starts the device with the last.
+    pub(super) fn set_up<T>(
+        &self,
+        queue: u16,
+        herd: &HerdHandle,
+        make: impl FnOnce(&Device) -> Option<T>,
+    ) -> Result<T, OpenError> {
+        let fail = |step: String, error: &io::Error| OpenError::new(self.plan.device.as_str(), step, said(error));
+        let mut state = self.state();
+        let State { device: Some(device), set_up } = &mut *state else {
+            return Err(OpenError::refused(&self.plan.device, "opening a queue", "it was closed before"));
+        };
+        eal::forget_complaints();
+        let copies = self.plan.wants_own_mbufs();
+        if copies {
+            let mbufs = 4 * (u32::from(self.rings.0) + u32::from(self.rings.1)) * u32::from(self.plan.queues);
+            herd.copies(mbufs, 2048 + 128)
+                .map_err(|error| fail("making mbufs".to_owned(), &error).hint(MEMORY_HINT))?;
+        }
+        device.queue(queue, self.rings, herd, copies).map_err(|error| {
+            fail(format!("setting queue {queue} up"), &error).hint(
+                "frames of this MTU may not fit a buffer: this driver cannot chain when it receives; a smaller mtu= may help",
+            )
+        })?;
+        let made = make(device)
+            .ok_or_else(|| fail(format!("opening queue {queue}"), &io::ErrorKind::OutOfMemory.into()))?;
+        *set_up += 1;
+        if *set_up == self.plan.queues {
+            device
+                .start(self.plan.promiscuous)
+                .map_err(|error| fail("starting it".to_owned(), &error).hint(MEMORY_HINT))?;
+        }
+        Ok(made)
+    }
+
+    /// Lets a queue's thread in, unless the port is closed. Who was let in says when it leaves.
+    #[inline]
+    pub(super) fn enter(&self, queue: u16) -> bool {
+        // With one queue nobody but the queue itself closes the port.
+        self.gates.len() == 1 || !self.gates[usize::from(queue)].swap(true, Ordering::Acquire)
+    }
+
+    /// See [`enter`](Self::enter).
+    #[inline]
+    pub(super) fn leave(&self, queue: u16) {
+        if self.gates.len() > 1 {
+            self.gates[usize::from(queue)].store(false, Ordering::Release);
+        }
+    }
+
+    /// Closes the device once no thread is inside any of its queues; they stay shut out. A device cannot do without one
+    /// queue while another goes on: whoever ends first ends it.
+    pub(super) fn close(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        for gate in &self.gates {
+            while gate.swap(true, Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+        }
+        self.state().device = None;
+    }
+
+    /// Whether it was taken out, or its link is down; and what it lost.
+    pub(super) fn look(&self) -> Look {
+        let state = self.state();
+        let Some(device) = &state.device else { return Look::default() };
+        Look { removed: device.removed(), down: !device.up(), lost: device.statistics().unwrap_or_default() }
+    }
+
+    /// The truth about one queue.
+    pub(super) fn caps(&self, queue: u16, frame_size: u16) -> Caps {
+        let has = |bit: u32| self.used & bit != 0;
+        let mut mode = format!("{}, rings of {} and {}", self.driver, self.rings.0, self.rings.1);
+        let words = [
+            (has(can::CHAIN), "chains"),
+            (has(can::CHECKSUM), "checksums"),
+            (has(can::CUT), "TSO"),
+            (self.plan.wants_own_mbufs(), "mbufs of its own, copied"),
+            (self.backing == Backing::HugePages, "huge pages"),
+        ];
+        for (_, word) in words.iter().filter(|(there, _)| *there) {
+            mode += ", ";
+            mode += word;
+        }
+        let most = u32::from(self.facts.max_segments).clamp(2, BURST as u32);
+        let most = if self.facts.max_segments == 0 { BURST as u32 } else { most };
+        let copying =
+            if self.plan.wants_own_mbufs() { Copying::DriverCopies } else { self.plan.copying() };
+        Caps {
+            driver: "dpdk",
+            device: self.plan.device.clone(),
+            queue: queue.into(),
+            copying,
+            mode,
+            packet_bytes: if has(can::CUT) { LONGEST } else { self.longest_uncut() },
+            buffer_bytes: u32::from(frame_size).max(4096),
+            packet_frames: if has(can::CHAIN) { most } else { 1 },
+            checksum: has(can::CHECKSUM),
+            segmentation: has(can::CUT),
+        }
+    }
+
+    /// Bytes of the longest packet that is not to be cut.
+    pub(super) fn longest_uncut(&self) -> u32 {
+        u32::from(self.mtu) + ETHERNET
+    }
+
+    /// Whether checksums of IPv4 headers are the device's when it cuts.
+    pub(super) const fn completes_ip(&self) -> bool {
+        self.used & can::IP_CHECKSUM != 0
+    }
+}
+
+/// What a look at a device shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Look {
+    pub(super) removed: bool,
+    pub(super) down: bool,
+    pub(super) lost: ffi::Statistics,
+}
+
+const MEMORY_HINT: &str = "it may lack memory: give the first port more, memory=MIB, or reserve more huge pages, sysctl \
+                           vm.nr_hugepages=N; or a smaller ring=";
+
+/// The error with what DPDK said of it.
+fn said(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), eal::with_complaint(error))
+}
+
+fn mtu_hint(plan: &DpdkPlan, facts: &Facts) -> String {
+    match plan.mtu {
+        Some(mtu) if mtu > facts.max_mtu && facts.max_mtu > 0 => {
+            format!("an MTU of {} is the most that it can", facts.max_mtu)
+        }
+        Some(_) => "leave mtu= away".to_owned(),
+        None => "RUST_LOG=drivers=debug shows all that DPDK says".to_owned(),
+    }
+}
+
+/// What usually helps when a device is not there.
+fn probing_hint(plan: &DpdkPlan, error: &io::Error) -> String {
+    if plan.is_pci() {
+        return format!(
+            "is it bound to vfio-pci? dpdk-devbind.py --status shows it, and dpdk-devbind.py -b vfio-pci {} binds it; the \
+             chapter \"DPDK\" of the book has the rest",
+            plan.device
+        );
+    }
+    let library = plan.driver().replace('_', "-");
+    let package = format!("librte-{library}");
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => "another port has this name: give it another number".to_owned(),
+        _ if !plan.driver().starts_with("net_") => {
+            "virtual devices begin with net_, as net_tap0; a NIC is named by its PCI address, as 0000:03:00.0".to_owned()
+        }
+        _ => format!(
+            "is the driver installed, and are its arguments right? on Debian the driver of {} is in the package {package} \
+             (with a number behind it), and all of them are in librte-meta-net",
+            plan.device
+        ),
+    }
+}
