@@ -183,7 +183,13 @@ pub(crate) fn run(args: &ServeArgs) -> Outcome {
     let hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup))?;
     let link = Link::by_name(&args.port.device).ok();
-    let plan = plan(args, link.as_ref())?;
+    // A device that is no interface of the kernel's must be asked itself, before there is a plan; and has no filter.
+    let own = if args.port.driver.as_deref() == Some("dpdk") {
+        Some(Port::open(PortId(0), &args.port)?)
+    } else {
+        None
+    };
+    let plan = plan(args, link.as_ref(), own.as_ref().and_then(Port::own_ethernet))?;
     let cpus: Vec<usize> = args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect();
     let mut servers = Servers::new(plan.clone(), cpus.len().max(1))?;
     if let Some(address) = args.metrics {
@@ -191,7 +197,10 @@ pub(crate) fn run(args: &ServeArgs) -> Outcome {
         let address = servers.tell(address)?;
         tracing::info!("numbers for Prometheus at http://{address}/metrics");
     }
-    let port = Port::open_for(PortId(0), &args.port, &filter(args, &plan)?)?;
+    let port = match own {
+        Some(port) => port,
+        None => Port::open_for(PortId(0), &args.port, &filter(args, &plan)?)?,
+    };
     let ports = [port];
     let session_plan = SessionPlan {
         cpus,
@@ -315,7 +324,7 @@ fn policy(args: &ServeArgs) -> Fallible<Policy> {
     Ok(Policy::new(&PolicyPlan { cache: args.cache_control.clone(), pages, ..PolicyPlan::default() })?)
 }
 
-fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
+fn plan(args: &ServeArgs, link: Option<&Link>, own: Option<([u8; 6], u16)>) -> Fallible<ServePlan> {
     let limits =
         Limits { idle_time: args.idle_timeout, connections_per_peer: args.per_peer, ..Limits::default() };
     if let Some(link) = link.filter(|link| link.mac == [0; 6]) {
@@ -325,6 +334,8 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         )
         .into());
     }
+    // A capture file has no interface: any address of our own will do.
+    let (mac, mtu) = own.or_else(|| Some((link?.mac, u16::try_from(link?.mtu).unwrap_or(u16::MAX)))).unwrap_or(ANYONE);
     let kernel = kernel(args, link)?;
     let log = args.access_log.as_ref().map(|path| LogPlan {
         path: Some(path.clone()).filter(|path| path.as_os_str() != "-"),
@@ -340,9 +351,8 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         KindWord::Direct => Kinds::Direct,
     };
     Ok(ServePlan {
-        // A capture file has no interface: any address of our own will do.
-        mac: link.map_or([2, 0x52, 0x57, 0, 2, 1], |link| link.mac),
-        mtu: link.map_or(1500, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
+        mac,
+        mtu,
         shared: kernel.is_some(),
         kernel,
         addresses: args.addresses.clone(),
@@ -381,6 +391,9 @@ fn kernel(args: &ServeArgs, link: Option<&Link>) -> Fallible<Option<net::HostPla
         .into()),
     }
 }
+
+/// Address and MTU of a server without an interface.
+const ANYONE: ([u8; 6], u16) = ([2, 0x52, 0x57, 0, 2, 1], 1500);
 
 /// Answers that may wait for the thread that writes the log.
 const LOG_RECORDS: usize = 8192;

@@ -6,6 +6,10 @@
 
 #include <rte_ethdev.h>
 
+/* So many flushes in a row that move nothing, some milliseconds of polling at least: the packet in front is given up, since
+ * a device that refuses it for ever looks just the same as a ring that is full. */
+#define PATIENCE (1u << 16)
+
 struct rwd_queue {
 	struct rwd_herd *herd;
 	uint16_t port;
@@ -13,6 +17,7 @@ struct rwd_queue {
 	uint16_t rx_at;		/* received, and not handed on yet: from here .. */
 	uint16_t rx_count;	/* .. to here */
 	uint16_t tx_count;	/* packets that the device has not taken yet */
+	uint32_t patience;	/* flushes in a row that moved nothing */
 	uint64_t malformed;
 	uint64_t refused;
 	struct rte_mbuf *rx[RWD_BURST];
@@ -255,10 +260,12 @@ uint32_t rwd_flush(struct rwd_queue *q)
 		q->tx_count = 0;
 		return 0;
 	}
-	if (sent == fit && fit < q->tx_count) {
-		/* The device says that it can never send this one. */
+	q->patience = sent ? 0 : q->patience + 1;
+	/* It says of the next that it can never be sent; or says nothing, for too long. */
+	if ((sent == fit && fit < q->tx_count) || q->patience == PATIENCE) {
 		rte_pktmbuf_free(q->tx[sent++]);
 		q->refused++;
+		q->patience = 0;
 	}
 	q->tx_count -= sent;
 	memmove(q->tx, &q->tx[sent], q->tx_count * sizeof(q->tx[0]));

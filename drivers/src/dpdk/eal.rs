@@ -29,7 +29,7 @@ pub(super) fn start(plan: &DpdkPlan) -> Result<Backing, OpenError> {
     let outcome = started.get_or_insert_with(|| begin(plan));
     outcome.clone().map_err(|words| {
         OpenError::new(&plan.device, "starting DPDK's environment", io::Error::other(words)).hint(
-            "DPDK can be started once a process; RUST_LOG=drivers=debug shows all that it says",
+            "RINGWAY_LOG=drivers=debug shows all that DPDK says",
         )
     })
 }
@@ -107,6 +107,8 @@ fn forget_runtime_folder() {
 pub(super) fn with_complaint(error: &io::Error) -> String {
     let complaint = COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner).take();
     match complaint {
+        // DPDK's own functions say -1 of everything, which is EPERM's number.
+        Some(words) if error.raw_os_error() == Some(1) => format!("DPDK says: {words}"),
         Some(words) => format!("{error}; DPDK says: {words}"),
         None => error.to_string(),
     }

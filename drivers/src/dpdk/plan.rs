@@ -124,6 +124,12 @@ impl DpdkPlan {
         }
     }
 
+    /// Whether the driver's segmentation is of no use: net_tap cuts in software, and refuses segments as long as the MTU
+    /// allows, since it counts their Ethernet headers too (`tap_write_mbufs` of 22.11).
+    pub(super) fn cuts_wrongly(&self) -> bool {
+        self.driver() == "net_tap"
+    }
+
     /// Whether the driver looks for data behind the mbuf itself, so that it gets mbufs of its own, and what it receives
     /// is copied: net_af_xdp, whose UMEM is the pool's own memory.
     pub(super) fn wants_own_mbufs(&self) -> bool {

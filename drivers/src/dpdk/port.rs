@@ -10,6 +10,8 @@ use ringbuf::{BURST, Backing};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 /// Descriptors of a ring, when neither user nor device has a wish.
 const RING: u16 = 1024;
@@ -17,6 +19,9 @@ const RING: u16 = 1024;
 /// Bytes of an Ethernet header and two tags, and of the longest IP packet.
 const ETHERNET: u32 = 14 + 8;
 const LONGEST: u32 = 65_535 + ETHERNET;
+
+/// How long a queue that ends waits for those of other threads. A worker hears the word to end within ten milliseconds.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// A DPDK device; any thread may hold it.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ pub struct DpdkPort {
 struct State {
     device: Option<Device>,
     set_up: u16,
+    /// The threads that have queues, queue by queue, until they let go of them.
+    owners: Vec<Option<ThreadId>>,
 }
 
 impl DpdkPort {
@@ -65,7 +72,8 @@ impl DpdkPort {
         let mtu = plan.mtu.unwrap_or(facts.mtu);
         let mut used = facts.can & (can::CHAIN | can::CHECKSUM | can::IP_CHECKSUM | can::SCATTER);
         // A large packet is a head and pages, so cutting is of use to who sends chains, and needs the checksums.
-        if facts.can & (can::CHAIN | can::CHECKSUM) == can::CHAIN | can::CHECKSUM {
+        let whole = can::CHAIN | can::CHECKSUM;
+        if facts.can & whole == whole && !plan.cuts_wrongly() {
             used |= facts.can & can::CUT;
         }
         device
@@ -78,6 +86,7 @@ impl DpdkPort {
         let rings = device
             .rings(wish(facts.rx_ring), wish(facts.tx_ring))
             .map_err(|error| fail("choosing ring sizes", &error).hint("leave ring= away"))?;
+        let owners = vec![None; plan.queues.into()];
         Ok(Arc::new(Self {
             gates: (0..plan.queues).map(|_| AtomicBool::new(false)).collect(),
             plan: plan.clone(),
@@ -87,7 +96,7 @@ impl DpdkPort {
             rings,
             mtu,
             backing,
-            state: Mutex::new(State { device: Some(device), set_up: 0 }),
+            state: Mutex::new(State { device: Some(device), set_up: 0, owners }),
             closed: AtomicBool::new(false),
         }))
     }
@@ -139,7 +148,7 @@ impl DpdkPort {
     ) -> Result<T, OpenError> {
         let fail = |step: String, error: &io::Error| OpenError::new(self.plan.device.as_str(), step, said(error));
         let mut state = self.state();
-        let State { device: Some(device), set_up } = &mut *state else {
+        let State { device: Some(device), set_up, owners } = &mut *state else {
             return Err(OpenError::refused(&self.plan.device, "opening a queue", "it was closed before"));
         };
         eal::forget_complaints();
@@ -157,6 +166,7 @@ impl DpdkPort {
         let made = make(device)
             .ok_or_else(|| fail(format!("opening queue {queue}"), &io::ErrorKind::OutOfMemory.into()))?;
         *set_up += 1;
+        owners[usize::from(queue)] = Some(std::thread::current().id());
         if *set_up == self.plan.queues {
             device
                 .start(self.plan.promiscuous)
@@ -178,6 +188,20 @@ impl DpdkPort {
         if self.gates.len() > 1 {
             self.gates[usize::from(queue)].store(false, Ordering::Release);
         }
+    }
+
+    /// Says that a queue goes, and gives other threads, which were told to end when this one was, time to say so too.
+    pub(super) fn depart(&self, queue: u16) {
+        let own = std::thread::current().id();
+        self.state().owners[usize::from(queue)] = None;
+        let until = Instant::now() + FAREWELL;
+        while !self.closed.load(Ordering::Acquire)
+            && self.state().owners.iter().flatten().any(|owner| *owner != own)
+            && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.close();
     }
 
     /// Closes the device once no thread is inside any of its queues; they stay shut out. A device cannot do without one
@@ -267,30 +291,37 @@ fn mtu_hint(plan: &DpdkPlan, facts: &Facts) -> String {
             format!("an MTU of {} is the most that it can", facts.max_mtu)
         }
         Some(_) => "leave mtu= away".to_owned(),
-        None => "RUST_LOG=drivers=debug shows all that DPDK says".to_owned(),
+        None => "RINGWAY_LOG=drivers=debug shows all that DPDK says".to_owned(),
     }
 }
 
 /// What usually helps when a device is not there.
 fn probing_hint(plan: &DpdkPlan, error: &io::Error) -> String {
+    let device = plan.device.as_str();
     if plan.is_pci() {
         return format!(
-            "is it bound to vfio-pci? dpdk-devbind.py --status shows it, and dpdk-devbind.py -b vfio-pci {} binds it; the \
-             chapter \"DPDK\" of the book has the rest",
-            plan.device
+            "is it bound to vfio-pci? dpdk-devbind.py --status shows it, and dpdk-devbind.py -b vfio-pci {device} binds it; \
+             the chapter \"DPDK\" of the book has the rest"
         );
     }
-    let library = plan.driver().replace('_', "-");
-    let package = format!("librte-{library}");
-    match error.kind() {
-        io::ErrorKind::AlreadyExists => "another port has this name: give it another number".to_owned(),
-        _ if !plan.driver().starts_with("net_") => {
-            "virtual devices begin with net_, as net_tap0; a NIC is named by its PCI address, as 0000:03:00.0".to_owned()
-        }
-        _ => format!(
-            "is the driver installed, and are its arguments right? on Debian the driver of {} is in the package {package} \
-             (with a number behind it), and all of them are in librte-meta-net",
-            plan.device
-        ),
+    let words = error.to_string();
+    let driver = plan.driver();
+    if error.kind() == io::ErrorKind::AlreadyExists {
+        "another port has this name: give it another number".to_owned()
+    } else if !driver.starts_with("net_") {
+        "virtual devices begin with net_, as net_tap0; a NIC is named by its PCI address, as 0000:03:00.0".to_owned()
+    } else if words.contains("failed to parse device") {
+        format!(
+            "there is no driver {driver}: on Debian it may be in the package librte-{}, with DPDK's number behind it, and \
+             all of them are in librte-meta-net",
+            driver.replace('_', "-")
+        )
+    } else if driver == "net_virtio_user" {
+        "is the vhost side there, and its socket? start it first, or let this side wait for it: server=1".to_owned()
+    } else {
+        format!(
+            "the driver is there, so look at what {device} is told: {}; https://doc.dpdk.org/guides/nics/ names its words",
+            if plan.arguments.is_empty() { "nothing".to_owned() } else { plan.device_string() }
+        )
     }
 }

@@ -274,7 +274,7 @@ impl<'p> Gather<'p> for DpdkQueue<'p> {
 
 impl Drop for DpdkQueue<'_> {
     fn drop(&mut self) {
-        self.port.close();
+        self.port.depart(self.number);
         self.raw.close();
         if Rc::strong_count(&self.herd) == 1 {
             self.herd.settle(self.pool);
