@@ -2,6 +2,8 @@
 
 use crate::app::PortId;
 #[cfg(feature = "dpdk")]
+use drivers::QueuePair;
+#[cfg(feature = "dpdk")]
 use drivers::dpdk::{self, DpdkPlan, DpdkPort, DpdkQueue};
 use drivers::link::{self, Link};
 use drivers::packet::{PacketPlan, PacketQueue};
@@ -9,8 +11,6 @@ use drivers::pcap::{PcapPlan, PcapQueue};
 use drivers::wrap::{Flatten, Lossy, LossyPlan, Segment, Tap, TapPlan};
 use drivers::xdp::{Filter, Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
 use drivers::{Gather, OpenError, PortSpec, SpecError};
-#[cfg(feature = "dpdk")]
-use drivers::QueuePair;
 use ringbuf::{Arena, ArenaError, ArenaPlan, BURST, Pool};
 use std::fs::File;
 use std::io::BufWriter;
@@ -156,6 +156,8 @@ impl Port {
             // The kernel hands over TCP before it is cut.
             Device::Packet(_) => 65536,
             Device::Pcap(_) => 1518,
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) if port.hands_over_uncut() => 65536,
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => u32::from(port.mtu()) + 18,
         }

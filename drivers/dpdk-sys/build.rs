@@ -58,7 +58,8 @@ mod link {
     fn other_flags() -> Vec<String> {
         let tool = std::env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());
         let printed = Command::new(tool).args(["--cflags-only-other", "libdpdk"]).output();
-        let text = printed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let text =
+            printed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         text.split_whitespace().map(str::to_owned).collect()
     }
 }

@@ -253,7 +253,8 @@ impl QueueCounters {
     #[must_use]
     pub const fn from_array(numbers: [u64; Self::FIELDS]) -> Self {
         let [a, b, c, d, receive_missed, receive_malformed, transmit_dropped, rest @ ..] = numbers;
-        let [unsendable, wakeups, link_down, checksums_finished, flattened_bytes, copied_bytes, rest @ ..] = rest;
+        let [unsendable, wakeups, link_down, checksums_finished, flattened_bytes, copied_bytes, rest @ ..] =
+            rest;
         let [packets_cut, segments_cut, segment_bytes, segments_no_room, segments_no_frame] = rest;
         Self {
             received: Tally { packets: a, bytes: b },

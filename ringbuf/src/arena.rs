@@ -130,7 +130,16 @@ impl Arena {
         let shift = plan.frame_size.trailing_zeros();
         let (base, bytes, backing) = map(bytes, plan.huge_pages)?;
         let files_start = bytes - frame_bytes;
-        Ok(Self { base, bytes, frames: plan.frames, shift, content_bytes, files_start, backing, keeper: None })
+        Ok(Self {
+            base,
+            bytes,
+            frames: plan.frames,
+            shift,
+            content_bytes,
+            files_start,
+            backing,
+            keeper: None,
+        })
     }
 
     /// An arena in memory that somebody else has mapped: a device's library that can only use its own.

@@ -8,9 +8,12 @@
 //! * [`server`] is `ringway serve` with a tree of files, and its clients;
 //! * [`measured`] is what the benchmarks put side by side;
 //! * [`raw`] sends frames that no kernel stack touches, and looks at each that arrives;
+//! * `dpdk`, with the feature, opens DPDK devices in the test's own process;
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 mod forwarder;
 pub mod measured;
 pub mod needs;

@@ -335,7 +335,8 @@ fn plan(args: &ServeArgs, link: Option<&Link>, own: Option<([u8; 6], u16)>) -> F
         .into());
     }
     // A capture file has no interface: any address of our own will do.
-    let (mac, mtu) = own.or_else(|| Some((link?.mac, u16::try_from(link?.mtu).unwrap_or(u16::MAX)))).unwrap_or(ANYONE);
+    let (mac, mtu) =
+        own.or_else(|| Some((link?.mac, u16::try_from(link?.mtu).unwrap_or(u16::MAX)))).unwrap_or(ANYONE);
     let kernel = kernel(args, link)?;
     let log = args.access_log.as_ref().map(|path| LogPlan {
         path: Some(path.clone()).filter(|path| path.as_os_str() != "-"),

@@ -132,7 +132,7 @@ pub struct Queue {
 /// Hears what DPDK logs: the level, and text that is not ended by a zero.
 pub type Log = extern "C" fn(level: u32, text: *const c_char, bytes: usize);
 
-// SAFETY: the names and types are those of the header; what each asks of its caller stands in `shim/*.c`.
+// The names and types are those of the header; what each asks of its caller stands in `shim/*.c`.
 unsafe extern "C" {
     pub fn rwd_init(argc: c_int, argv: *mut *mut c_char, log: Log) -> c_int;
     pub fn rwd_version() -> *const c_char;

@@ -28,9 +28,8 @@ pub(super) fn start(plan: &DpdkPlan) -> Result<Backing, OpenError> {
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
     let outcome = started.get_or_insert_with(|| begin(plan));
     outcome.clone().map_err(|words| {
-        OpenError::new(&plan.device, "starting DPDK's environment", io::Error::other(words)).hint(
-            "RINGWAY_LOG=drivers=debug shows all that DPDK says",
-        )
+        OpenError::new(&plan.device, "starting DPDK's environment", io::Error::other(words))
+            .hint("RINGWAY_LOG=drivers=debug shows all that DPDK says")
     })
 }
 

@@ -66,8 +66,7 @@ struct Graveyard {
     herds: Vec<HerdHandle>,
 }
 
-static GRAVEYARD: Mutex<Graveyard> =
-    Mutex::new(Graveyard { open: 0, memory: Vec::new(), herds: Vec::new() });
+static GRAVEYARD: Mutex<Graveyard> = Mutex::new(Graveyard { open: 0, memory: Vec::new(), herds: Vec::new() });
 
 fn graveyard<T>(with: impl FnOnce(&mut Graveyard) -> T) -> T {
     let mut graveyard = GRAVEYARD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +160,13 @@ impl Device {
     }
 
     /// Sets a queue pair up; `copies` for a device that wants mbufs of its own kind.
-    pub(super) fn queue(&self, queue: u16, rings: (u16, u16), herd: &HerdHandle, copies: bool) -> io::Result<()> {
+    pub(super) fn queue(
+        &self,
+        queue: u16,
+        rings: (u16, u16),
+        herd: &HerdHandle,
+        copies: bool,
+    ) -> io::Result<()> {
         // SAFETY: *alive*: the herd stays until this device is closed; *owner*: it is set up by the herd's thread.
         heed(unsafe { sys::rwd_device_queue(self.port, queue, rings.0, rings.1, herd.0.as_ptr(), copies) })
     }

@@ -8,15 +8,22 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
-/// Frames that rest at least: what a device may ask for at once.
-const LEAST: u32 = 2 * BURST as u32;
+/// A burst, as numbers of frames go here.
+pub(super) const FRAMES: u32 = 64;
+const _: () = assert!(FRAMES as usize == BURST);
 
-/// And at most: beyond that they go back to the pool. Far enough from [`LEAST`] that a device which frees what it has sent
-/// by the ring does not make frames go to and fro.
-const MOST: u32 = 8 * BURST as u32;
+/// Frames that rest at least: what a device may ask for at once. Twice a burst, since two devices may ask.
+const LEAST: u32 = 2 * FRAMES;
 
-/// Frames that a worker's herd keeps at rest, on top of what lies in the devices' rings.
-pub(super) const RESTING: u32 = MOST;
+/// Four times as many rest at most; what is beyond goes back to the pool. Far enough apart that a device which frees what it
+/// has sent by the ring does not make frames go to and fro.
+const MOST: u32 = 4;
+
+/// Frames that rest in a worker's herd, on top of what lies in the devices' rings, for a device that receives packets of so
+/// many frames.
+pub(super) const fn resting(packet_frames: u32) -> u32 {
+    MOST * LEAST * packet_frames
+}
 
 /// One loan for all DPDK devices of a worker: a frame that one of them has sent may be the next that one of them fills,
 /// without a word to us, as is DPDK's way.
@@ -24,6 +31,8 @@ pub(super) const RESTING: u32 = MOST;
 pub struct Herd {
     pub(super) handle: HerdHandle,
     pub(super) loan: Loan,
+    /// Frames that rest at least.
+    least: Cell<u32>,
     /// Slots that are out on the loan.
     lent: Cell<i64>,
     /// Frames that came from devices.
@@ -47,14 +56,24 @@ impl Herd {
             OpenError::new(device, "making an mbuf for each frame", io::ErrorKind::OutOfMemory.into())
                 .hint("give the first port more memory: memory=MIB; or fewer --frames")
         })?;
-        let herd = Rc::new(Self { handle, loan, lent: Cell::new(0), arrived: Cell::new(0) });
+        let herd = Rc::new(Self {
+            handle,
+            loan,
+            least: Cell::new(LEAST),
+            lent: Cell::new(0),
+            arrived: Cell::new(0),
+        });
         *umem.herd().borrow_mut() = Rc::downgrade(&herd);
         Ok(herd)
     }
 
-    /// Lays empty frames down for a device that is about to start, maybe by another thread.
-    pub(super) fn reserve(&self, pool: &Pool, ring: u16) {
-        for _ in 0..u32::from(ring) + LEAST {
+    /// Lays empty frames down for a device that is about to start, maybe by another thread, and that receives packets of so
+    /// many frames.
+    pub(super) fn reserve(&self, pool: &Pool, ring: u16, packet_frames: u32) {
+        // At most half of the frames rest at any time.
+        let least = (LEAST * packet_frames).min(pool.arena().frames() / (2 * MOST));
+        self.least.set(self.least.get().max(least));
+        for _ in 0..u32::from(ring) + self.least.get() {
             let Some(slot) = pool.lend(self.loan) else { break };
             self.lent(1);
             self.handle.reserve(&[pool.offset(slot)]);
@@ -66,10 +85,11 @@ impl Herd {
     pub(super) fn balance(&self, pool: &Pool) -> Result<(), Fault> {
         self.handle.gather();
         let resting = self.handle.resting();
-        if resting < LEAST {
-            self.lend(pool, 2 * LEAST - resting);
-        } else if resting > MOST {
-            self.reclaim(pool, resting - MOST / 2)?;
+        let least = self.least.get();
+        if resting < least {
+            self.lend(pool, 2 * least - resting);
+        } else if resting > MOST * least {
+            self.reclaim(pool, resting - 2 * least)?;
         }
         Ok(())
     }
@@ -159,7 +179,9 @@ impl Herd {
 
 /// As many pages as may wait in rings: a device frees them by the ring.
 fn page_mbufs(pool: &Pool) -> u32 {
-    pool.arena().frames().min(4096) * PACKET_PAGES as u32 / 2
+    const EACH: u32 = 17;
+    const _: () = assert!(EACH as usize == PACKET_PAGES);
+    pool.arena().frames().min(4096) * EACH / 2
 }
 
 impl Drop for Herd {

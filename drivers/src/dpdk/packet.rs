@@ -1,6 +1,7 @@
 //! Packets out of the ordinary: in several frames, with something left undone, in somebody else's memory, with pages.
 
 use super::ffi::{self, CONTINUES, Foreign, SEGMENT_SHIFT, UNCHECKED, UNCUT, tx};
+use super::herd::FRAMES;
 use super::queue::DpdkQueue;
 use crate::checksum::{self, headers};
 use crate::error::Fault;
@@ -106,7 +107,8 @@ impl<'p> DpdkQueue<'p> {
                     continue;
                 }
             };
-            let bytes: u32 = (0..frames).filter_map(|i| burst.peek(i)).map(|frame| u32::from(frame.len())).sum();
+            let bytes: u32 =
+                (0..frames).filter_map(|i| burst.peek(i)).map(|frame| u32::from(frame.len())).sum();
             let wish = burst.peek(0).and_then(Frame::offload);
             let offload = match self.leave(burst.peek(0), wish, bytes) {
                 Leave::Nothing => None,
@@ -158,30 +160,31 @@ impl<'p> DpdkQueue<'p> {
                 drop(packets.pop());
                 continue;
             }
-            if !self.has_room() || (buffers - 1) as u32 > self.page_room() {
+            if !self.has_room() || buffers > 1 + self.page_room() {
                 break;
             }
             let head = packet.head();
-            let offload = match self.leave(Some(head), head.offload(), u32::try_from(bytes).unwrap_or(u32::MAX)) {
-                Leave::Nothing => None,
-                Leave::Device(offload) => Some(offload),
-                Leave::Finish if packet.pages().any(Page::is_file) => {
-                    self.unsendable += 1;
-                    drop(packets.pop());
-                    continue;
-                }
-                Leave::Finish => {
-                    if let Some((head, pages)) = packets.front_mut() {
-                        self.checksums += u64::from(checksum::finish_packet(head, pages));
+            let offload =
+                match self.leave(Some(head), head.offload(), u32::try_from(bytes).unwrap_or(u32::MAX)) {
+                    Leave::Nothing => None,
+                    Leave::Device(offload) => Some(offload),
+                    Leave::Finish if packet.pages().any(Page::is_file) => {
+                        self.unsendable += 1;
+                        drop(packets.pop());
+                        continue;
                     }
-                    None
-                }
-                Leave::Never => {
-                    self.unsendable += 1;
-                    drop(packets.pop());
-                    continue;
-                }
-            };
+                    Leave::Finish => {
+                        if let Some((head, pages)) = packets.front_mut() {
+                            self.checksums += u64::from(checksum::finish_packet(head, pages));
+                        }
+                        None
+                    }
+                    Leave::Never => {
+                        self.unsendable += 1;
+                        drop(packets.pop());
+                        continue;
+                    }
+                };
             let Some((head, pages)) = packets.pop_parts() else { break };
             let mut parts = [Descriptor::default(); BURST];
             let (offset, len) = (head.offset(), head.len());
@@ -206,16 +209,16 @@ impl<'p> DpdkQueue<'p> {
     }
 
     /// Pages that can be laid down, after the device was asked to give back what it has sent.
-    fn page_room(&mut self) -> u32 {
+    fn page_room(&mut self) -> usize {
         let room = self.herd.handle.page_room();
-        if room > BURST as u32 {
-            return room;
+        if room > FRAMES {
+            return room as usize;
         }
         self.raw.tidy();
         if let Err(stray) = self.herd.release_pages(self.pool) {
             self.latch(Fault::from(stray));
         }
-        self.herd.handle.page_room()
+        self.herd.handle.page_room() as usize
     }
 
     /// Who sees to what is undone in a packet of so many bytes.

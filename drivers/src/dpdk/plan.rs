@@ -75,9 +75,8 @@ impl DpdkPlan {
             return wrong("memory is a number of MiB from 64 to 262144");
         }
         let told = TOLD_QUEUES.contains(&plan.driver());
-        let theirs = |(key, _): &&(String, String)| {
-            !OURS.contains(&key.as_str()) || (key == "queues" && told)
-        };
+        let theirs =
+            |(key, _): &&(String, String)| !OURS.contains(&key.as_str()) || (key == "queues" && told);
         plan.arguments = spec.options.iter().filter(theirs).cloned().collect();
         Ok(plan)
     }

@@ -2,11 +2,11 @@
 
 use super::eal;
 use super::ffi::{self, Device, Facts, HerdHandle, can};
-use super::herd::RESTING;
+use super::herd;
 use super::plan::DpdkPlan;
 use crate::error::OpenError;
 use crate::queue::{Caps, Copying};
-use ringbuf::{BURST, Backing};
+use ringbuf::Backing;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,7 +80,9 @@ impl DpdkPort {
             .configure(plan.queues, used, facts.rss, mtu)
             .map_err(|error| fail("configuring it", &error).hint(mtu_hint(plan, &facts)))?;
         if plan.mtu.is_some() {
-            device.set_mtu(mtu).map_err(|error| fail("setting its MTU", &error).hint(mtu_hint(plan, &facts)))?;
+            device
+                .set_mtu(mtu)
+                .map_err(|error| fail("setting its MTU", &error).hint(mtu_hint(plan, &facts)))?;
         }
         let wish = |theirs: u16| plan.ring.unwrap_or(if theirs == 0 { RING } else { theirs });
         let rings = device
@@ -125,8 +127,14 @@ impl DpdkPort {
 
     /// Frames that one of its queues may hold.
     #[must_use]
-    pub const fn frames_per_queue(&self) -> u32 {
-        self.rings.0 as u32 + self.rings.1 as u32 + RESTING
+    pub fn frames_per_queue(&self) -> u32 {
+        u32::from(self.rings.0) + u32::from(self.rings.1) + herd::resting(self.packet_frames())
+    }
+
+    /// Frames of the longest packet that comes in, in slots of 4096 bytes or more.
+    pub(super) fn packet_frames(&self) -> u32 {
+        let longest = if self.hands_over_uncut() { LONGEST } else { self.longest_uncut() };
+        longest.div_ceil(4096 - 256).max(1)
     }
 
     /// Whether packets may come in that are still to be cut into segments.
@@ -146,7 +154,8 @@ impl DpdkPort {
         herd: &HerdHandle,
         make: impl FnOnce(&Device) -> Option<T>,
     ) -> Result<T, OpenError> {
-        let fail = |step: String, error: &io::Error| OpenError::new(self.plan.device.as_str(), step, said(error));
+        let fail =
+            |step: String, error: &io::Error| OpenError::new(self.plan.device.as_str(), step, said(error));
         let mut state = self.state();
         let State { device: Some(device), set_up, owners } = &mut *state else {
             return Err(OpenError::refused(&self.plan.device, "opening a queue", "it was closed before"));
@@ -240,10 +249,9 @@ impl DpdkPort {
             mode += ", ";
             mode += word;
         }
-        let most = u32::from(self.facts.max_segments).clamp(2, BURST as u32);
-        let most = if self.facts.max_segments == 0 { BURST as u32 } else { most };
-        let copying =
-            if self.plan.wants_own_mbufs() { Copying::DriverCopies } else { self.plan.copying() };
+        let most = u32::from(self.facts.max_segments).clamp(2, herd::FRAMES);
+        let most = if self.facts.max_segments == 0 { herd::FRAMES } else { most };
+        let copying = if self.plan.wants_own_mbufs() { Copying::DriverCopies } else { self.plan.copying() };
         Caps {
             driver: "dpdk",
             device: self.plan.device.clone(),
@@ -309,7 +317,8 @@ fn probing_hint(plan: &DpdkPlan, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::AlreadyExists {
         "another port has this name: give it another number".to_owned()
     } else if !driver.starts_with("net_") {
-        "virtual devices begin with net_, as net_tap0; a NIC is named by its PCI address, as 0000:03:00.0".to_owned()
+        "virtual devices begin with net_, as net_tap0; a NIC is named by its PCI address, as 0000:03:00.0"
+            .to_owned()
     } else if words.contains("failed to parse device") {
         format!(
             "there is no driver {driver}: on Debian it may be in the package librte-{}, with DPDK's number behind it, and \
@@ -317,7 +326,8 @@ fn probing_hint(plan: &DpdkPlan, error: &io::Error) -> String {
             driver.replace('_', "-")
         )
     } else if driver == "net_virtio_user" {
-        "is the vhost side there, and its socket? start it first, or let this side wait for it: server=1".to_owned()
+        "is the vhost side there, and its socket? start it first, or let this side wait for it: server=1"
+            .to_owned()
     } else {
         format!(
             "the driver is there, so look at what {device} is told: {}; https://doc.dpdk.org/guides/nics/ names its words",

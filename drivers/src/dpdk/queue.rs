@@ -48,12 +48,13 @@ impl<'p> DpdkQueue<'p> {
     /// [`OpenError`] naming the device, the step, what DPDK says, and the cure.
     pub fn open(umem: &Rc<Umem<'p>>, port: &Arc<DpdkPort>, queue: u32) -> Result<Self, OpenError> {
         let device = port.plan().device.as_str();
-        let number = u16::try_from(queue).ok().filter(|queue| *queue < port.plan().queues).ok_or_else(|| {
-            OpenError::refused(device, format!("opening queue {queue}"), "there is no such queue")
-        })?;
+        let number =
+            u16::try_from(queue).ok().filter(|queue| *queue < port.plan().queues).ok_or_else(|| {
+                OpenError::refused(device, format!("opening queue {queue}"), "there is no such queue")
+            })?;
         let pool = umem.pool();
         let herd = Herd::of(umem, device)?;
-        herd.reserve(pool, port.rings().0);
+        herd.reserve(pool, port.rings().0, port.packet_frames());
         let raw = port.set_up(number, &herd.handle, |device| QueueHandle::new(&herd.handle, device, number));
         let raw = match raw {
             Ok(raw) => raw,
