@@ -157,9 +157,7 @@ impl Port {
             Device::Packet(_) => 65536,
             Device::Pcap(_) => 1518,
             #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) if port.hands_over_uncut() => 65536,
-            #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) => u32::from(port.mtu()) + 18,
+            Device::Dpdk(port) => port.frame_bytes(),
         }
     }
 

@@ -2,7 +2,10 @@
 #define _GNU_SOURCE
 #include "herd.h"
 
+#include <dlfcn.h>
 #include <errno.h>
+#include <net/if.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,6 +19,7 @@
 
 static void (*log_to)(uint32_t level, const char *text, size_t bytes);
 static uint8_t removed[RTE_MAX_ETHPORTS];
+static unsigned int interfaces[RTE_MAX_ETHPORTS];	/* of the kernel's, behind the device */
 
 static ssize_t log_write(void *cookie, const char *text, size_t bytes)
 {
@@ -24,6 +28,31 @@ static ssize_t log_write(void *cookie, const char *text, size_t bytes)
 	(void)cookie;
 	log_to(level < 0 ? RTE_LOG_INFO : (uint32_t)level, text, bytes);
 	return bytes;
+}
+
+static int log_libbpf(int level, const char *format, va_list arguments)
+{
+	char text[512];
+	int bytes = vsnprintf(text, sizeof(text), format, arguments);
+
+	(void)level;
+	if (bytes > 0)
+		log_to(RTE_LOG_DEBUG, text, RTE_MIN((size_t)bytes, sizeof(text) - 1));
+	return 0;
+}
+
+/* net_af_xdp comes with libraries that print to standard error, and are there only with that plugin. */
+static void hush(const char *library, const char *function)
+{
+	void *handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
+	void *(*set)(int (*)(int, const char *, va_list));
+
+	if (!handle)
+		return;
+	*(void **)&set = dlsym(handle, function);
+	if (set)
+		set(log_libbpf);
+	dlclose(handle);
 }
 
 /* Starts DPDK's environment, once a process; its logs go to `log`, and nowhere else. */
@@ -39,6 +68,9 @@ int rwd_init(int argc, char **argv, void (*log)(uint32_t, const char *, size_t))
 	rte_openlog_stream(stream);
 	if (rte_eal_init(argc, argv) < 0)
 		return -rte_errno;
+	hush("libbpf.so.0", "libbpf_set_print");
+	hush("libbpf.so.1", "libbpf_set_print");
+	hush("libxdp.so.1", "libxdp_set_print");
 	return rwd_register_ops();
 }
 
@@ -117,6 +149,7 @@ int rwd_device_open(const char *device, struct rwd_facts *facts)
 	error = rte_eth_dev_info_get(facts->port, &info);
 	if (error)
 		return error;
+	interfaces[facts->port] = info.if_index;
 	rte_eth_dev_callback_register(facts->port, RTE_ETH_EVENT_INTR_RMV, on_removed, NULL);
 	facts->rss = info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
 	facts->can = can(&info);
@@ -215,9 +248,14 @@ bool rwd_device_up(uint16_t port)
 	return rte_eth_link_get_nowait(port, &link) == 0 && link.link_status == RTE_ETH_LINK_UP;
 }
 
+/* Taken out, by its own word; or it stands on an interface that is there no more. */
 bool rwd_device_removed(uint16_t port)
 {
-	return __atomic_load_n(&removed[port], __ATOMIC_RELAXED);
+	char name[IF_NAMESIZE];
+
+	if (__atomic_load_n(&removed[port], __ATOMIC_RELAXED))
+		return true;
+	return interfaces[port] && !if_indextoname(interfaces[port], name) && errno == ENXIO;
 }
 
 int rwd_device_statistics(uint16_t port, struct rwd_statistics *statistics)

@@ -20,8 +20,8 @@ pub(super) const MEMORY_MIB: u32 = 1024;
 
 static STARTED: Mutex<Option<Result<Backing, String>>> = Mutex::new(None);
 
-/// What DPDK complained of last.
-static COMPLAINT: Mutex<Option<String>> = Mutex::new(None);
+/// What DPDK complained of since it was last asked for something: first, which is often the cause, and last.
+static COMPLAINT: Mutex<(Option<String>, Option<String>)> = Mutex::new((None, None));
 
 /// Starts the environment for a port, or finds it started; says what its memory is.
 pub(super) fn start(plan: &DpdkPlan) -> Result<Backing, OpenError> {
@@ -104,18 +104,19 @@ fn forget_runtime_folder() {
 
 /// What DPDK said of its failure, behind what the number says.
 pub(super) fn with_complaint(error: &io::Error) -> String {
-    let complaint = COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match complaint {
-        // DPDK's own functions say -1 of everything, which is EPERM's number.
-        Some(words) if error.raw_os_error() == Some(1) => format!("DPDK says: {words}"),
-        Some(words) => format!("{error}; DPDK says: {words}"),
-        None => error.to_string(),
+    let (first, last) = std::mem::take(&mut *COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner));
+    let words: Vec<String> = first.into_iter().chain(last).collect();
+    // DPDK's own functions say -1 of everything, which is EPERM's number.
+    match (words.join("; "), error.raw_os_error()) {
+        (words, _) if words.is_empty() => error.to_string(),
+        (words, Some(1)) => format!("DPDK says: {words}"),
+        (words, _) => format!("{error}; DPDK says: {words}"),
     }
 }
 
 /// Whatever DPDK has complained of so far is about something else.
 pub(super) fn forget_complaints() {
-    *COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    *COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner) = (None, None);
 }
 
 /// `RTE_LOG_ERR` and `RTE_LOG_WARNING` (`lib/log/rte_log.h`): smaller is worse.
@@ -134,8 +135,10 @@ extern "C" fn hear(level: u32, text: *const c_char, bytes: usize) {
             // An error to a driver may be a wish that is tried otherwise next: what we make of it is said by us.
             tracing::debug!("DPDK: {words}");
             let mut complaint = COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner);
-            // The first is the cause of the others.
-            complaint.get_or_insert_with(|| words.to_owned());
+            match &mut *complaint {
+                (first @ None, _) => *first = Some(words.to_owned()),
+                (_, last) => *last = Some(words.to_owned()),
+            }
         }
         WARNING..=INFO => tracing::debug!("DPDK: {words}"),
         _ => tracing::trace!("DPDK: {words}"),

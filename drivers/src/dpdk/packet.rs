@@ -30,7 +30,7 @@ impl<'p> DpdkQueue<'p> {
                 Ok(mut frame) => {
                     self.herd.arrived(1);
                     if run.is_empty() {
-                        note(&mut frame, descriptor.options());
+                        self.note(&mut frame, descriptor.options());
                     }
                     frame.set_continues(descriptor.options() & CONTINUES != 0);
                     self.received.add(frame.len(), frame.continues());
@@ -82,7 +82,7 @@ impl<'p> DpdkQueue<'p> {
             }
             self.raw.read_foreign(u32::try_from(at).unwrap_or(0), &mut frame);
             if at == 0 {
-                note(&mut frame, foreign.options);
+                self.note(&mut frame, foreign.options);
             }
             at += part;
             frame.set_continues(at < bytes);
@@ -133,6 +133,15 @@ impl<'p> DpdkQueue<'p> {
                 }
             }
             self.raw.push(&self.scratch[..frames], offload.as_ref());
+        }
+    }
+
+    fn note(&self, frame: &mut Frame<'p>, options: u32) {
+        note(frame, options);
+        if self.looks
+            && let Some(offload) = checksum::undone(frame)
+        {
+            frame.set_offload(Some(offload));
         }
     }
 

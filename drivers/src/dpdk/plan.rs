@@ -129,6 +129,28 @@ impl DpdkPlan {
         self.driver() == "net_tap"
     }
 
+    /// Whether it hands over what a veth or tap peer sends with its checksum undone, and does not say so.
+    pub(super) fn partial_checksums(&self) -> bool {
+        ["net_af_packet", "net_af_xdp", "net_pcap"].contains(&self.driver())
+    }
+
+    /// Whether its receive buffers must hold 2 KiB behind the headroom, so that slots of 4096 bytes are wanted: net_af_packet
+    /// says so, and NICs use whole KiB.
+    pub(super) fn wants_large_slots(&self) -> bool {
+        self.is_pci() || self.driver() == "net_af_packet"
+    }
+
+    /// The path of a socket that this side makes and listens at.
+    pub(super) fn listens_at(&self) -> Option<&str> {
+        let is = |key: &str, value: &str| self.argument(key) == Some(value);
+        match self.driver() {
+            "net_vhost" if !is("client", "1") => self.argument("iface"),
+            "net_virtio_user" if is("server", "1") => self.argument("path"),
+            "net_memif" if is("role", "server") || is("role", "master") => self.argument("socket"),
+            _ => None,
+        }
+    }
+
     /// Whether the driver looks for data behind the mbuf itself, so that it gets mbufs of its own, and what it receives
     /// is copied: net_af_xdp, whose UMEM is the pool's own memory.
     pub(super) fn wants_own_mbufs(&self) -> bool {

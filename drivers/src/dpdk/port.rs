@@ -8,6 +8,9 @@ use crate::error::OpenError;
 use crate::queue::{Caps, Copying};
 use ringbuf::Backing;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
@@ -55,11 +58,17 @@ impl DpdkPort {
     /// [`OpenError`] naming the device, the step, what DPDK says, and the cure.
     pub fn open(plan: &DpdkPlan) -> Result<Arc<Self>, OpenError> {
         let backing = eal::start(plan)?;
+        if let Some(path) = plan.listens_at() {
+            clear_away(plan, Path::new(path))?;
+        }
         eal::forget_complaints();
         let name = plan.device.as_str();
         let fail = |step: &str, error: &io::Error| OpenError::new(name, step, said(error));
-        let (device, facts) = Device::open(&plan.device_string())
-            .map_err(|error| fail("probing the device", &error).hint(probing_hint(plan, &error)))?;
+        let (device, facts) = Device::open(&plan.device_string()).map_err(|error| {
+            let error = said(&error);
+            let hint = probing_hint(plan, &error);
+            OpenError::new(name, "probing the device", error).hint(hint)
+        })?;
         let driver = ffi::short(&facts.driver);
         if plan.queues > facts.max_queues {
             let why = format!("it has {} queue pairs, and {} are wanted", facts.max_queues, plan.queues);
@@ -123,6 +132,14 @@ impl DpdkPort {
 
     pub(super) const fn rings(&self) -> (u16, u16) {
         self.rings
+    }
+
+    /// Bytes that a slot should hold, its headroom aside.
+    #[must_use]
+    pub fn frame_bytes(&self) -> u32 {
+        let large = if self.plan.wants_large_slots() { 2048 } else { 0 };
+        let longest = if self.hands_over_uncut() { LONGEST } else { u32::from(self.mtu) + 18 };
+        longest.max(large)
     }
 
     /// Frames that one of its queues may hold.
@@ -285,6 +302,33 @@ pub(super) struct Look {
     pub(super) lost: ffi::Statistics,
 }
 
+/// Removes a socket that a process has left which was killed; one at which somebody listens is in use.
+fn clear_away(plan: &DpdkPlan, path: &Path) -> Result<(), OpenError> {
+    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
+    let refuse = |why: &str, cure: &str| {
+        let step = format!("making the socket {}", path.display());
+        Err(OpenError::refused(plan.device.as_str(), step, why).hint(cure))
+    };
+    if !found.file_type().is_socket() {
+        return refuse("there is something else at this path", "name a path where nothing is");
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!("{}: removing the socket of a process that is gone", path.display());
+            std::fs::remove_file(path).map_err(|error| {
+                OpenError::new(
+                    plan.device.as_str(),
+                    format!("removing the old socket {}", path.display()),
+                    error,
+                )
+            })
+        }
+        _ => {
+            refuse("the device is in use: a process listens there", "end that process, or name another path")
+        }
+    }
+}
+
 const MEMORY_HINT: &str = "it may lack memory: give the first port more, memory=MIB, or reserve more huge pages, sysctl \
                            vm.nr_hugepages=N; or a smaller ring=";
 
@@ -297,6 +341,12 @@ fn mtu_hint(plan: &DpdkPlan, facts: &Facts) -> String {
     match plan.mtu {
         Some(mtu) if mtu > facts.max_mtu && facts.max_mtu > 0 => {
             format!("an MTU of {} is the most that it can", facts.max_mtu)
+        }
+        Some(mtu) if u32::from(mtu) > facts.max_packet && facts.max_packet > 0 => {
+            format!(
+                "frames of {} bytes are the longest that it takes, header included: a smaller mtu=",
+                facts.max_packet
+            )
         }
         Some(_) => "leave mtu= away".to_owned(),
         None => "RINGWAY_LOG=drivers=debug shows all that DPDK says".to_owned(),

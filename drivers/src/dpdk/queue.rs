@@ -1,8 +1,9 @@
 //! The running queue.
 
-use super::ffi::QueueHandle;
+use super::ffi::{QueueHandle, Statistics};
 use super::herd::Herd;
-use super::port::DpdkPort;
+use super::port::{DpdkPort, Look};
+use crate::checksum;
 use crate::error::{Fault, OpenError};
 use crate::plain::{Limits, arrive_any, depart_any};
 use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair, Tally};
@@ -32,6 +33,8 @@ pub struct DpdkQueue<'p> {
     pub(super) scratch: Box<[Descriptor; BURST]>,
     /// Bytes of the longest packet that is not to be cut.
     pub(super) longest: u32,
+    /// The peer may leave checksums undone, without a word.
+    pub(super) looks: bool,
     idle: u32,
     link_down: Cell<u64>,
     down: Cell<bool>,
@@ -80,6 +83,7 @@ impl<'p> DpdkQueue<'p> {
             fault: OnceCell::new(),
             scratch: Box::new([Descriptor::default(); BURST]),
             longest: port.longest_uncut(),
+            looks: port.plan().partial_checksums(),
             idle: 0,
             link_down: Cell::new(0),
             down: Cell::new(false),
@@ -103,11 +107,16 @@ impl<'p> DpdkQueue<'p> {
 
     #[inline]
     fn receive_inside(&mut self, burst: &mut Burst<'p>) -> usize {
+        let looks = self.looks;
         let Self { pool, raw, herd, scratch, received, .. } = self;
         let room = room(burst) as usize;
         let filled = raw.receive(&mut scratch[..room.min(BURST)]);
-        let (taken, bytes) =
-            arrive_any(pool, herd.loan, &scratch[..filled], burst, &mut |_: &mut Frame<'p>, _| ());
+        let mut note = |frame: &mut Frame<'p>, _| {
+            if looks && let Some(offload) = checksum::undone(frame) {
+                frame.set_offload(Some(offload));
+            }
+        };
+        let (taken, bytes) = arrive_any(pool, herd.loan, &scratch[..filled], burst, &mut note);
         let taken = taken as usize;
         herd.arrived(taken);
         received.packets += taken as u64;
@@ -147,7 +156,7 @@ impl<'p> DpdkQueue<'p> {
     /// Looks at the link, and whether the device is there.
     #[cold]
     #[inline(never)]
-    fn glance(&self) {
+    fn glance(&self) -> Look {
         let look = self.port.look();
         if look.removed {
             self.latch(Fault::Gone);
@@ -156,6 +165,7 @@ impl<'p> DpdkQueue<'p> {
             self.link_down.set(self.link_down.get() + 1);
         }
         self.down.set(look.down);
+        look
     }
 
     /// What sent frames and pages wait for is a word to the device.
@@ -229,12 +239,7 @@ impl<'p> QueuePair<'p> for DpdkQueue<'p> {
 
     fn counters(&self) -> QueueCounters {
         // DPDK counts a device's losses, not a queue's: the first queue names them.
-        let lost = if self.number == 0 {
-            self.glance();
-            self.port.look().lost
-        } else {
-            Default::default()
-        };
+        let lost = if self.number == 0 { self.glance().lost } else { Statistics::default() };
         QueueCounters {
             received: self.received,
             transmitted: self.transmitted,
