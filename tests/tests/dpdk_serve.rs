@@ -63,7 +63,8 @@ fn over_vhost(tso: bool, more: &[&str]) -> (Report, Report) {
     let socket = Socket::new();
     let vhost = format!("{},tso={}", socket.vhost(0), u8::from(tso));
     let packet = format!("packet:{}", Side::Left.port());
-    let forwarder = Forwarder::start(lab.middle(), &["--port", &vhost, "--port", &packet]).expect("a forwarder");
+    let forwarder =
+        Forwarder::start(lab.middle(), &["--port", &vhost, "--port", &packet]).expect("a forwarder");
     let (port, address) = (socket.virtio_user(0), format!("{SERVER}/24"));
     let root = tree.path().to_string_lossy();
     let mut args = vec!["--port", &port, "--address", &address, "--root", &root];

@@ -13,14 +13,31 @@
 
 #include <rte_eal.h>
 #include <rte_errno.h>
+#include <rte_lcore.h>
 #include <rte_malloc.h>
 #include <rte_memory.h>
 
-const void *rwd_self(void)
+__thread char rwd_thread;
+
+/* Herds of this thread. While it has any, DPDK knows it as one of its own, so that mempools have a cache for it. */
+static __thread uint32_t herds;
+
+static void thread_joins(void)
 {
-	static __thread char self;
-	return &self;
+	if (herds++ == 0 && rte_lcore_id() == LCORE_ID_ANY && rte_thread_register() == 0)
+		rwd_thread = 1;
 }
+
+static void thread_leaves(void)
+{
+	if (--herds == 0 && rwd_thread) {
+		rwd_thread = 0;
+		rte_thread_unregister();
+	}
+}
+
+/* Mbufs that the cache holds at most half as many again of: a driver frees bursts into it, and takes bursts from it. */
+#define CACHE 128
 
 static int stack_alloc(struct rte_mempool *mp)
 {
@@ -55,7 +72,6 @@ static int side_take(struct rwd_stack *stack, void **objects, unsigned int count
 	if (stack->side_count >= count) {
 		__atomic_store_n(&stack->side_count, stack->side_count - count, __ATOMIC_RELAXED);
 		memcpy(objects, &stack->side[stack->side_count], count * sizeof(*objects));
-		__atomic_store_n(&stack->side_taken, stack->side_taken + count, __ATOMIC_RELAXED);
 		done = 0;
 	}
 	rte_spinlock_unlock(&stack->lock);
@@ -85,7 +101,6 @@ static int stack_take(struct rte_mempool *mp, void **objects, unsigned int count
 	if (unlikely(stack->owner != rwd_self() || stack->count < count))
 		return side_take(stack, objects, count);
 	stack->count -= count;
-	stack->taken += count;
 	memcpy(objects, &stack->own[stack->count], count * sizeof(*objects));
 	return 0;
 }
@@ -131,7 +146,7 @@ static int stack_init(struct rwd_stack *stack, uint32_t capacity)
 	return stack->own && stack->side ? 0 : -ENOMEM;
 }
 
-static struct rte_mempool *pool_over(struct rwd_stack *stack, char *base, size_t bytes, uint16_t room)
+static struct rte_mempool *pool_over(struct rwd_stack *stack, char *base, size_t bytes, uint16_t room, uint32_t cache)
 {
 	static uint32_t number;
 	char name[RTE_MEMPOOL_NAMESIZE];
@@ -139,8 +154,8 @@ static struct rte_mempool *pool_over(struct rwd_stack *stack, char *base, size_t
 	struct rte_mempool *pool;
 
 	snprintf(name, sizeof(name), "ringway%u", __atomic_fetch_add(&number, 1, __ATOMIC_RELAXED));
-	/* Without a cache: the stack is as good as one, and what lies in a cache would be on no list of ours. */
-	pool = rte_mempool_create_empty(name, stack->capacity, sizeof(struct rte_mbuf), 0, sizeof(private),
+	pool = rte_mempool_create_empty(name, stack->capacity, sizeof(struct rte_mbuf),
+					stack->capacity >= 8 * cache ? cache : 0, sizeof(private),
 					SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_IOVA_CONTIG);
 	if (!pool)
 		return NULL;
@@ -170,6 +185,7 @@ struct rwd_herd *rwd_herd_new(void *base, size_t bytes, uint32_t frames, uint32_
 
 	if (!herd)
 		return NULL;
+	thread_joins();
 	herd->base = base;
 	herd->shift = shift;
 	herd->page_count = pages;
@@ -179,8 +195,8 @@ struct rwd_herd *rwd_herd_new(void *base, size_t bytes, uint32_t frames, uint32_
 	herd->page_free = calloc((size_t)pages + 1, sizeof(*herd->page_free));
 	if (!herd->frames || !herd->pages || !herd->page_free || stack_init(&herd->rest, frames) || stack_init(&herd->page_rest, pages + 1))
 		goto failed;
-	herd->pool = pool_over(&herd->rest, base, bytes, room);
-	herd->page_pool = pool_over(&herd->page_rest, base, bytes, room);
+	herd->pool = pool_over(&herd->rest, base, bytes, room, CACHE);
+	herd->page_pool = pool_over(&herd->page_rest, base, bytes, room, 0);
 	if (!herd->pool || !herd->page_pool)
 		goto failed;
 	mbufs_init(herd->frames, frames, herd->pool);
@@ -198,6 +214,7 @@ struct rwd_herd *rwd_herd_new(void *base, size_t bytes, uint32_t frames, uint32_
 	return herd;
 
 failed:
+	rwd_herd_leave(herd);
 	rwd_herd_free(herd);
 	return NULL;
 }
@@ -231,16 +248,33 @@ int rwd_herd_copies(struct rwd_herd *herd, uint32_t mbufs, uint16_t room)
 	return herd->copies ? 0 : -rte_errno;
 }
 
+/* The owner lets go: it has no cache any more. */
+void rwd_herd_leave(struct rwd_herd *herd)
+{
+	rwd_herd_flush(herd);
+	thread_leaves();
+}
+
+static struct rte_mempool_cache *cache_of(struct rte_mempool *pool)
+{
+	return pool ? rte_mempool_default_cache(pool, rte_lcore_id()) : NULL;
+}
+
+/* What lies in this thread's cache goes to rest with the others. */
+void rwd_herd_flush(struct rwd_herd *herd)
+{
+	struct rte_mempool_cache *cache = cache_of(herd->pool);
+
+	if (cache)
+		rte_mempool_cache_flush(cache, herd->pool);
+}
+
 /* Frames that rest here. */
 uint32_t rwd_herd_resting(const struct rwd_herd *herd)
 {
-	return herd->rest.count + __atomic_load_n(&herd->rest.side_count, __ATOMIC_RELAXED);
-}
+	const struct rte_mempool_cache *cache = cache_of(herd->pool);
 
-/* Frames that devices took to fill them, so far. */
-uint64_t rwd_herd_taken(const struct rwd_herd *herd)
-{
-	return herd->rest.taken + __atomic_load_n(&herd->rest.side_taken, __ATOMIC_RELAXED);
+	return herd->rest.count + (cache ? cache->len : 0) + __atomic_load_n(&herd->rest.side_count, __ATOMIC_RELAXED);
 }
 
 static void gather_side(struct rwd_stack *stack)
@@ -295,6 +329,8 @@ uint32_t rwd_herd_take(struct rwd_herd *herd, uint64_t *offsets, uint32_t count)
 {
 	struct rwd_stack *stack = &herd->rest;
 
+	if (stack->count < count)
+		rwd_herd_flush(herd);
 	count = RTE_MIN(count, stack->count);
 	stack->count -= count;
 	for (uint32_t i = 0; i < count; i++) {

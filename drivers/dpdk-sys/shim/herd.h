@@ -7,7 +7,8 @@
 #include <rte_mempool.h>
 #include <rte_spinlock.h>
 
-/* Where mbufs rest while neither a device nor Ringway has them.
+/* Where mbufs rest while neither a device nor Ringway has them, on top of what lies in the mempool's cache: that is DPDK's
+ * own, one a thread, and is reached without a call from a driver.
  *
  * The thread that owns the herd uses `own` without a lock. Others (the one that starts a device, and whoever takes a
  * frame out of an in-memory ring) use `side` under the lock; the owner moves that over now and then.
@@ -16,11 +17,9 @@ struct rwd_stack {
 	const void *owner;
 	uint32_t count;
 	uint32_t capacity;
-	uint64_t taken;		/* mbufs that devices took, so far, by the owner's thread */
 	void **own;
 	rte_spinlock_t lock;
 	uint32_t side_count;
-	uint64_t side_taken;
 	void **side;
 };
 
@@ -41,6 +40,11 @@ struct rwd_herd {
 };
 
 /* No two threads have the same. */
-const void *rwd_self(void);
+static inline const void *rwd_self(void)
+{
+	extern __thread char rwd_thread;
+
+	return &rwd_thread;
+}
 
 #endif

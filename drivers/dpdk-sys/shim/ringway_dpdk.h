@@ -97,7 +97,8 @@ struct rwd_herd *rwd_herd_new(void *base, size_t bytes, uint32_t frames, uint32_
 void rwd_herd_free(struct rwd_herd *herd);
 int rwd_herd_copies(struct rwd_herd *herd, uint32_t mbufs, uint16_t room);
 uint32_t rwd_herd_resting(const struct rwd_herd *herd);
-uint64_t rwd_herd_taken(const struct rwd_herd *herd);
+void rwd_herd_leave(struct rwd_herd *herd);
+void rwd_herd_flush(struct rwd_herd *herd);
 void rwd_herd_gather(struct rwd_herd *herd);
 void rwd_herd_offer(struct rwd_herd *herd, const uint64_t *offsets, uint32_t count);
 void rwd_herd_reserve(struct rwd_herd *herd, const uint64_t *offsets, uint32_t count);

@@ -152,7 +152,8 @@ unsafe extern "C" {
     pub fn rwd_herd_free(herd: *mut Herd);
     pub fn rwd_herd_copies(herd: *mut Herd, mbufs: u32, room: u16) -> c_int;
     pub fn rwd_herd_resting(herd: *const Herd) -> u32;
-    pub fn rwd_herd_taken(herd: *const Herd) -> u64;
+    pub fn rwd_herd_leave(herd: *mut Herd);
+    pub fn rwd_herd_flush(herd: *mut Herd);
     pub fn rwd_herd_gather(herd: *mut Herd);
     pub fn rwd_herd_offer(herd: *mut Herd, offsets: *const u64, count: u32);
     pub fn rwd_herd_reserve(herd: *mut Herd, offsets: *const u64, count: u32);

@@ -229,10 +229,10 @@ impl HerdHandle {
         unsafe { sys::rwd_herd_resting(self.0.as_ptr()) }
     }
 
-    /// Frames that devices took to fill them, ever.
-    pub(super) fn taken(&self) -> u64 {
+    /// What DPDK keeps at hand for this thread goes to rest with the others.
+    pub(super) fn flush(&self) {
         // SAFETY: *owner*.
-        unsafe { sys::rwd_herd_taken(self.0.as_ptr()) }
+        unsafe { sys::rwd_herd_flush(self.0.as_ptr()) }
     }
 
     /// Takes over what other threads have freed.
@@ -275,6 +275,8 @@ impl HerdHandle {
 
     /// Lets go of it: it is freed once no device is open.
     pub(super) fn bury(&self) {
+        // SAFETY: *owner*: by the thread that made it, once.
+        unsafe { sys::rwd_herd_leave(self.0.as_ptr()) };
         graveyard(|graveyard| graveyard.herds.push(Self(self.0)));
     }
 }

@@ -35,8 +35,8 @@ pub struct Herd {
     least: Cell<u32>,
     /// Slots that are out on the loan.
     lent: Cell<i64>,
-    /// Frames that came from devices.
-    arrived: Cell<u64>,
+    /// Slots that lay in devices' rings, to be filled, before the first was sent.
+    to_be_filled: Cell<Option<i64>>,
 }
 
 impl Herd {
@@ -61,7 +61,7 @@ impl Herd {
             loan,
             least: Cell::new(LEAST),
             lent: Cell::new(0),
-            arrived: Cell::new(0),
+            to_be_filled: Cell::new(None),
         });
         *umem.herd().borrow_mut() = Rc::downgrade(&herd);
         Ok(herd)
@@ -73,6 +73,7 @@ impl Herd {
         // At most half of the frames rest at any time.
         let least = (LEAST * packet_frames).min(pool.arena().frames() / (2 * MOST));
         self.least.set(self.least.get().max(least));
+        self.to_be_filled.set(None);
         for _ in 0..u32::from(ring) + self.least.get() {
             let Some(slot) = pool.lend(self.loan) else { break };
             self.lent(1);
@@ -85,6 +86,9 @@ impl Herd {
     pub(super) fn balance(&self, pool: &Pool) -> Result<(), Fault> {
         self.handle.gather();
         let resting = self.handle.resting();
+        if self.to_be_filled.get().is_none() {
+            self.to_be_filled.set(Some(self.lent.get() - i64::from(resting)));
+        }
         let least = self.least.get();
         if resting < least {
             self.lend(pool, 2 * least - resting);
@@ -153,22 +157,17 @@ impl Herd {
         self.lent.set(self.lent.get() + count);
     }
 
-    /// So many have come from a device.
-    #[inline]
-    pub(super) fn arrived(&self, count: usize) {
-        self.arrived.set(self.arrived.get() + count as u64);
-        self.lent(-(count as i64));
-    }
-
-    /// Frames that were sent and neither rest nor were taken to be filled: a device has them still.
+    /// Frames that were sent and do not rest yet: a device has them still. A device may leave some of its receive ring empty
+    /// for a while, so it is rather fewer than that many.
     pub(super) fn under_way(&self) -> u32 {
-        let to_be_filled = self.handle.taken() as i64 - self.arrived.get() as i64;
-        let left = self.lent.get() - i64::from(self.handle.resting()) - to_be_filled;
-        u32::try_from(left.max(0)).unwrap_or(u32::MAX)
+        let in_devices = self.lent.get() - i64::from(self.handle.resting());
+        let sent = in_devices - self.to_be_filled.get().unwrap_or(in_devices);
+        u32::try_from(sent.max(0)).unwrap_or(u32::MAX)
     }
 
     /// All home: the devices are closed.
     pub(super) fn settle(&self, pool: &Pool) {
+        self.handle.flush();
         self.handle.gather();
         // A stray would be a defect, and the books name what is missing then.
         let _ = self.reclaim(pool, u32::MAX);

@@ -28,7 +28,7 @@ impl<'p> DpdkQueue<'p> {
             let descriptor = self.scratch[at];
             match arrive(self.pool, self.herd.loan, descriptor) {
                 Ok(mut frame) => {
-                    self.herd.arrived(1);
+                    self.herd.lent(-1);
                     if run.is_empty() {
                         self.note(&mut frame, descriptor.options());
                     }

@@ -118,7 +118,7 @@ impl<'p> DpdkQueue<'p> {
         };
         let (taken, bytes) = arrive_any(pool, herd.loan, &scratch[..filled], burst, &mut note);
         let taken = taken as usize;
-        herd.arrived(taken);
+        herd.lent(-(taken as i64));
         received.packets += taken as u64;
         received.bytes += bytes;
         if taken == filled && (filled > 0 || room == 0) {
