@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `make bench` measures: instructions a frame over loopback, then the forwarder beside testpmd and the file server
-# beside nginx, over veth.
+# beside nginx, over veth; and where libdpdk is at hand, over vhost-user.
 # Arguments go to both of these: --rounds N, --seconds S, --only NAME, --json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,3 +14,8 @@ echo "$(git describe --always --dirty 2>/dev/null || echo 'no git'), $(dpkg-quer
 target/release/bench "$@"
 echo
 target/release/serve_bench "$@"
+if pkg-config --exists 'libdpdk >= 22.11'; then
+    echo
+    cargo build --release --quiet --bin ringway --features dpdk
+    tests/dpdk_bench.sh
+fi

@@ -11,6 +11,7 @@ use dataplane::lab::{Namespace, Side};
 use lab::dpdk::Socket;
 use lab::traffic::{ping, tcp};
 use lab::{Forwarder, Outcome, Ringway, TestLab, needs};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -41,8 +42,12 @@ fn traces_now() -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
         entries.flatten().map(|entry| entry.path().display().to_string()).collect()
     };
-    let all = ["/var/run/dpdk", "/dev/hugepages"].map(list).concat();
-    all.into_iter().filter(|path| path.contains("ringway") || path.contains("rtemap")).collect()
+    // Of a process that is gone: one that lives may be somebody else's.
+    let left = |path: &String| {
+        let pid = path.rsplit_once("ringway-").and_then(|(_, pid)| pid.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    };
+    ["/var/run/dpdk", "/dev/hugepages"].map(list).concat().into_iter().filter(left).collect()
 }
 
 fn between(lab: &TestLab, driver: &str) -> Outcome<Forwarder> {
@@ -143,6 +148,27 @@ fn a_socket_of_the_dead_is_cleared_away() {
     std::fs::write(socket.path(), "a file of somebody's").expect("writes");
     refused(&args, &["something else at this path"]);
     assert!(socket.path().exists(), "it is not ours");
+}
+
+/// Whoever connects to a vhost port may be killed and start again; whoever listens may be killed, and the other side ends well.
+#[test]
+fn either_side_of_a_vhost_link_may_be_killed() {
+    let socket = Socket::new();
+    let (listening, connecting) = (socket.vhost(0), socket.virtio_user(0));
+    let args = |port| ["--mode", "mac-swap", "--port", port];
+    let mut listener = Forwarder::start(&here(), &args(&listening)).expect("a forwarder");
+    for _ in 0..2 {
+        let mut killed = Forwarder::start(&here(), &args(&connecting)).expect("a peer");
+        killed.process().kill().expect("killed");
+    }
+    let mut last = Forwarder::start(&here(), &args(&connecting)).expect("a peer");
+    assert!(listener.process().is_running().expect("known"));
+    listener.process().kill().expect("killed");
+    drop(listener);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(last.process().is_running().expect("known"));
+    let report = last.finish().expect("books in order");
+    assert!(report.port(0, "link_down") > 0, "{}", report.end);
 }
 
 /// Two workers share a device of two queues, and hear the word to end together.

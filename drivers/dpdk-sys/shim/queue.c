@@ -18,6 +18,7 @@ struct rwd_queue {
 	uint16_t rx_at;		/* received, and not handed on yet: from here .. */
 	uint16_t rx_count;	/* .. to here */
 	uint16_t tx_count;	/* packets that the device has not taken yet */
+	bool tx_undone;		/* something is left to the device in one of them */
 	uint32_t patience;	/* flushes in a row that moved nothing */
 	uint64_t malformed;
 	uint64_t refused;
@@ -127,6 +128,8 @@ static inline uint32_t describe_plain(const struct rwd_herd *herd, struct rte_mb
 		if (unlikely(mbuf->pool != pool || mbuf->refcnt != 1 || mbuf->nb_segs != 1 ||
 			     (mbuf->ol_flags & out_of_the_ordinary) || mbuf->data_len == 0))
 			break;
+		/* Whoever sent it wrote it on another core, or by DMA. */
+		rte_prefetch0((const char *)mbuf->buf_addr + mbuf->data_off);
 		out[i].offset = (uintptr_t)mbuf->buf_addr - base + mbuf->data_off;
 		out[i].len = mbuf->data_len;
 		out[i].options = 0;
@@ -204,11 +207,23 @@ uint32_t rwd_waiting(const struct rwd_queue *q)
 	return q->tx_count;
 }
 
+static void widen(const struct rwd_herd *herd, struct rte_mbuf *mbuf, uint64_t offset)
+{
+	mbuf->buf_addr = herd->base + (offset >> herd->shift << herd->shift);
+	mbuf->buf_len = 1u << herd->shift;
+	rte_mbuf_iova_set(mbuf, herd->physical ? rte_mem_virt2iova(mbuf->buf_addr) : (rte_iova_t)(uintptr_t)mbuf->buf_addr);
+}
+
 static inline struct rte_mbuf *ready(const struct rwd_herd *herd, const struct rwd_descriptor *frame)
 {
 	struct rte_mbuf *mbuf = &herd->frames[frame->offset >> herd->shift];
 
-	mbuf->data_off = frame->offset & ((1u << herd->shift) - 1);
+	const char *data = herd->base + frame->offset;
+
+	/* In front of the buffer's first byte: then the buffer is the whole slot from now on. */
+	if (unlikely(data < (const char *)mbuf->buf_addr))
+		widen(herd, mbuf, frame->offset);
+	mbuf->data_off = data - (const char *)mbuf->buf_addr;
 	mbuf->ol_flags = 0;
 	mbuf->pkt_len = frame->len;
 	mbuf->data_len = frame->len;
@@ -257,6 +272,7 @@ void rwd_push(struct rwd_queue *q, const struct rwd_descriptor *parts, uint32_t 
 	}
 	head->nb_segs = count;
 	if (offload) {
+		q->tx_undone = true;
 		head->ol_flags |= offload->flags & RWD_TX_IPV4 ? RTE_MBUF_F_TX_IPV4 : RTE_MBUF_F_TX_IPV6;
 		head->ol_flags |= offload->flags & RWD_TX_TCP ? RTE_MBUF_F_TX_TCP_CKSUM : RTE_MBUF_F_TX_UDP_CKSUM;
 		if (offload->flags & RWD_TX_IP_CHECKSUM)
@@ -279,10 +295,13 @@ uint32_t rwd_flush(struct rwd_queue *q)
 
 	if (q->tx_count == 0)
 		return 0;
-	fit = rte_eth_tx_prepare(q->port, q->queue, q->tx, q->tx_count);
+	fit = q->tx_count;
+	if (unlikely(q->tx_undone))
+		fit = rte_eth_tx_prepare(q->port, q->queue, q->tx, q->tx_count);
 	sent = rte_eth_tx_burst(q->port, q->queue, q->tx, fit);
 	if (likely(sent == q->tx_count)) {
 		q->tx_count = 0;
+		q->tx_undone = false;
 		return 0;
 	}
 	q->patience = sent ? 0 : q->patience + 1;

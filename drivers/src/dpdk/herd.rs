@@ -31,6 +31,8 @@ pub(super) const fn resting(packet_frames: u32) -> u32 {
 pub struct Herd {
     pub(super) handle: HerdHandle,
     pub(super) loan: Loan,
+    /// Pages that can be under way at once.
+    pages: u32,
     /// Frames that rest at least.
     least: Cell<u32>,
     /// Slots that are out on the loan.
@@ -59,6 +61,7 @@ impl Herd {
         let herd = Rc::new(Self {
             handle,
             loan,
+            pages,
             least: Cell::new(LEAST),
             lent: Cell::new(0),
             to_be_filled: Cell::new(None),
@@ -141,6 +144,14 @@ impl Herd {
     /// Pages that were sent are counted no more.
     #[inline]
     pub(super) fn release_pages(&self, pool: &Pool) -> Result<(), Stray> {
+        if self.pages == 0 || self.handle.page_room() == self.pages {
+            return Ok(());
+        }
+        self.release_some(pool)
+    }
+
+    #[inline(never)]
+    fn release_some(&self, pool: &Pool) -> Result<(), Stray> {
         let mut offsets = [0; BURST];
         loop {
             let sent = self.handle.pages(&mut offsets);

@@ -5,7 +5,7 @@ use crate::spec::{PortSpec, SpecError};
 
 /// Our own words behind the device; all others are the device's, and handed to DPDK as they are. No network driver of
 /// DPDK's has a word that is ours, but for `queues`, which means the same to those that have it.
-const OURS: [&str; 5] = ["queues", "ring", "mtu", "memory", "promiscuous"];
+const OURS: [&str; 6] = ["queues", "ring", "mtu", "memory", "promiscuous", "offloads"];
 
 /// Drivers that must hear themselves of how many queues there are.
 const TOLD_QUEUES: [&str; 2] = ["net_vhost", "net_virtio_user"];
@@ -27,6 +27,8 @@ pub struct DpdkPlan {
     pub memory_mib: Option<u32>,
     /// Whether frames to any address are taken.
     pub promiscuous: bool,
+    /// Whether checksums and segments are left to the device, where it can.
+    pub offloads: bool,
 }
 
 impl DpdkPlan {
@@ -41,6 +43,7 @@ impl DpdkPlan {
             mtu: None,
             memory_mib: None,
             promiscuous: true,
+            offloads: true,
         }
     }
 
@@ -56,10 +59,12 @@ impl DpdkPlan {
         plan.ring = spec.option("ring", "a number of descriptors up to 32768")?;
         plan.mtu = spec.option("mtu", "a number of bytes from 68 to 65535")?;
         plan.memory_mib = spec.option("memory", "a number of MiB from 64 to 262144")?;
-        match spec.option::<String>("promiscuous", "on or off")?.as_deref() {
-            None | Some("on") => {}
-            Some("off") => plan.promiscuous = false,
-            Some(other) => return Err(SpecError(format!("{spec}: promiscuous={other} is not on or off"))),
+        for (key, flag) in [("promiscuous", &mut plan.promiscuous), ("offloads", &mut plan.offloads)] {
+            match spec.option::<String>(key, "on or off")?.as_deref() {
+                None | Some("on") => {}
+                Some("off") => *flag = false,
+                Some(other) => return Err(SpecError(format!("{spec}: {key}={other} is not on or off"))),
+            }
         }
         let wrong = |what: &str| Err(SpecError(format!("{spec}: {what}")));
         if !(1..=1024).contains(&plan.queues) {

@@ -79,10 +79,13 @@ impl DpdkPort {
             tracing::info!("{name}: the driver {driver} names no way of spreading flows over queues");
         }
         let mtu = plan.mtu.unwrap_or(facts.mtu);
-        let mut used = facts.can & (can::CHAIN | can::CHECKSUM | can::IP_CHECKSUM | can::SCATTER);
+        let mut used = facts.can & (can::CHAIN | can::SCATTER);
+        if plan.offloads {
+            used |= facts.can & (can::CHECKSUM | can::IP_CHECKSUM);
+        }
         // A large packet is a head and pages, so cutting is of use to who sends chains, and needs the checksums.
         let whole = can::CHAIN | can::CHECKSUM;
-        if facts.can & whole == whole && !plan.cuts_wrongly() {
+        if used & whole == whole && !plan.cuts_wrongly() {
             used |= facts.can & can::CUT;
         }
         device
@@ -139,7 +142,8 @@ impl DpdkPort {
     pub fn frame_bytes(&self) -> u32 {
         let large = if self.plan.wants_large_slots() { 2048 } else { 0 };
         let longest = if self.hands_over_uncut() { LONGEST } else { u32::from(self.mtu) + 18 };
-        longest.max(large)
+        // Buffers begin up to three lines of a cache behind their slots, and DPDK's headroom is half of ours.
+        (longest + 3 * 64 - 128).max(large)
     }
 
     /// Frames that one of its queues may hold.
