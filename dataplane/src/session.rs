@@ -122,7 +122,7 @@ impl fmt::Display for SessionError {
             Self::TooFewQueues { queues, workers } => write!(
                 f,
                 "all ports together have {queues} queue(s), so some of {workers} workers would have nothing to do\n  \
-                 name fewer CPUs, or give an interface more queues: ethtool -L DEVICE combined {workers}"
+                 name fewer CPUs, or give an interface more queues: ethtool -L DEVICE combined {workers} (a dpdk port: queues={workers})"
             ),
             Self::TooFewFrames { frames, least } => write!(
                 f,
@@ -407,7 +407,7 @@ impl Desk<'_> {
         {
             return self.fail(SessionError::Cpu { cpu, available: Vec::new() });
         }
-        match apps.arena(self.worker, &self.arena_plan()) {
+        match self.arena(apps) {
             Ok(arena) => self.work_with(&Pool::new(arena), cpu, apps),
             Err(error) => self.fail(SessionError::Arena(error)),
         }
@@ -454,6 +454,17 @@ impl Desk<'_> {
         pool.collect();
         let end = WorkerEnd { worker: self.worker, ended, last, census: pool.census() };
         let _ = self.news.send(News::Ended(end));
+    }
+
+    /// Where the devices of this worker can reach it: what a device asks for comes before what the app would like.
+    fn arena(&self, apps: &impl Apps) -> Result<Arena, ArenaError> {
+        let plan = self.arena_plan();
+        for (index, _) in self.share {
+            if let Some(arena) = self.ports[*index].arena(&plan)? {
+                return Ok(arena);
+            }
+        }
+        apps.arena(self.worker, &plan)
     }
 
     fn fail(self, error: SessionError) {

@@ -10,10 +10,13 @@
 //! * [`indoors`] is the file server and that client over wires in memory;
 //! * [`measured`] is what the benchmarks put side by side;
 //! * [`raw`] sends frames that no kernel stack touches, and looks at each that arrives;
+//! * `dpdk`, with the feature, opens DPDK devices in the test's own process;
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
 
 pub mod client;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 mod forwarder;
 pub mod indoors;
 pub mod measured;
