@@ -150,27 +150,6 @@ fn a_socket_of_the_dead_is_cleared_away() {
     assert!(socket.path().exists(), "it is not ours");
 }
 
-/// Whoever connects to a vhost port may be killed and start again; whoever listens may be killed, and the other side ends well.
-#[test]
-fn either_side_of_a_vhost_link_may_be_killed() {
-    let socket = Socket::new();
-    let (listening, connecting) = (socket.vhost(0), socket.virtio_user(0));
-    let args = |port| ["--mode", "mac-swap", "--port", port];
-    let mut listener = Forwarder::start(&here(), &args(&listening)).expect("a forwarder");
-    for _ in 0..2 {
-        let mut killed = Forwarder::start(&here(), &args(&connecting)).expect("a peer");
-        killed.process().kill().expect("killed");
-    }
-    let mut last = Forwarder::start(&here(), &args(&connecting)).expect("a peer");
-    assert!(listener.process().is_running().expect("known"));
-    listener.process().kill().expect("killed");
-    drop(listener);
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(last.process().is_running().expect("known"));
-    let report = last.finish().expect("books in order");
-    assert!(report.port(0, "link_down") > 0, "{}", report.end);
-}
-
 /// Two workers share a device of two queues, and hear the word to end together.
 #[test]
 fn two_workers_share_a_device() {
