@@ -6,12 +6,14 @@
 //! * [`traffic`] and [`counters`] are the real peers: the kernel's own TCP, UDP and ping, and what its interfaces counted;
 //! * [`Forwarder`] is `ringway forward` between its two ports, [`Report`] what it printed;
 //! * [`server`] is `ringway serve` with a tree of files, and its clients;
+//! * [`guest`] is a kernel of our choice with emulated NICs, in QEMU;
 //! * [`measured`] is what the benchmarks put side by side;
 //! * [`raw`] sends frames that no kernel stack touches, and looks at each that arrives;
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
 
 mod forwarder;
+pub mod guest;
 pub mod measured;
 pub mod needs;
 mod process;
