@@ -133,14 +133,14 @@ impl Port {
         }
     }
 
-    /// Bytes of the longest frame on its wire, for the size of a slot.
+    /// Bytes of a slot that suits it: 2048, or 4096 where longer frames come, or the device leaves less room in a slot.
     #[must_use]
-    pub fn frame_bytes(&self) -> u32 {
+    pub fn slot_bytes(&self) -> u16 {
         match &self.device {
-            Device::Xdp(port) => port.link().mtu + 18,
+            Device::Xdp(port) => port.slot_bytes(),
             // The kernel hands over TCP before it is cut.
-            Device::Packet(_) => 65536,
-            Device::Pcap(_) => 1518,
+            Device::Packet(_) => 4096,
+            Device::Pcap(_) => 2048,
         }
     }
 

@@ -179,20 +179,22 @@ impl Guest {
         self
     }
 
-    /// Boots the guest, does the job inside, and returns when it has ended well. The job is a closure or function of the
-    /// calling test: in the guest that test is run again, and comes to this call.
+    /// Boots the guest, does the job inside, and returns when it has ended well. In the guest the
+    /// calling test is run again, and comes to this call: it must be made on the test's own thread.
     ///
     /// Where QEMU or the kernel cannot be had, the test is skipped and says so.
     ///
     /// # Panics
     /// When the job fails, by an error or a panic, the guest dies, or the limit passes. What the guest printed is shown.
-    pub fn run<J: FnOnce(&mut Inside) -> Outcome<()>>(self, job: J) {
+    pub fn run(self, job: impl FnOnce(&mut Inside) -> Outcome<()>) {
         if std::env::var_os(INSIDE).is_some() {
             let mut inside = Inside::new(&self).expect("a guest of ours");
             job(&mut inside).expect("the job");
             return inside.done();
         }
-        let test = test_of(std::any::type_name::<J>());
+        // The harness names a test's thread after it.
+        let thread = std::thread::current();
+        let test = thread.name().filter(|name| *name != "main").expect("a thread of the test harness's");
         let kit = match kit::Kit::ready(self.kernel) {
             Ok(kit) => kit,
             Err(why) => return needs::skip(test, &[why.to_string()]),
@@ -237,12 +239,6 @@ impl Guest {
         first.dedup();
         first
     }
-}
-
-/// The test's name in its binary, from the type of its job: `crate::module::test::{{closure}}`.
-fn test_of(job: &'static str) -> &'static str {
-    let test = job.trim_end_matches("::{{closure}}");
-    test.split_once("::").map_or(test, |(_, test)| test)
 }
 
 /// A program that cargo has built beside the running test.
