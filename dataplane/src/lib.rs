@@ -12,22 +12,26 @@
 //! | [`stats`] | named reasons, the counters page, the books |
 //! | [`ports`] | opening what the user named; the only `match` over drivers |
 //! | [`serve`] | serving files over HTTP |
+//! | [`load`] | asking a server for as much as it can give, and timing it |
 //! | [`session`] | workers on their threads, from the first queue to the books |
 //! | [`report`] | what a session prints, as text and JSON |
 //! | [`lab`] | two hosts as network namespaces, and the cables between them |
 //! | [`doctor`] | what this machine and its interfaces can do |
 //! | [`demo`] | the demonstration, act by act, and its one table |
+//! | [`compare`] | every way to send a file, measured side by side |
 //! | [`net`] | what is around a segment: addresses, headers, neighbours |
 //! | [`tcp`] | TCP without input and output of its own |
 //! | [`run`] | a worker on its thread: clock, idling, stopping |
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod compare;
 pub mod demo;
 pub mod doctor;
 pub mod forward;
 pub mod hand_off;
 pub mod lab;
+pub mod load;
 pub mod net;
 pub mod ports;
 pub mod report;

@@ -10,6 +10,7 @@
 //! | [`packet`] | AF_PACKET: the kernel-socket fallback |
 //! | [`pcap`] | replay from and record to a capture file |
 //! | [`disk`] | no queue pair: files read into content, by io_uring |
+//! | [`observe`] | no queue pair: what the kernel does for a process, counted |
 //! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Segment`, `Metered`: queue pairs around a queue pair |
 //!
 //! How to write one: `examples/04-own-driver.rs`, and the chapter "Writing a driver" of the book.
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod error;
 pub mod link;
 pub mod loopback;
+pub mod observe;
 pub mod packet;
 pub mod pcap;
 mod plain;

@@ -152,7 +152,7 @@ enum KindWord {
     Direct,
 }
 
-fn address(text: &str) -> Result<Prefix, String> {
+pub(super) fn address(text: &str) -> Result<Prefix, String> {
     let (address, bits) =
         text.split_once('/').ok_or("the length of the prefix is missing, as in 10.0.0.2/24")?;
     let address: IpAddr = address.parse().map_err(|_| format!("{address:?} is no IP address"))?;

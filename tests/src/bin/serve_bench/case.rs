@@ -12,6 +12,16 @@ pub(crate) struct Case {
     pub(crate) segmentation: bool,
     /// The client's receiving is done on the client's CPU.
     pub(crate) split: bool,
+    pub(crate) client: Client,
+}
+
+/// Who asks, on CPU 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// wrk: the kernel's TCP.
+    Wrk,
+    /// `ringway load` over af-xdp: our own TCP, which can ask for more than wrk on the same core.
+    Load,
 }
 
 const SMALL: Case = Case {
@@ -22,6 +32,7 @@ const SMALL: Case = Case {
     mtu: 1500,
     segmentation: true,
     split: false,
+    client: Client::Wrk,
 };
 
 const LARGE: Case = Case {
@@ -32,12 +43,15 @@ const LARGE: Case = Case {
     mtu: 1500,
     segmentation: false,
     split: false,
+    client: Client::Wrk,
 };
 
 /// All of them. `TSO` says that nginx's kernel may hand 64 KiB to the veth at once, which AF_XDP cannot.
 pub(crate) const CASES: &[Case] = &[
     SMALL,
     Case { name: "1 KiB, split", split: true, ..SMALL },
+    Case { name: "1 KiB, load", client: Client::Load, ..SMALL },
+    Case { name: "1 KiB, load, split", client: Client::Load, split: true, ..SMALL },
     LARGE,
     Case { name: "1 MiB, 1500, split", split: true, ..LARGE },
     Case { name: "1 MiB, 9000", mtu: 9000, ..LARGE },

@@ -5,10 +5,14 @@
 //!   wrk ── left0 ═══ rw-left [ ringway serve | nginx, sendfile ]
 //! ```
 //!
+//! In cases named `load` the client is `ringway load` over af-xdp at `left0`: wrk's core is full before a server of ours
+//! is, and what that server can do is not seen then.
+//!
 //! A veth as it comes does the client's receiving on the server's CPU. In arrangement `split` the client's end has GRO
 //! and threaded NAPI, and that thread is on the client's CPU, as it would be with two machines.
 
 mod case;
+mod client;
 mod server;
 
 use case::{CASES, Case};
@@ -143,13 +147,7 @@ fn measure(case: &'static Case, server: Server, site: &server::Site, seconds: u3
     if case.split {
         split(&lab)?;
     }
-    let client = |seconds: u32| -> Outcome<Client> {
-        let mut command = lab.host(Side::Left).command("taskset");
-        command.args(["-c", "1", "wrk", "-t1", "--timeout", "5s"]);
-        command.arg(format!("-c{}", case.connections)).arg(format!("-d{seconds}s"));
-        let output = command.arg(format!("http://{}/{}", server.address(), case.file)).output()?;
-        Client::read(&String::from_utf8_lossy(&output.stdout))
-    };
+    let client = |seconds: u32| client::ask(&lab, case, &server.address(), seconds);
     client(1)?;
     let before = (running.cpu()?, cpu_times()?, kernel_seconds()?);
     let clock = Instant::now();
@@ -189,25 +187,6 @@ fn split(lab: &Lab) -> Outcome<()> {
                     case $(cat $task/comm 2>/dev/null) in napi/left0-*) taskset -pc 1 ${task#/proc/};; esac; \
                 done | grep -q affinity";
     run(lab.host(Side::Left), line)
-}
-
-/// What wrk printed.
-struct Client {
-    requests: f64,
-    errors: u64,
-}
-
-impl Client {
-    fn read(text: &str) -> Outcome<Self> {
-        let line = |start: &str| text.lines().find_map(|line| line.trim().strip_prefix(start));
-        let requests = line("Requests/sec:").ok_or_else(|| format!("no rate from wrk: {text}"))?;
-        let numbers = |line: &str| -> u64 {
-            line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<u64>().ok()).sum()
-        };
-        let errors =
-            line("Socket errors:").map_or(0, numbers) + line("Non-2xx or 3xx responses:").map_or(0, numbers);
-        Ok(Self { requests: requests.trim().parse()?, errors })
-    }
 }
 
 /// Medians, with the least and the greatest, and each server's ratio to nginx: of rates, and of rates over the server's
