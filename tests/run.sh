@@ -15,6 +15,7 @@ tiers=(
     "lint | no warning of clippy's | cargo clippy --workspace --all-targets -- -D warnings"
     "build | everything, the program that the tests start included | cargo build --workspace --all-targets"
     "test | units, stories over real interfaces, doc tests | cargo test --workspace --no-fail-fast"
+    "guest | other kernels and real drivers, in QEMU | guest"
     "loom | every interleaving of two threads on a ring | loom"
     "miri | unsafe files under miri, where a nightly is at hand | miri"
     "valgrind | unsafe files under memcheck | bash tests/valgrind.sh"
@@ -23,6 +24,12 @@ tiers=(
     "doc | the reference, without a warning | env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --quiet"
     "deny | licences, duplicates and sources of dependencies | deny"
 )
+
+# Each test boots a guest of two processors: one after another. What QEMU and the kernels need is downloaded once, below target/guest.
+guest() {
+    cargo build -p ringway -p ringway-lab --bins || return 1
+    cargo test -p ringway-lab --test 'guest_*' -- --ignored --test-threads=1
+}
 
 # Only with --cfg loom are the ring's atomics loom's: a build of its own, in a folder of its own.
 loom() {

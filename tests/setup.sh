@@ -29,6 +29,10 @@ needs_of() {
         echo 'command:ping iputils-ping'
         echo 'command:capsh libcap2-bin'
         echo 'command:curl curl'
+        # guests: kernels and modules are compressed, and one has a disk
+        echo 'command:xz xz-utils'
+        echo 'command:zstd zstd'
+        echo 'command:mkfs.ext4 e2fsprogs'
         ;;
     bench)
         echo 'command:dpdk-testpmd dpdk-dev'

@@ -148,16 +148,19 @@ impl Port {
         }
     }
 
-    /// Bytes of the longest frame on its wire, for the size of a slot.
+    /// Bytes of a slot that suits it: 2048, or 4096 where longer frames come, or the device leaves less room in a slot.
     #[must_use]
-    pub fn frame_bytes(&self) -> u32 {
+    pub fn slot_bytes(&self) -> u16 {
         match &self.device {
-            Device::Xdp(port) => port.link().mtu + 18,
+            Device::Xdp(port) => port.slot_bytes(),
             // The kernel hands over TCP before it is cut.
-            Device::Packet(_) => 65536,
-            Device::Pcap(_) => 1518,
+            Device::Packet(_) => 4096,
+            Device::Pcap(_) => 2048,
+            // 256 bytes of each slot are headroom.
             #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) => port.frame_bytes(),
+            Device::Dpdk(port) if port.frame_bytes() <= 2048 - 256 => 2048,
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(_) => 4096,
         }
     }
 

@@ -289,9 +289,7 @@ fn link(ports: &[Port], shares: &[Vec<(usize, u32)>]) -> Result<Vec<Option<Ends>
 
 /// Bytes of a slot, the same for all workers: what one hands over must fit the other's.
 fn frame_size(ports: &[Port]) -> u16 {
-    // 256 bytes of each slot are headroom. Larger slots mean fewer pieces for long frames.
-    let long = ports.iter().map(Port::frame_bytes).max().unwrap_or(0) > 2048 - 256;
-    if long { 4096 } else { 2048 }
+    ports.iter().map(Port::slot_bytes).max().unwrap_or(2048)
 }
 
 fn check_cpus(cpus: &[usize]) -> Result<(), SessionError> {
