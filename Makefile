@@ -1,7 +1,7 @@
 # Each target installs the Debian packages that it lacks, says which, and then does its work.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench doc setup clean
+.PHONY: help demo test bench dpdk doc setup clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,12 +13,17 @@ demo: ## forward real packets between two hosts in a private laboratory, and sho
 
 test: ## check everything: format, lints, every tier of tests, docs, licences
 	@bash tests/setup.sh build run test
+	@bash tests/setup.sh dpdk || echo "setup: going on without libdpdk: the tier dpdk will be skipped"
 	@bash tests/run.sh
 
 bench: ## measure the forwarder beside DPDK's testpmd, and the file server beside nginx and fio, over the same interfaces
 	@bash tests/setup.sh build run bench
 	cargo build --release --bin ringway
 	@bash tests/bench.sh
+
+dpdk: ## install libdpdk-dev and build target/release/ringway with DPDK devices: --port dpdk:net_tap0
+	@bash tests/setup.sh build run dpdk
+	cargo build --release --bin ringway --features dpdk
 
 doc: ## build the book and the reference into target/book and target/doc
 	@bash tests/setup.sh build doc
@@ -29,7 +34,7 @@ doc: ## build the book and the reference into target/book and target/doc
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps
 
 setup: ## install what any target may need
-	@bash tests/setup.sh build run test bench doc
+	@bash tests/setup.sh build run test bench dpdk doc
 
 clean: ## remove what was built
 	cargo clean

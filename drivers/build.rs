@@ -1,4 +1,4 @@
-//! Compiles the XDP programs to BPF and writes the Rust skeleton that carries them.
+//! Compiles the BPF programs and writes the Rust skeletons that carry them.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,15 +7,19 @@ use std::{env, io};
 
 use libbpf_cargo::SkeletonBuilder;
 
-const SOURCE: &str = "bpf/port.bpf.c";
+/// Source and skeleton.
+const PROGRAMS: [(&str, &str); 2] =
+    [("bpf/port.bpf.c", "port.skel.rs"), ("bpf/copies.bpf.c", "copies.skel.rs")];
 
 fn main() -> ExitCode {
-    println!("cargo:rerun-if-changed={SOURCE}");
+    for (source, _) in PROGRAMS {
+        println!("cargo:rerun-if-changed={source}");
+    }
     println!("cargo:rerun-if-env-changed=CLANG");
     match compile() {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("drivers/{SOURCE} could not be compiled to BPF.\n{why}");
+            eprintln!("drivers/bpf could not be compiled to BPF.\n{why}");
             ExitCode::FAILURE
         }
     }
@@ -42,12 +46,15 @@ fn compile() -> Result<(), String> {
         arguments.extend(["-idirafter".into(), directory.into_os_string()]);
     }
     let out = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for build scripts; run this through cargo")?;
-    SkeletonBuilder::new()
-        .source(SOURCE)
-        .clang(&clang)
-        .clang_args(arguments)
-        .build_and_generate(Path::new(&out).join("port.skel.rs"))
-        .map_err(|error| format!("{error:#}"))
+    for (source, skeleton) in PROGRAMS {
+        SkeletonBuilder::new()
+            .source(source)
+            .clang(&clang)
+            .clang_args(arguments.clone())
+            .build_and_generate(Path::new(&out).join(skeleton))
+            .map_err(|error| format!("{source}: {error:#}"))?;
+    }
+    Ok(())
 }
 
 /// The directories in which the compiler looks for system headers on this machine.

@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ServePlan {
             mac: link.mac,
             mtu: u16::try_from(link.mtu)?,
+            vlan: None,
             addresses: vec![address],
             gateway: None,
             shared: false,
@@ -46,6 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             tree: TreePlan { listing: true, ..TreePlan::new(folder) },
             policy: Policy::new(&PolicyPlan::default())?,
             limits: Limits::default(),
+            keepalive: None,
             connections: 1024,
             copy_below: 2048,
             share: false,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `make bench` measures: instructions a frame over loopback, then the forwarder beside testpmd and the file server
-# beside nginx, over veth, and files larger than memory beside fio.
+# beside nginx, over veth, files larger than memory beside fio, and where libdpdk is at hand, forwarding over vhost-user.
 # Arguments go to both of these: --rounds N, --seconds S, --only NAME, --json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,3 +16,8 @@ echo
 target/release/serve_bench "$@"
 echo
 target/release/cold_bench "$@"
+if pkg-config --exists 'libdpdk >= 22.11'; then
+    echo
+    cargo build --release --quiet --bin ringway --features dpdk
+    tests/dpdk_bench.sh
+fi

@@ -15,13 +15,21 @@ tiers=(
     "lint | no warning of clippy's | cargo clippy --workspace --all-targets -- -D warnings"
     "build | everything, the program that the tests start included | cargo build --workspace --all-targets"
     "test | units, stories over real interfaces, doc tests | cargo test --workspace --no-fail-fast"
+    "guest | other kernels and real drivers, in QEMU | guest"
     "loom | every interleaving of two threads on a ring | loom"
     "miri | unsafe files under miri, where a nightly is at hand | miri"
     "valgrind | unsafe files under memcheck | bash tests/valgrind.sh"
     "instructions | what a turn costs, to the instruction | bash tests/instructions.sh"
+    "dpdk | devices of DPDK's, where libdpdk is at hand | dpdk"
     "doc | the reference, without a warning | env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --quiet"
     "deny | licences, duplicates and sources of dependencies | deny"
 )
+
+# Each test boots a guest of two processors: one after another. What QEMU and the kernels need is downloaded once, below target/guest.
+guest() {
+    cargo build -p ringway -p ringway-lab --bins || return 1
+    cargo test -p ringway-lab --test 'guest_*' -- --ignored --test-threads=1
+}
 
 # Only with --cfg loom are the ring's atomics loom's: a build of its own, in a folder of its own.
 loom() {
@@ -39,6 +47,19 @@ miri() {
         return 0
     fi
     MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test -p ringway-ringbuf --lib --target-dir target/miri
+}
+
+# The feature needs libdpdk, and nobody is made to install it for the rest. The program that is built here has the feature, and
+# takes the place of the one without: the last tier that starts it.
+dpdk() {
+    if ! pkg-config --exists 'libdpdk >= 22.11'; then
+        echo "SKIPPED: dpdk: needs libdpdk 22.11 or newer (make dpdk)" | tee -a "$skips" >&2
+        return 0
+    fi
+    cargo clippy -p ringway-dpdk-sys -p ringway-drivers -p ringway -p ringway-lab --features dpdk --all-targets -- -D warnings &&
+        cargo build -p ringway --features dpdk &&
+        cargo test -p ringway-drivers --features dpdk --lib -- dpdk spec &&
+        cargo test -p ringway-lab --features dpdk --test dpdk_matrix --test dpdk_devices --test dpdk_serve
 }
 
 # cargo-deny is built once, below target/, and nothing of it lands in the user's home.

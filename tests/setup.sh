@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a target of the Makefile needs and this machine lacks, and says what.
-# Usage: tests/setup.sh build|run|test|bench|doc ...      (several are joined)
+# Usage: tests/setup.sh build|run|test|bench|dpdk|doc ...      (several are joined)
 set -euo pipefail
 
 # A command, header or plugin that shows that a package is there, and the Debian package that brings it. One a line.
@@ -29,6 +29,10 @@ needs_of() {
         echo 'command:ping iputils-ping'
         echo 'command:capsh libcap2-bin'
         echo 'command:curl curl'
+        # guests: kernels and modules are compressed, and one has a disk
+        echo 'command:xz xz-utils'
+        echo 'command:zstd zstd'
+        echo 'command:mkfs.ext4 e2fsprogs'
         ;;
     bench)
         echo 'command:dpdk-testpmd dpdk-dev'
@@ -49,9 +53,17 @@ needs_of() {
         echo 'command:fio fio'
         echo 'command:curl curl'
         ;;
+    dpdk)
+        echo 'header:dpdk/rte_ethdev.h libdpdk-dev'
+        # drivers are plugins, on which libdpdk-dev depends in some releases only
+        echo 'library:librte_net_vhost.so librte-meta-net'
+        echo 'library:librte_mempool_ring.so librte-meta-mempool'
+        echo 'command:pkg-config pkg-config'
+        echo 'command:gcc gcc'
+        ;;
     doc) ;;
     *)
-        echo "setup: unknown part '$1': build, run, test, bench or doc" >&2
+        echo "setup: unknown part '$1': build, run, test, bench, dpdk or doc" >&2
         exit 2
         ;;
     esac

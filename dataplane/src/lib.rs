@@ -18,12 +18,14 @@
 //! | [`lab`] | two hosts as network namespaces, and the cables between them |
 //! | [`doctor`] | what this machine and its interfaces can do |
 //! | [`demo`] | the demonstration, act by act, and its one table |
+//! | [`compare`] | every way to send a file, measured side by side |
 //! | [`net`] | what is around a segment: addresses, headers, neighbours |
 //! | [`tcp`] | TCP without input and output of its own |
 //! | [`run`] | a worker on its thread: clock, idling, stopping |
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod compare;
 pub mod demo;
 pub mod doctor;
 pub mod forward;

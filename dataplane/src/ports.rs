@@ -1,13 +1,17 @@
 //! Opening what the user named. Here, and only here, a driver is chosen.
 
 use crate::app::PortId;
+#[cfg(feature = "dpdk")]
+use drivers::QueuePair;
+#[cfg(feature = "dpdk")]
+use drivers::dpdk::{self, DpdkPlan, DpdkPort, DpdkQueue};
 use drivers::link::{self, Link};
 use drivers::packet::{PacketPlan, PacketQueue};
 use drivers::pcap::{PcapPlan, PcapQueue};
 use drivers::wrap::{Flatten, Lossy, LossyPlan, Segment, Tap, TapPlan};
 use drivers::xdp::{Filter, Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
 use drivers::{Gather, OpenError, PortSpec, SpecError};
-use ringbuf::{BURST, Pool};
+use ringbuf::{Arena, ArenaError, ArenaPlan, BURST, Pool};
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -37,6 +41,8 @@ enum Device {
     Xdp(Arc<XdpPort>),
     Packet(PacketPlan),
     Pcap(PcapPlan),
+    #[cfg(feature = "dpdk")]
+    Dpdk(Arc<DpdkPort>),
 }
 
 /// Frames for a queue that copies between rings of its own and the arena: two bursts each way.
@@ -76,6 +82,11 @@ impl Port {
             }
             Some("packet") => (Device::Packet(PacketPlan::from_spec(&bare).map_err(wrong)?), None),
             Some("pcap") => (Device::Pcap(PcapPlan::from_spec(&bare).map_err(wrong)?), None),
+            #[cfg(feature = "dpdk")]
+            Some("dpdk") => {
+                let plan = DpdkPlan::from_spec(&bare).map_err(wrong)?;
+                (Device::Dpdk(DpdkPort::open(&plan)?), None)
+            }
             Some(other) => {
                 let why = format!("unknown driver \"{other}\"");
                 return Err(OpenError::refused(&spec.device, "reading the port", why));
@@ -121,6 +132,8 @@ impl Port {
             Device::Xdp(port) => port.queues(),
             Device::Packet(plan) => (0..plan.queues).collect(),
             Device::Pcap(_) => vec![0],
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => (0..port.plan().queues.into()).collect(),
         }
     }
 
@@ -130,24 +143,61 @@ impl Port {
         match &self.device {
             Device::Xdp(port) => 2 * port.ring(),
             Device::Packet(_) | Device::Pcap(_) => COPYING_FRAMES,
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => port.frames_per_queue(),
         }
     }
 
-    /// Bytes of the longest frame on its wire, for the size of a slot.
+    /// Bytes of a slot that suits it: 2048, or 4096 where longer frames come, or the device leaves less room in a slot.
     #[must_use]
-    pub fn frame_bytes(&self) -> u32 {
+    pub fn slot_bytes(&self) -> u16 {
         match &self.device {
-            Device::Xdp(port) => port.link().mtu + 18,
+            Device::Xdp(port) => port.slot_bytes(),
             // The kernel hands over TCP before it is cut.
-            Device::Packet(_) => 65536,
-            Device::Pcap(_) => 1518,
+            Device::Packet(_) => 4096,
+            Device::Pcap(_) => 2048,
+            // 256 bytes of each slot are headroom.
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) if port.frame_bytes() <= 2048 - 256 => 2048,
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(_) => 4096,
         }
     }
 
     /// Whether it hands over TCP packets larger than a frame on the wire, for the other side to cut.
     #[must_use]
-    pub const fn hands_over_uncut(&self) -> bool {
-        matches!(self.device, Device::Packet(_))
+    pub fn hands_over_uncut(&self) -> bool {
+        match &self.device {
+            Device::Packet(_) => true,
+            Device::Xdp(_) | Device::Pcap(_) => false,
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => port.hands_over_uncut(),
+        }
+    }
+
+    /// Maps an arena that this port's device can reach, where not every memory is: `None` for a device that any will do.
+    ///
+    /// # Errors
+    /// [`ArenaError`].
+    pub fn arena(&self, plan: &ArenaPlan) -> Result<Option<Arena>, ArenaError> {
+        match &self.device {
+            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => {
+                let _ = plan;
+                Ok(None)
+            }
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(_) => dpdk::arena(plan).map(Some),
+        }
+    }
+
+    /// The address and the MTU of a device that is no interface of the kernel's.
+    #[must_use]
+    pub fn own_ethernet(&self) -> Option<([u8; 6], u16)> {
+        match &self.device {
+            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => None,
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => Some((port.mac(), port.mtu())),
+        }
     }
 
     /// Opens one queue, on the thread that will own it. `cuts` says whether packets may come that are still to be cut
@@ -167,13 +217,18 @@ impl Port {
                 Box::new(PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?)
             }
             Device::Pcap(plan) => Box::new(Flatten::new(PcapQueue::open(umem.pool(), plan)?, umem.pool())),
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => match DpdkQueue::open(umem, port, queue)? {
+                single if single.caps().packet_frames == 1 => Box::new(Flatten::new(single, umem.pool())),
+                chains => Box::new(chains),
+            },
         };
         let opened = match &self.tap {
             None => opened,
             Some(file) => tapped(opened, file, queue)?,
         };
         // Around the tap, which so records what leaves. A capture file takes packets of any size.
-        let cuts = cuts && matches!(self.device, Device::Xdp(_)) && !opened.caps().segmentation;
+        let cuts = cuts && !matches!(self.device, Device::Pcap(_)) && !opened.caps().segmentation;
         let opened = if cuts { Box::new(Segment::new(opened, umem.pool())) } else { opened };
         Ok(match self.bad_wire {
             None => opened,
@@ -189,7 +244,7 @@ impl Port {
     pub fn verdicts(&self) -> Option<Verdicts> {
         match &self.device {
             Device::Xdp(port) => port.verdicts().ok(),
-            Device::Packet(_) | Device::Pcap(_) => None,
+            _ => None,
         }
     }
 
@@ -198,7 +253,7 @@ impl Port {
     pub fn queues_changed(&self) -> Option<u32> {
         let opened = match &self.device {
             Device::Xdp(port) if port.takes_all_queues() => port.link(),
-            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => return None,
+            _ => return None,
         };
         link::queue_count(&opened.name).ok().filter(|count| *count != opened.receive_queues)
     }
@@ -208,7 +263,7 @@ impl Port {
     pub fn link(&self) -> Option<&Link> {
         match &self.device {
             Device::Xdp(port) => Some(port.link()),
-            Device::Packet(_) | Device::Pcap(_) => None,
+            _ => None,
         }
     }
 }

@@ -122,7 +122,7 @@ impl fmt::Display for SessionError {
             Self::TooFewQueues { queues, workers } => write!(
                 f,
                 "all ports together have {queues} queue(s), so some of {workers} workers would have nothing to do\n  \
-                 name fewer CPUs, or give an interface more queues: ethtool -L DEVICE combined {workers}"
+                 name fewer CPUs, or give an interface more queues: ethtool -L DEVICE combined {workers} (a dpdk port: queues={workers})"
             ),
             Self::TooFewFrames { frames, least } => write!(
                 f,
@@ -289,9 +289,7 @@ fn link(ports: &[Port], shares: &[Vec<(usize, u32)>]) -> Result<Vec<Option<Ends>
 
 /// Bytes of a slot, the same for all workers: what one hands over must fit the other's.
 fn frame_size(ports: &[Port]) -> u16 {
-    // 256 bytes of each slot are headroom. Larger slots mean fewer pieces for long frames.
-    let long = ports.iter().map(Port::frame_bytes).max().unwrap_or(0) > 2048 - 256;
-    if long { 4096 } else { 2048 }
+    ports.iter().map(Port::slot_bytes).max().unwrap_or(2048)
 }
 
 fn check_cpus(cpus: &[usize]) -> Result<(), SessionError> {
@@ -407,7 +405,7 @@ impl Desk<'_> {
         {
             return self.fail(SessionError::Cpu { cpu, available: Vec::new() });
         }
-        match apps.arena(self.worker, &self.arena_plan()) {
+        match self.arena(apps) {
             Ok(arena) => self.work_with(&Pool::new(arena), cpu, apps),
             Err(error) => self.fail(SessionError::Arena(error)),
         }
@@ -454,6 +452,17 @@ impl Desk<'_> {
         pool.collect();
         let end = WorkerEnd { worker: self.worker, ended, last, census: pool.census() };
         let _ = self.news.send(News::Ended(end));
+    }
+
+    /// Where the devices of this worker can reach it: what a device asks for comes before what the app would like.
+    fn arena(&self, apps: &impl Apps) -> Result<Arena, ArenaError> {
+        let plan = self.arena_plan();
+        for (index, _) in self.share {
+            if let Some(arena) = self.ports[*index].arena(&plan)? {
+                return Ok(arena);
+            }
+        }
+        apps.arena(self.worker, &plan)
     }
 
     fn fail(self, error: SessionError) {

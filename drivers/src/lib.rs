@@ -8,19 +8,24 @@
 //! | [`loopback`] | two queue pairs back to back in memory; every test starts here |
 //! | [`xdp`] | AF_XDP: the NIC's queues through the kernel's fast path |
 //! | [`packet`] | AF_PACKET: the kernel-socket fallback |
+//! | `dpdk` | any device of DPDK's, with the feature `dpdk` |
 //! | [`pcap`] | replay from and record to a capture file |
 //! | [`disk`] | no queue pair: files read into content, by io_uring |
 //! | [`kernel`] | no queue pair: the ways in which the kernel sends a file over its own sockets |
+//! | [`observe`] | no queue pair: what the kernel does for a process, counted |
 //! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Segment`, `Metered`: queue pairs around a queue pair |
 //!
 //! How to write one: `examples/04-own-driver.rs`, and the chapter "Writing a driver" of the book.
 
 pub mod checksum;
 pub mod disk;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod error;
 pub mod kernel;
 pub mod link;
 pub mod loopback;
+pub mod observe;
 pub mod packet;
 pub mod pcap;
 mod plain;

@@ -45,7 +45,7 @@ fn arrive_behind<'p>(
 
 /// [`arrive_plain`] for this pool's size of slots.
 #[inline]
-fn arrive_any<'p>(
+pub(crate) fn arrive_any<'p>(
     pool: &'p Pool,
     loan: Loan,
     entries: &[Descriptor],
@@ -130,7 +130,7 @@ fn depart_behind<'p>(
 
 /// [`depart_plain`] for this pool's size of slots.
 #[inline]
-fn depart_any<'p>(
+pub(crate) fn depart_any<'p>(
     pool: &'p Pool,
     loan: Loan,
     burst: &mut Burst<'p>,

@@ -185,6 +185,8 @@ pub struct QueueCounters {
     pub checksums_finished: u64,
     /// Bytes copied because the device cannot gather.
     pub flattened_bytes: u64,
+    /// Bytes copied on the way in, because the device filled memory of its own.
+    pub copied_bytes: u64,
     /// Packets cut into segments here because the device cannot.
     pub packets_cut: u64,
     /// The segments of these.
@@ -199,7 +201,7 @@ pub struct QueueCounters {
 
 impl QueueCounters {
     /// How many numbers there are.
-    pub const FIELDS: usize = 17;
+    pub const FIELDS: usize = 18;
     /// Their names, stable, in the order of [`to_array`](Self::to_array).
     pub const NAMES: [&'static str; Self::FIELDS] = [
         "received_packets",
@@ -214,6 +216,7 @@ impl QueueCounters {
         "link_down",
         "checksums_finished",
         "flattened_bytes",
+        "copied_bytes",
         "packets_cut",
         "segments_cut",
         "segment_bytes",
@@ -237,6 +240,7 @@ impl QueueCounters {
             self.link_down,
             self.checksums_finished,
             self.flattened_bytes,
+            self.copied_bytes,
             self.packets_cut,
             self.segments_cut,
             self.segment_bytes,
@@ -249,7 +253,8 @@ impl QueueCounters {
     #[must_use]
     pub const fn from_array(numbers: [u64; Self::FIELDS]) -> Self {
         let [a, b, c, d, receive_missed, receive_malformed, transmit_dropped, rest @ ..] = numbers;
-        let [unsendable, wakeups, link_down, checksums_finished, flattened_bytes, rest @ ..] = rest;
+        let [unsendable, wakeups, link_down, checksums_finished, flattened_bytes, copied_bytes, rest @ ..] =
+            rest;
         let [packets_cut, segments_cut, segment_bytes, segments_no_room, segments_no_frame] = rest;
         Self {
             received: Tally { packets: a, bytes: b },
@@ -262,6 +267,7 @@ impl QueueCounters {
             link_down,
             checksums_finished,
             flattened_bytes,
+            copied_bytes,
             packets_cut,
             segments_cut,
             segment_bytes,

@@ -29,11 +29,16 @@ impl fmt::Display for SpecError {
 impl std::error::Error for SpecError {}
 
 /// The drivers that a port may name, and one line on each.
-pub const DRIVERS: [(&str, &str); 3] = [
+pub const DRIVERS: &[(&str, &str)] = &[
     ("af-xdp", "AF_XDP: the NIC's queues through the kernel's fast path"),
     ("packet", "AF_PACKET: works wherever root does"),
     ("pcap", "replay from and record to a capture file"),
+    #[cfg(feature = "dpdk")]
+    ("dpdk", "any device that DPDK has a driver for"),
 ];
+
+/// The driver whose device may be told one word twice: a file for each queue.
+const TOLD_TWICE: &str = "dpdk";
 
 impl FromStr for PortSpec {
     type Err = SpecError;
@@ -61,7 +66,8 @@ impl FromStr for PortSpec {
             })
             .collect::<Result<Vec<_>, _>>()?;
         for (i, (key, _)) in options.iter().enumerate() {
-            if options[..i].iter().any(|(earlier, _)| earlier == key) {
+            let twice = options[..i].iter().any(|(earlier, _)| earlier == key);
+            if twice && driver.as_deref() != Some(TOLD_TWICE) {
                 return Err(SpecError(format!("\"{key}\" is given twice in \"{text}\"")));
             }
         }
@@ -72,7 +78,8 @@ impl FromStr for PortSpec {
 fn unknown_driver(driver: &str) -> SpecError {
     let known: Vec<&str> = DRIVERS.iter().map(|(name, _)| *name).collect();
     let hint = match driver {
-        "dpdk" | "vfio" | "uio" | "vhost-user" => " (this build has no such driver)",
+        "dpdk" => " (built without dpdk: `make dpdk` installs what it needs and builds it in)",
+        "vfio" | "uio" | "vhost-user" => " (this build has no such driver)",
         _ => "",
     };
     SpecError(format!("unknown driver \"{driver}\"{hint}; there are {}", known.join(", ")))
@@ -159,7 +166,9 @@ mod tests {
     fn each_mistake_is_named() {
         for (text, words) in [
             ("xdp:eth0", "there are af-xdp, packet, pcap"),
-            ("dpdk:net_null", "this build has no such driver"),
+            #[cfg(not(feature = "dpdk"))]
+            ("dpdk:net_null0", "built without dpdk: `make dpdk` installs"),
+            ("uio:0000:03:00.0", "this build has no such driver"),
             ("packet:", "names no device"),
             ("packet:eth0,fast", "is not key=value"),
             ("packet:eth0,a=1,a=2", "given twice"),

@@ -85,6 +85,9 @@ impl fmt::Display for ArenaError {
 
 impl std::error::Error for ArenaError {}
 
+/// Whoever lends an arena its memory: the memory stays until this is dropped.
+pub type Keeper = Box<dyn fmt::Debug + Send + Sync>;
+
 /// One mapping: frames, then content.
 ///
 /// Invariants: **map**: `base` is valid for reads and writes of `bytes` bytes until drop, and zeroed at first;
@@ -101,6 +104,8 @@ pub struct Arena {
     content_bytes: usize,
     files_start: usize,
     backing: Backing,
+    /// Somebody else's memory; else it is a mapping of our own.
+    keeper: Option<Keeper>,
 }
 
 // SAFETY: an address range without access of its own; the pool and the parcels argue their accesses.
@@ -139,25 +144,43 @@ impl Arena {
     /// # Errors
     /// [`ArenaError`], when the plan breaks its own ranges or the kernel has no memory for it.
     pub fn new(plan: &ArenaPlan) -> Result<Self, ArenaError> {
-        if !(1..=1 << 24).contains(&plan.frames) {
-            return Err(ArenaError::Plan("the number of frames must lie between 1 and 2^24"));
-        }
-        if !plan.frame_size.is_power_of_two() || !(256..=32768).contains(&plan.frame_size) {
-            return Err(ArenaError::Plan("the frame size must be a power of two from 256 to 32768"));
-        }
+        let (bytes, content_bytes) = sizes(plan)?;
+        let frame_bytes = bytes - content_bytes;
         let shift = plan.frame_size.trailing_zeros();
-        let too_large = ArenaError::Plan("frames and content together must stay below 4 GiB");
-        let Some(content_bytes) = plan.content_bytes.checked_next_multiple_of(CONTENT_UNIT) else {
-            return Err(too_large);
-        };
-        let frame_bytes = ((plan.frames as usize) << shift).next_multiple_of(CONTENT_UNIT);
-        let bytes = frame_bytes
-            .checked_add(content_bytes)
-            .filter(|bytes| u32::try_from(*bytes).is_ok())
-            .ok_or(too_large)?;
         let (base, bytes, backing) = map(bytes, plan.huge_pages)?;
         let files_start = bytes - frame_bytes;
-        Ok(Self { base, bytes, frames: plan.frames, shift, content_bytes, files_start, backing })
+        Ok(Self {
+            base,
+            bytes,
+            frames: plan.frames,
+            shift,
+            content_bytes,
+            files_start,
+            backing,
+            keeper: None,
+        })
+    }
+
+    /// An arena in memory that somebody else has mapped: a device's library that can only use its own.
+    ///
+    /// `lend` is asked for so many bytes, and says where they begin and who keeps them.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); and what `lend` says.
+    ///
+    /// # Safety
+    /// What `lend` gives keeps *map* until the keeper is dropped: zeroed, valid for reads and writes of all bytes, aligned to
+    /// [`CONTENT_UNIT`], and read and written by nobody else but devices that this arena's pool lends slots to.
+    pub unsafe fn within(
+        plan: &ArenaPlan,
+        backing: Backing,
+        lend: impl FnOnce(usize) -> io::Result<(NonNull<u8>, Keeper)>,
+    ) -> Result<Self, ArenaError> {
+        let (bytes, content_bytes) = sizes(plan)?;
+        let (base, keeper) = lend(bytes).map_err(|source| ArenaError::Map { bytes, source })?;
+        let shift = plan.frame_size.trailing_zeros();
+        let (frames, keeper) = (plan.frames, Some(keeper));
+        Ok(Self { base, bytes, frames, shift, content_bytes, files_start: content_bytes, backing, keeper })
     }
 
     /// Maps an arena with files' own pages behind the content; says for each file where they are, in bytes from where
@@ -270,6 +293,12 @@ impl Arena {
         self.files_start..self.bytes - self.content_start()
     }
 
+    /// Whether somebody else keeps its memory ([`within`](Self::within)).
+    #[must_use]
+    pub const fn is_lent(&self) -> bool {
+        self.keeper.is_some()
+    }
+
     /// What its memory is.
     #[must_use]
     pub const fn backing(&self) -> Backing {
@@ -279,9 +308,30 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        if self.keeper.is_some() {
+            return;
+        }
         // SAFETY: *map*: this is the whole mapping, and whoever borrows from it is gone by now.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
+}
+
+/// Bytes in all, and of content, of an arena that keeps to its ranges.
+fn sizes(plan: &ArenaPlan) -> Result<(usize, usize), ArenaError> {
+    if !(1..=1 << 24).contains(&plan.frames) {
+        return Err(ArenaError::Plan("the number of frames must lie between 1 and 2^24"));
+    }
+    if !plan.frame_size.is_power_of_two() || !(256..=32768).contains(&plan.frame_size) {
+        return Err(ArenaError::Plan("the frame size must be a power of two from 256 to 32768"));
+    }
+    let too_large = ArenaError::Plan("frames and content together must stay below 4 GiB");
+    let Some(content_bytes) = plan.content_bytes.checked_next_multiple_of(CONTENT_UNIT) else {
+        return Err(too_large);
+    };
+    let shift = plan.frame_size.trailing_zeros();
+    let frame_bytes = ((plan.frames as usize) << shift).next_multiple_of(CONTENT_UNIT);
+    let bytes = frame_bytes.checked_add(content_bytes).filter(|bytes| u32::try_from(*bytes).is_ok());
+    Ok((bytes.ok_or(too_large)?, content_bytes))
 }
 
 /// Maps `bytes` of zeroed memory, in huge pages when wanted and to be had.

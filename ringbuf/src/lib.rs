@@ -37,7 +37,7 @@ pub mod pool;
 pub mod shared;
 mod sync;
 
-pub use arena::{Arena, ArenaError, ArenaPlan, Backing, FileMap};
+pub use arena::{Arena, ArenaError, ArenaPlan, Backing, FileMap, Keeper};
 pub use burst::{BURST, Burst};
 pub use content::ContentGrant;
 pub use cursor::Cursor;

@@ -8,13 +8,18 @@
 //! * [`server`] is `ringway serve` with a tree of files, and its clients;
 //! * [`client`] is a client of our own, for paths that no kernel here can take;
 //! * [`indoors`] is the file server and that client over wires in memory;
+//! * [`guest`] is a kernel of our choice with emulated NICs, in QEMU;
 //! * [`measured`] is what the benchmarks put side by side;
 //! * [`raw`] sends frames that no kernel stack touches, and looks at each that arrives;
+//! * `dpdk`, with the feature, opens DPDK devices in the test's own process;
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
 
 pub mod client;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 mod forwarder;
+pub mod guest;
 pub mod indoors;
 pub mod measured;
 pub mod needs;

@@ -98,26 +98,45 @@ pub fn exchange(lab: &TestLab, from: Side, stream: Stream, expect: Expect) -> Ou
     };
     let mut near = open(from)?;
     let mut far = if expect == Expect::Same { Some(open(from.other())?) } else { None };
-    let mut wire = Wire::new(&pool, stream, expect);
-    while wire.landed.whole < stream.count && wire.last.elapsed() < PATIENCE {
-        wire.send(&mut near);
-        near.tend();
-        let at = far.as_mut().unwrap_or(&mut near);
-        at.tend();
-        wire.receive(at);
-        let fault = near.fault().or_else(|| far.as_ref().and_then(|far| far.fault()));
-        if let Some(fault) = fault {
-            return Err(format!("a peer's own queue: {fault}").into());
-        }
-    }
-    let landed = wire.landed;
-    drop((near, far, wire));
+    let landed = exchange_over(&pool, &mut near, far.as_mut(), stream)?;
+    drop((near, far));
     drop::<Rc<Umem<'_>>>(umem);
     let census = pool.census();
     if census.free != census.total() {
         return Err(format!("frames of the peers are lost: {census:?}").into());
     }
     Ok(landed)
+}
+
+/// The same between queues that are open: from `near` to `far`, or back to `near` with the addresses exchanged when there
+/// is no other. Frames are `pool`'s, of 4096 bytes.
+///
+/// # Errors
+/// When a queue dies.
+pub fn exchange_over<'p, Q: QueuePair<'p>>(
+    pool: &'p Pool,
+    near: &mut Q,
+    mut far: Option<&mut Q>,
+    stream: Stream,
+) -> Outcome<Landed> {
+    let expect = if far.is_some() { Expect::Same } else { Expect::Swapped };
+    let mut wire = Wire::new(pool, stream, expect);
+    while wire.landed.whole < stream.count && wire.last.elapsed() < PATIENCE {
+        wire.send(near);
+        near.tend();
+        match far.as_deref_mut() {
+            Some(far) => {
+                far.tend();
+                wire.receive(far);
+            }
+            None => wire.receive(near),
+        }
+        let fault = near.fault().or_else(|| far.as_ref().and_then(|far| far.fault()));
+        if let Some(fault) = fault {
+            return Err(format!("a peer's own queue: {fault}").into());
+        }
+    }
+    Ok(wire.landed)
 }
 
 struct Wire<'p> {
@@ -140,7 +159,7 @@ impl<'p> Wire<'p> {
     }
 
     /// One packet, if the window is open.
-    fn send(&mut self, queue: &mut XdpQueue<'p>) {
+    fn send(&mut self, queue: &mut impl QueuePair<'p>) {
         let here = self.landed.whole + self.landed.damaged;
         if self.next == self.stream.count || self.next - here.min(self.next) >= self.stream.window {
             return;
@@ -160,7 +179,7 @@ impl<'p> Wire<'p> {
         }
     }
 
-    fn receive(&mut self, queue: &mut XdpQueue<'p>) {
+    fn receive(&mut self, queue: &mut impl QueuePair<'p>) {
         if queue.receive(&mut self.burst) == 0 {
             std::thread::yield_now();
             return;

@@ -72,6 +72,10 @@ fn both_drivers_carry_tcp_and_udp_and_the_books_balance() {
     let wanted =
         acts.iter().flat_map(|act| ["af-xdp", "packet"].map(|driver| act.map(|what| (driver, what))));
     assert_eq!(names, wanted.flatten().collect::<Vec<_>>());
+    let ways = report["comparison"]["rows"].as_array().expect("the last act");
+    let names: Vec<&str> = ways.iter().filter_map(|row| row["method"].as_str()).collect();
+    assert_eq!(names, ["bypass", "sendfile", "read-write", "bypass", "sendfile", "read-write"]);
+    assert_eq!(ways[0]["rounds"], 1, "{}", ways[0]);
     for row in rows {
         if row["served"].is_null() {
             check_row(row);

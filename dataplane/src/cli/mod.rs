@@ -1,5 +1,6 @@
 //! What the user typed, as types; one module a command.
 
+mod compare;
 mod demo;
 mod doctor;
 mod forward;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Forward(forward::ForwardArgs),
     /// Serve files over our own TCP.
     Serve(Box<serve::ServeArgs>),
+    /// Measure every way to send a file side by side: the bypass, each engine of the kernel's, nginx.
+    Compare(Box<compare::CompareArgs>),
     /// Ask a server for as much as it can give, and time its answers.
     Load(Box<load::LoadArgs>),
     /// Say what this machine and each interface can do, and the cure for what they can't.
@@ -44,6 +47,7 @@ impl Command {
             Self::Demo(args) => demo::run(&args),
             Self::Forward(args) => forward::run(&args),
             Self::Serve(args) => serve::run(&args),
+            Self::Compare(args) => compare::run(&args),
             Self::Load(args) => load::run(&args),
             Self::Doctor(args) => doctor::run(&args),
             Self::Lab(args) => lab::run(&args),

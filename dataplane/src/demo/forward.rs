@@ -2,8 +2,8 @@
 
 use super::books::{Fallen, Lost, Sockets, put_together};
 use super::measured::{Measured, Row};
-use super::process::Process;
 use super::{DemoError, DemoPlan};
+use crate::lab::process::Process;
 use crate::lab::traffic::{tcp_for, udp_for};
 use crate::lab::{Lab, Outcome, Side};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,7 +71,7 @@ fn measure(
     stop: &AtomicBool,
 ) -> Outcome<Measured> {
     let before = Fallen::read(lab)?;
-    let forwarder = Process::forwarder(lab, &plan.program, driver, stop)?;
+    let forwarder = forwarder(lab, plan, driver, stop)?;
     let sockets = match traffic {
         Traffic::Tcp => tcp(lab, plan.time, stop),
         Traffic::Udp => udp(lab, plan.time, stop),
@@ -85,6 +85,12 @@ fn measure(
         Traffic::Udp => Lost::Missing,
     };
     Ok(put_together(lost, sockets, fallen, &last))
+}
+
+fn forwarder(lab: &Lab, plan: &DemoPlan, driver: &str, stop: &AtomicBool) -> Result<Process, String> {
+    let ports = Side::BOTH.map(|side| format!("{driver}:{}", side.port()));
+    let args = ["forward", "--port", &ports[0], "--port", &ports[1]].map(str::to_owned);
+    Process::ringway(lab.middle(), &plan.program, &args, None, stop).map(|(process, _)| process)
 }
 
 fn tcp(lab: &Lab, time: Duration, stop: &AtomicBool) -> Outcome<Sockets> {

@@ -4,25 +4,25 @@
 //! |---|---|---|
 //! | forward | `forward.rs` | TCP and UDP of the kernel's own through `ringway forward`, driver by driver |
 //! | serve | `serve.rs` | a small site and a file of 64 MiB, from `ringway serve` to the kernel's TCP, driver by driver |
+//! | compare | `compare.rs` | one file by three ways: the bypass, `sendfile`, read and write |
 //! | memory | `memory.rs` | the same loop over the loopback driver, where the rights for a laboratory are missing |
 //!
-//! [`rights`] says what is missing, `process.rs` runs ringway as a process, `site.rs` makes what is served, `books.rs` puts
+//! `site.rs` makes what is served, `books.rs` puts
 //! together what sockets, kernel and ringway counted, `text.rs` writes the table.
 
 mod books;
+mod compare;
 mod forward;
 mod measured;
 mod memory;
-mod process;
-pub mod rights;
 mod serve;
 mod site;
 mod text;
 
+pub use crate::lab::rights::Lacking;
 pub use measured::{Losses, Measured, QueueMode, Row, Served};
-pub use rights::Lacking;
 
-use crate::lab::{Lab, LabError, LabPlan};
+use crate::lab::{Lab, LabError, LabPlan, rights};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,6 +91,10 @@ pub struct Report {
     pub lacking: Option<Lacking>,
     /// The rows of the table, in the order of the acts.
     pub rows: Vec<Row>,
+    /// The last act: three ways to send a file, side by side.
+    pub comparison: Option<crate::compare::Report>,
+    /// Why there is none, when real packets were shown.
+    pub comparison_error: Option<String>,
     /// Whether all content arrived unharmed, all books balance and no row failed.
     pub ok: bool,
 }
@@ -102,12 +106,15 @@ pub struct Report {
 /// [`DemoError`] when it was stopped, or the laboratory cannot be built for a reason other than rights. A driver that fails is a row
 /// of the report.
 pub fn run(plan: &DemoPlan, watch: &mut dyn FnMut(&Step), stop: &AtomicBool) -> Result<Report, DemoError> {
-    let mut lacking = rights::lacking(&plan.program);
-    let mut rows = Vec::new();
+    let mut lacking = rights::lacking(&plan.program, "demo");
+    let (mut rows, mut comparison) = (Vec::new(), None);
     if lacking.is_none() {
         match with_lab(plan, watch, stop) {
-            Ok(shown) => rows = shown,
-            Err(DemoError::Lab(error)) => lacking = Some(rights::refused(error, &plan.program)?),
+            Ok(shown) => {
+                rows = shown;
+                comparison = Some(compare::act(plan, watch, stop));
+            }
+            Err(DemoError::Lab(error)) => lacking = Some(rights::refused(error, &plan.program, "demo")?),
             Err(error) => return Err(error),
         }
     }
@@ -117,20 +124,35 @@ pub fn run(plan: &DemoPlan, watch: &mut dyn FnMut(&Step), stop: &AtomicBool) -> 
     if stop.load(Ordering::Relaxed) {
         return Err(DemoError::Stopped);
     }
-    let ok = !rows.is_empty() && rows.iter().all(Row::in_order);
+    let (comparison, comparison_error) = match comparison {
+        Some(Ok(report)) => (Some(report), None),
+        Some(Err(why)) => (None, Some(why)),
+        None => (None, None),
+    };
+    let ok = !rows.is_empty()
+        && rows.iter().all(Row::in_order)
+        && comparison_error.is_none()
+        && comparison.as_ref().is_none_or(|report| report.ok);
     Ok(Report {
         event: "demo",
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         lacking,
         rows,
+        comparison,
+        comparison_error,
         ok,
     })
 }
 
+/// Steps before the last act.
+fn steps_before(plan: &DemoPlan) -> u32 {
+    1 + forward::steps(plan) + serve::steps(plan)
+}
+
 /// The acts that need two hosts.
 fn with_lab(plan: &DemoPlan, watch: &mut dyn FnMut(&Step), stop: &AtomicBool) -> Result<Vec<Row>, DemoError> {
-    let of = 1 + forward::steps(plan) + serve::steps(plan);
+    let of = steps_before(plan) + compare::steps();
     watch(&Step { what: "building a laboratory: two hosts, two cables".to_owned(), number: 1, of });
     // Without IPv6 the laboratory carries not one frame of its own accord: what is counted is what was sent.
     let lab = Lab::up(&LabPlan { ipv6: false, ..LabPlan::private("rwd") });

@@ -2,10 +2,10 @@
 
 use super::books::{Fallen, Lost, Sockets, put_together};
 use super::measured::{Measured, Row, Served};
-use super::process::Process;
 use super::site::{Page, Site};
 use super::{DemoError, DemoPlan};
 use crate::lab::fetch::Client;
+use crate::lab::process::Process;
 use crate::lab::{Lab, Outcome, Side};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -100,7 +100,7 @@ fn measure(
     ];
     let args: Vec<String> =
         ["serve"].into_iter().chain(args.into_iter().flatten()).map(str::to_owned).collect();
-    let server = Process::start(lab, &plan.program, &args, stop)?;
+    let (server, _) = Process::ringway(lab.middle(), &plan.program, &args, None, stop)?;
     let eaten = eat(lab, site, wish, plan.time / 2, stop);
     // Also when clients failed: what the server says of it is the better sentence.
     let last = server.finish()?;

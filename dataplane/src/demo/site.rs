@@ -1,11 +1,10 @@
 //! What is served: a folder of a small site and one large file, made for the demonstration and removed after it.
 
+use crate::lab::scratch::Scratch;
 use crate::lab::traffic::{Content, Hash};
-use rustix::process::{Pid, test_kill_process};
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The large file.
 const LARGE: (&str, usize) = ("64-mib.bin", 64 << 20);
@@ -22,8 +21,8 @@ const SMALL: [(&str, usize); 8] = [
     ("picture-4.jpg", 120 << 10),
 ];
 
-/// The folder's name, before the number of the process that made it.
-const NAME: &str = "ringway-demo-";
+/// What the folder's name begins with.
+const NAME: &str = "ringway-demo";
 
 /// A file that can be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +36,7 @@ pub(super) struct Page {
 /// A folder of files. Dropped, it is removed.
 #[derive(Debug)]
 pub(super) struct Site {
-    folder: PathBuf,
+    scratch: Scratch,
     /// A page and what it shows.
     pub(super) pages: Vec<Page>,
     pub(super) large: Page,
@@ -49,42 +48,32 @@ impl Site {
     /// # Errors
     /// When the disk is full or may not be written; says where.
     pub(super) fn write() -> Result<Self, String> {
-        let base = std::env::temp_dir();
-        sweep(&base);
-        let folder = base.join(format!("{NAME}{}", std::process::id()));
-        let failed =
-            |error: io::Error| format!("writing the files to serve to {}: {error}", folder.display());
-        // Fails on whatever somebody else has put there.
-        DirBuilder::new().mode(0o700).create(&folder).map_err(failed)?;
+        let failed = |folder: &Path, error: io::Error| {
+            format!("writing the files to serve to {}: {error}", folder.display())
+        };
+        let scratch =
+            Scratch::new(&std::env::temp_dir(), NAME).map_err(|(folder, error)| failed(&folder, error))?;
         let empty = Page { path: String::new(), bytes: 0, hash: 0 };
         // From here on it is removed whatever happens.
-        let mut site = Self { folder: folder.clone(), pages: Vec::new(), large: empty };
-        site.fill().map_err(failed)?;
+        let mut site = Self { scratch, pages: Vec::new(), large: empty };
+        site.fill().map_err(|error| failed(site.folder(), error))?;
         Ok(site)
     }
 
     fn fill(&mut self) -> io::Result<()> {
         let mut content = Content::new(0x5345_5256);
         let html = front_page();
-        self.pages.push(put(&self.folder, "index.html", "/", |file| file(html.as_bytes()))?);
+        self.pages.push(put(self.scratch.path(), "index.html", "/", |file| file(html.as_bytes()))?);
         for (name, bytes) in SMALL {
-            self.pages.push(put_random(&self.folder, name, bytes, &mut content)?);
+            self.pages.push(put_random(self.scratch.path(), name, bytes, &mut content)?);
         }
-        self.large = put_random(&self.folder, LARGE.0, LARGE.1, &mut content)?;
+        self.large = put_random(self.scratch.path(), LARGE.0, LARGE.1, &mut content)?;
         Ok(())
     }
 
     /// Where the files are.
     pub(super) fn folder(&self) -> &Path {
-        &self.folder
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
-            tracing::warn!("{} could not be removed: {error}", self.folder.display());
-        }
+        self.scratch.path()
     }
 }
 
@@ -126,20 +115,6 @@ fn put(
         file.write_all(part)
     })?;
     Ok(Page { path: path.to_owned(), bytes, hash: hash.value() })
-}
-
-/// Removes the folders of demonstrations that were killed.
-fn sweep(base: &Path) {
-    for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let pid =
-            name.to_str().and_then(|name| name.strip_prefix(NAME)?.parse().ok()).and_then(Pid::from_raw);
-        let dead = |pid: Pid| test_kill_process(pid) == Err(rustix::io::Errno::SRCH);
-        if pid.is_some_and(dead) {
-            // Another user's is not ours to remove, and is refused.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ impl Report {
         table(&mut text, &self.rows);
         queues(&mut text, &self.rows);
         self.meaning(&mut text);
+        self.comparison(&mut text);
         self.next(&mut text, took);
         text
     }
@@ -72,11 +73,27 @@ impl Report {
         };
     }
 
+    fn comparison(&self, text: &mut String) {
+        if let Some(why) = &self.comparison_error {
+            let _ = writeln!(text, "\nWays to send a file, side by side: FAILED: {why}");
+        }
+        if let Some(report) = &self.comparison {
+            let _ = writeln!(
+                text,
+                "\nWays to send a file, side by side (one short round; `ringway compare` has them all)"
+            );
+            text.push_str(&report.to_short_text());
+        }
+    }
+
     fn next(&self, text: &mut String, took: Duration) {
         text.push_str("\nTry next\n");
         let line = |text: &mut String, command: &str, what: &str| {
             let _ = writeln!(text, "  {command:<58} {what}");
         };
+        if self.lacking.is_none() {
+            line(text, "ringway compare --report F.html", "what each way of sending a file costs here");
+        }
         line(text, "ringway doctor", "what this machine and its interfaces can do");
         if self.lacking.is_none() {
             line(text, "ringway lab up", "this laboratory, to play with by hand");
@@ -102,6 +119,7 @@ const PICTURE: &str =
   [ left0 ]======= cable =======[ rw-left ] <----> [ rw-right ]======= cable =======[ right0 ]
   the kernel's TCP and UDP      act one: every frame passes through our own rings    the kernel's TCP and UDP
   clients of HTTP, kernel TCP   act two: files from http://10.77.0.100:8080/, by TCP of our own
+  the same client for each      act three: the same files by the bypass, by sendfile, by read and write
 
 ";
 
@@ -395,6 +413,8 @@ mod tests {
             cpus: 2,
             lacking: None,
             rows: vec![row],
+            comparison: None,
+            comparison_error: None,
             ok: false,
         };
         let text = report.to_text(Duration::from_secs(2));

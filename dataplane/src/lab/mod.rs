@@ -17,7 +17,10 @@ mod error;
 pub mod fetch;
 mod namespace;
 mod plan;
+pub mod process;
+pub mod rights;
 mod run;
+pub mod scratch;
 pub mod traffic;
 
 pub use error::LabError;
@@ -96,6 +99,15 @@ impl Lab {
     #[must_use]
     pub fn middle(&self) -> &Namespace {
         &self.middle
+    }
+
+    /// Runs a command, such as `ethtool -K rw-left tso off`, inside a namespace of this laboratory.
+    ///
+    /// # Errors
+    /// [`LabError`] when it is missing, or fails, with what it printed.
+    pub fn run_in(&self, namespace: &Namespace, line: &str) -> Result<(), LabError> {
+        let watch = &mut |command: &str| tracing::debug!("{command}");
+        Hands::new(watch).line_in(namespace, line)
     }
 
     /// Leaves the laboratory standing when this value goes; [`take_down`](Self::take_down) removes it later.

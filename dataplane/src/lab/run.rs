@@ -37,6 +37,16 @@ impl<'w> Hands<'w> {
         self.command("ip", &format!("netns exec {name} ethtool {args}"))
     }
 
+    /// Any command inside `namespace`; inside one without a name it runs where a thread there starts it.
+    pub(super) fn line_in(&mut self, namespace: &Namespace, line: &str) -> Result<(), LabError> {
+        if let Some(name) = namespace.name() {
+            return self.command("ip", &format!("netns exec {name} {line}"));
+        }
+        (self.watch)(line);
+        let (program, args) = line.split_once(' ').unwrap_or((line, ""));
+        namespace.run(|| run(program, args))?
+    }
+
     /// Sets a network setting of `namespace`, as `sysctl -w KEY=VALUE` does.
     ///
     /// `/proc/sys/net` shows the namespace of the thread that opens it, so no command is needed. A container with a

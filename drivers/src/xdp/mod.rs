@@ -24,5 +24,6 @@ pub use program::{
     AttachError, Cause, Endpoint, Filter, FilterError, MAX_ENDPOINTS, Mode, PortProgram, Program, Sink,
     SinkProgram, Step, Traffic, Verdicts,
 };
+pub(crate) use program::{log_through_tracing, percpu_sums};
 pub use queue::XdpQueue;
 pub use umem::Umem;

@@ -1,12 +1,11 @@
 //! Opening one queue: which modes are tried, in which order, and what a refusal means.
 
 use super::port::XdpPort;
-use super::program::Mode;
 use super::queue::{Bound, Loans, Manner, XdpQueue};
 use super::socket::{METADATA_BYTES, Registration, Socket};
 use super::umem::{Sharing, Umem};
 use crate::error::OpenError;
-use crate::link::{Link, ZeroCopy};
+use crate::link::Link;
 use crate::queue::{Caps, Copying};
 use ringbuf::Loan;
 use std::io;
@@ -48,7 +47,7 @@ impl<'p> XdpQueue<'p> {
             OpenError::refused(&port.plan.interface, step, "a worker opens at most 126 queues in its life")
         })?;
         let mut refusal = None;
-        for attempt in attempts(port) {
+        for attempt in attempts(port, pool.frame_size()) {
             match bind(umem, port, queue, attempt, loans) {
                 Ok(bound) => return finish(umem, port, queue, attempt, bound),
                 // Only a lack of the feature is cured by asking for less.
@@ -81,18 +80,20 @@ fn check_namespace(port: &XdpPort) -> Result<(), OpenError> {
     }
 }
 
-fn attempts(port: &XdpPort) -> Vec<Attempt> {
-    let native = port.program.mode() == Mode::Native;
+/// In zero-copy mode without multi-buffer a frame that is longer than a slot has room for is lost, or comes cut in two
+/// that look whole: then it is not tried.
+fn attempts(port: &XdpPort, slot: u16) -> Vec<Attempt> {
     let zero_copy: &[bool] = match port.plan.zero_copy {
         Some(true) => &[true],
-        Some(false) => &[false],
-        None if native && port.link.zero_copy() == ZeroCopy::Yes => &[true, false],
-        None => &[false],
+        None if port.may_zero_copy() => &[true, false],
+        _ => &[false],
     };
     let mut attempts = Vec::new();
     for zero_copy in zero_copy.iter().copied() {
         for (multi_buffer, metadata) in [(true, true), (true, false), (false, false)] {
-            attempts.push(Attempt { zero_copy, multi_buffer, metadata });
+            if !zero_copy || multi_buffer || port.fits_zero_copy(slot) {
+                attempts.push(Attempt { zero_copy, multi_buffer, metadata });
+            }
         }
     }
     attempts
@@ -167,7 +168,7 @@ fn bind_as<'p>(
     };
     let share = sharer.map(|sharer| sharer.as_fd().as_raw_fd());
     bind_patiently(&socket, port.link.index, flags, share)
-        .map_err(|source| refused(port, queue, sharing, source))?;
+        .map_err(|source| refused(port, pool.frame_size(), queue, sharing, source))?;
     let headroom = if sharing.registration.metadata { METADATA_BYTES } else { 0 };
     Ok(Bound { socket: Rc::new(socket), rings, loans, headroom })
 }
@@ -191,13 +192,20 @@ fn bind_patiently(socket: &Socket, ifindex: u32, flags: u16, share: Option<i32>)
     }
 }
 
-fn refused(port: &XdpPort, queue: u32, sharing: Sharing, source: io::Error) -> OpenError {
+fn refused(port: &XdpPort, slot: u16, queue: u32, sharing: Sharing, source: io::Error) -> OpenError {
     let name = &port.plan.interface;
     let errno = source.raw_os_error();
     let error = OpenError::new(name, format!("binding the AF_XDP socket to queue {queue}"), source);
     match errno {
         Some(libc::EBUSY) => error.hint(format!(
             "another program holds this queue: stop it (ss -apn --xdp shows it), or take other queues: af-xdp:{name},queues=.."
+        )),
+        // Zero-copy alone is there, but was not tried.
+        Some(libc::EINVAL | libc::EOPNOTSUPP) if sharing.zero_copy && !port.fits_zero_copy(slot) => error.hint(format!(
+            "frames of {} bytes do not fit one slot, and the driver ({}) cannot spread one over several in zero-copy mode: \
+             lower the MTU (ip link set {name} mtu 1500), or leave mode=zero-copy out",
+            port.frame_bytes(),
+            port.link.driver
         )),
         Some(libc::EOPNOTSUPP) if sharing.zero_copy => error.hint(format!(
             "the driver ({}) has no zero-copy on this kernel; leave mode=zero-copy out to take what there is",
@@ -231,7 +239,8 @@ fn finish<'p>(
         .map_err(|source| OpenError::new(name, format!("reading the mode of queue {queue}"), source))?;
     bound.loans.zero_copy = zero_copy;
     // In copy mode the kernel completes a checksum itself if the device can't; with zero-copy only the device can.
-    let metadata = attempt.metadata && (!zero_copy || port.link.xdp.transmit_checksum);
+    let works = if zero_copy { port.link.xdp.transmit_checksum } else { port.kernel_adds_checksums() };
+    let metadata = attempt.metadata && works;
     let manner = Manner {
         busy_poll: port.plan.busy_poll.is_some(),
         metadata,
@@ -244,8 +253,7 @@ fn finish<'p>(
         queue,
         copying: if zero_copy { Copying::ZeroCopy } else { Copying::KernelCopies },
         mode: mode_words(port, attempt, is_unaligned(umem, port), metadata),
-        // A VLAN tag is not counted in the MTU.
-        packet_bytes: port.link.mtu + 14 + 4,
+        packet_bytes: port.frame_bytes(),
         buffer_bytes: frame_size - u32::from(bound.headroom),
         packet_frames: match (attempt.multi_buffer, zero_copy) {
             (false, _) => 1,

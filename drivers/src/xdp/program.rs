@@ -315,7 +315,7 @@ fn handle(map: &libbpf_rs::MapMut<'_>) -> Result<MapHandle, AttachError> {
 }
 
 /// Sums one entry of a per-CPU map, `N` counters of 64 bits, over all CPUs.
-fn percpu_sums<const N: usize>(map: &impl MapCore, index: u32) -> io::Result<[u64; N]> {
+pub(crate) fn percpu_sums<const N: usize>(map: &impl MapCore, index: u32) -> io::Result<[u64; N]> {
     let found = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).map_err(io::Error::other)?;
     let mut sums = [0; N];
     for cpu in found.unwrap_or_default() {
@@ -327,7 +327,7 @@ fn percpu_sums<const N: usize>(map: &impl MapCore, index: u32) -> io::Result<[u6
 }
 
 /// Sends what libbpf has to say to the log; by itself it writes to standard error.
-fn log_through_tracing() {
+pub(crate) fn log_through_tracing() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         libbpf_rs::set_print(Some((PrintLevel::Info, |level, text| {

@@ -14,6 +14,9 @@ use std::rc::{Rc, Weak};
 pub struct Umem<'p> {
     pool: &'p Pool,
     groups: RefCell<Vec<Group>>,
+    /// The same arena as DPDK knows it, while a queue of its is open.
+    #[cfg(feature = "dpdk")]
+    herd: RefCell<Weak<crate::dpdk::Herd>>,
 }
 
 /// What all sockets of a group have in common.
@@ -34,13 +37,24 @@ impl<'p> Umem<'p> {
     /// No socket yet.
     #[must_use]
     pub fn new(pool: &'p Pool) -> Rc<Self> {
-        Rc::new(Self { pool, groups: RefCell::new(Vec::new()) })
+        Rc::new(Self {
+            pool,
+            groups: RefCell::new(Vec::new()),
+            #[cfg(feature = "dpdk")]
+            herd: RefCell::default(),
+        })
     }
 
     /// The pool over the arena.
     #[must_use]
     pub const fn pool(&self) -> &'p Pool {
         self.pool
+    }
+
+    /// Where DPDK's herd of this arena is kept.
+    #[cfg(feature = "dpdk")]
+    pub(crate) const fn herd(&self) -> &RefCell<Weak<crate::dpdk::Herd>> {
+        &self.herd
     }
 
     /// How many registrations there are: 1 unless ports run in different modes.

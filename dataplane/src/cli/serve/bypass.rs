@@ -33,7 +33,13 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     let hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup))?;
     let link = Link::by_name(&args.port().device).ok();
-    let plan = plan(args, link.as_ref())?;
+    // A device that is no interface of the kernel's must be asked itself, before there is a plan; and has no filter.
+    let own = if args.port().driver.as_deref() == Some("dpdk") {
+        Some(Port::open(PortId(0), args.port())?)
+    } else {
+        None
+    };
+    let plan = plan(args, link.as_ref(), own.as_ref().and_then(Port::own_ethernet))?;
     let cpus: Vec<usize> = args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect();
     let mut servers = Servers::new(plan.clone(), cpus.len().max(1))?;
     if let Some(address) = args.metrics {
@@ -41,7 +47,10 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         let address = servers.tell(address)?;
         tracing::info!("numbers for Prometheus at http://{address}/metrics");
     }
-    let port = Port::open_for(PortId(0), args.port(), &filter(args, &plan)?)?;
+    let port = match own {
+        Some(port) => port,
+        None => Port::open_for(PortId(0), args.port(), &filter(args, &plan)?)?,
+    };
     let ports = [port];
     let session_plan = SessionPlan {
         cpus,
@@ -138,7 +147,7 @@ impl Attendant<'_> {
     }
 }
 
-fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
+fn plan(args: &ServeArgs, link: Option<&Link>, own: Option<([u8; 6], u16)>) -> Fallible<ServePlan> {
     if let Some(link) = link.filter(|link| link.mac == [0; 6]) {
         let name = &link.name;
         return Err(format!(
@@ -146,6 +155,9 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         )
         .into());
     }
+    // A capture file has no interface: any address of our own will do.
+    let (mac, mtu) =
+        own.or_else(|| Some((link?.mac, u16::try_from(link?.mtu).unwrap_or(u16::MAX)))).unwrap_or(ANYONE);
     let kernel = kernel(args, link)?;
     let kinds = match args.content_kind {
         KindWord::Auto | KindWord::Shared => Kinds::Auto,
@@ -153,10 +165,9 @@ fn plan(args: &ServeArgs, link: Option<&Link>) -> Fallible<ServePlan> {
         KindWord::Direct => Kinds::Direct,
     };
     Ok(ServePlan {
-        // A capture file has no interface: any address of our own will do.
-        mac: link.map_or([2, 0x52, 0x57, 0, 2, 1], |link| link.mac),
+        mac,
         vlan: args.vlan,
-        mtu: link.map_or(1500, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
+        mtu,
         shared: kernel.is_some(),
         kernel,
         addresses: args.addresses.clone(),
@@ -201,6 +212,9 @@ fn kernel(args: &ServeArgs, link: Option<&Link>) -> Fallible<Option<net::HostPla
         .into()),
     }
 }
+
+/// Address and MTU of a server without an interface.
+const ANYONE: ([u8; 6], u16) = ([2, 0x52, 0x57, 0, 2, 1], 1500);
 
 /// Below this a copy costs no more than a second descriptor, over a veth: `docs/measuring.md` has the measurement.
 const COPY_BELOW: usize = 2048;

@@ -1,6 +1,6 @@
 //! Which right or command the laboratory and the XDP program would need and this process has not, with the cure.
 
-use crate::lab::LabError;
+use super::LabError;
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
 use std::path::Path;
@@ -32,17 +32,22 @@ const RIGHTS: [(CapabilitySet, &str, &str); 4] = [
 
 const COMMANDS: [(&str, &str); 2] = [("ip", "iproute2"), ("ethtool", "ethtool")];
 
-/// What this process lacks, judged before anything is touched; `None` when nothing.
+/// What this process lacks for `ringway COMMAND`, judged before anything is touched; `None` when nothing.
 #[must_use]
-pub fn lacking(program: &Path) -> Option<Lacking> {
+pub fn lacking(program: &Path, command: &str) -> Option<Lacking> {
     // Where the question itself is refused (seccomp), the first step tells.
     let held = capabilities(None).map_or(CapabilitySet::all(), |sets| sets.effective);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let installed = |command: &str| std::env::split_paths(&path).any(|folder| folder.join(command).is_file());
-    judged(held, installed, program)
+    judged(held, installed, program, command)
 }
 
-fn judged(held: CapabilitySet, installed: impl Fn(&str) -> bool, program: &Path) -> Option<Lacking> {
+fn judged(
+    held: CapabilitySet,
+    installed: impl Fn(&str) -> bool,
+    program: &Path,
+    command: &str,
+) -> Option<Lacking> {
     let rights: Vec<_> = RIGHTS.iter().filter(|(any_of, ..)| !held.intersects(*any_of)).collect();
     let commands: Vec<_> = COMMANDS.iter().filter(|(command, _)| !installed(command)).collect();
     let mut why: Vec<String> = rights.iter().map(|(_, name, what)| format!("{name}, {what}")).collect();
@@ -52,7 +57,7 @@ fn judged(held: CapabilitySet, installed: impl Fn(&str) -> bool, program: &Path)
     }
     let mut cures = Vec::new();
     if !rights.is_empty() {
-        cures.extend(cures_of_rights(program));
+        cures.extend(cures_of_rights(program, command));
     }
     if !commands.is_empty() {
         let packages: Vec<&str> = commands.iter().map(|(_, package)| *package).collect();
@@ -67,10 +72,10 @@ fn judged(held: CapabilitySet, installed: impl Fn(&str) -> bool, program: &Path)
     })
 }
 
-fn cures_of_rights(program: &Path) -> [String; 3] {
+fn cures_of_rights(program: &Path, command: &str) -> [String; 3] {
     let program = program.display();
     [
-        format!("sudo {program} demo"),
+        format!("sudo {program} {command}"),
         "in a container: start it with --privileged".to_owned(),
         // A file's capabilities are not handed on to the `ip` that builds the laboratory (capabilities(7)).
         format!(
@@ -84,7 +89,7 @@ fn cures_of_rights(program: &Path) -> [String; 3] {
 ///
 /// # Errors
 /// The same error, when it is about something else.
-pub(super) fn refused(error: LabError, program: &Path) -> Result<Lacking, LabError> {
+pub(crate) fn refused(error: LabError, program: &Path, command: &str) -> Result<Lacking, LabError> {
     let why = error.to_string();
     let rights = matches!(error, LabError::Rights { .. })
         || ["Operation not permitted", "Permission denied", "Read-only file system", "mount"]
@@ -97,7 +102,7 @@ pub(super) fn refused(error: LabError, program: &Path) -> Result<Lacking, LabErr
     if !rights && commands.is_empty() {
         return Err(error);
     }
-    let cures = if rights { cures_of_rights(program)[..2].to_vec() } else { Vec::new() };
+    let cures = if rights { cures_of_rights(program, command)[..2].to_vec() } else { Vec::new() };
     Ok(Lacking { rights: Vec::new(), commands, why, cures })
 }
 
@@ -107,12 +112,13 @@ mod tests {
 
     #[test]
     fn nothing_is_lacking_with_all_rights_and_commands() {
-        assert_eq!(judged(CapabilitySet::all(), |_| true, Path::new("/ringway")), None);
+        assert_eq!(judged(CapabilitySet::all(), |_| true, Path::new("/ringway"), "demo"), None);
     }
 
     #[test]
     fn each_right_is_named_with_its_cure() {
-        let lacking = judged(CapabilitySet::empty(), |_| true, Path::new("/ringway")).expect("all of them");
+        let lacking =
+            judged(CapabilitySet::empty(), |_| true, Path::new("/ringway"), "demo").expect("all of them");
         assert_eq!(lacking.rights, ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_BPF"]);
         assert!(lacking.cures.iter().any(|cure| cure == "sudo /ringway demo"), "{lacking:?}");
         assert!(lacking.commands.is_empty());
@@ -121,7 +127,7 @@ mod tests {
     #[test]
     fn sys_admin_is_enough_for_bpf_and_a_missing_command_is_named() {
         let held = CapabilitySet::all() - CapabilitySet::BPF;
-        let lacking = judged(held, |command| command != "ip", Path::new("/ringway")).expect("ip");
+        let lacking = judged(held, |command| command != "ip", Path::new("/ringway"), "demo").expect("ip");
         assert!(lacking.rights.is_empty());
         assert_eq!(lacking.commands, ["ip"]);
         assert!(lacking.cures[0].contains("iproute2"), "{lacking:?}");
@@ -131,7 +137,7 @@ mod tests {
     fn only_refusals_are_taken_for_missing_rights() {
         let command =
             |printed: &str| LabError::Command { command: "ip netns add x".into(), printed: printed.into() };
-        assert!(refused(command("mount --make-shared /run/netns failed"), Path::new("/r")).is_ok());
-        assert!(refused(command("Unknown device type"), Path::new("/r")).is_err());
+        assert!(refused(command("mount --make-shared /run/netns failed"), Path::new("/r"), "demo").is_ok());
+        assert!(refused(command("Unknown device type"), Path::new("/r"), "demo").is_err());
     }
 }

@@ -1,0 +1,196 @@
+//! Programs as processes in a laboratory: started, perhaps on one CPU, listened to, ended, reaped.
+
+use super::Namespace;
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::Value;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long it may take until a program is ready, and until its last words.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ringway ends by itself after so many seconds, should this process be killed without a chance to end it. It also ends within a
+/// second once nobody reads what it prints.
+const AT_MOST: &str = "300";
+
+/// A program that runs. Dropped, it is killed by its pid and reaped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// What it prints: one JSON object a line; other lines are nobody's.
+    events: Receiver<Value>,
+    complaints: Option<JoinHandle<String>>,
+}
+
+impl Process {
+    /// Starts `ringway` (`program`) inside `namespace`, on one CPU if there is a wish, and waits until it is ready; returns that
+    /// event too.
+    ///
+    /// # Errors
+    /// What it complained of, or that it took too long.
+    pub fn ringway(
+        namespace: &Namespace,
+        program: &Path,
+        args: &[String],
+        cpu: Option<usize>,
+        stop: &AtomicBool,
+    ) -> Result<(Self, Value), String> {
+        let mut command = namespace.command(program);
+        command.args(args).args(["--format", "json", "--duration", AT_MOST]);
+        let mut process = Self::start(command, cpu)?;
+        let ready = process.wait_for("ready", PATIENCE, stop)?;
+        Ok((process, ready))
+    }
+
+    /// Starts any program.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(mut command: Command, cpu: Option<usize>) -> Result<Self, String> {
+        // A process group of its own: Ctrl-C at the terminal is for us, and we end it in order.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let spawned = match cpu {
+            Some(cpu) => spawn_on(&mut command, cpu),
+            None => command.spawn(),
+        };
+        let program = || command.get_program().to_string_lossy().into_owned();
+        let mut child = spawned.map_err(|error| format!("starting {}: {error}", program()))?;
+        let (sender, events) = channel();
+        let stdout = child.stdout.take().expect("asked for a pipe");
+        let mut stderr = child.stderr.take().expect("asked for a pipe");
+        std::thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            for event in lines.filter_map(|line| serde_json::from_str(&line).ok()) {
+                if sender.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+        let complaints = std::thread::spawn(move || {
+            let mut text = String::new();
+            // Whatever could be read before an error is what there is to say.
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        Ok(Self { child, events, complaints: Some(complaints) })
+    }
+
+    /// Its pid, which is also that of the program itself: `ip netns exec` becomes it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as Ctrl-C does, and returns its last words: books, ports, queues.
+    ///
+    /// # Errors
+    /// When it ended otherwise, with what it complained of.
+    pub fn finish(self) -> Result<Value, String> {
+        self.interrupt();
+        self.last_words(PATIENCE, &AtomicBool::new(false))
+    }
+
+    /// Waits for its `end`, and until it is gone.
+    ///
+    /// # Errors
+    /// When it ended otherwise, with what it complained of, or took too long.
+    pub fn last_words(mut self, limit: Duration, stop: &AtomicBool) -> Result<Value, String> {
+        let last = self.wait_for("end", limit, stop)?;
+        let status = self.child.wait().map_err(|error| error.to_string())?;
+        if status.success() { Ok(last) } else { Err(self.complaint(&format!("it ended with {status}"))) }
+    }
+
+    /// Ends a program that has no last words; kills it when it takes too long.
+    pub fn end(mut self) {
+        self.interrupt();
+        let end = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether it runs; otherwise what it complained of.
+    ///
+    /// # Errors
+    /// That it has ended.
+    pub fn check(&mut self) -> Result<(), String> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(self.complaint(&format!("it ended with {status}"))),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits until it has printed `event`.
+    ///
+    /// # Errors
+    /// What it complained of, that it took too long, or that this process is told to stop.
+    pub fn wait_for(&mut self, event: &str, limit: Duration, stop: &AtomicBool) -> Result<Value, String> {
+        let end = Instant::now() + limit;
+        loop {
+            match self.events.recv_timeout(Duration::from_millis(50)) {
+                Ok(value) if value["event"] == event => return Ok(value),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    let ended = self.child.wait().map_or(String::new(), |status| format!(" ({status})"));
+                    return Err(self.complaint(&format!("it ended too early{ended}")));
+                }
+                Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) => {
+                    return Err("told to stop".to_owned());
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() > end => {
+                    return Err(self.complaint(&format!("no word of \"{event}\" within {limit:?}")));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// As Ctrl-C does.
+    fn interrupt(&self) {
+        // An error means that it is gone; the wait tells how.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::INT);
+    }
+
+    /// What it printed to standard error, or `otherwise`. It is ended first, so that there is an end to read to.
+    fn complaint(&mut self, otherwise: &str) -> String {
+        self.kill();
+        let text = self.complaints.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        // What follows an empty line is how a command line is to be used.
+        let text = text.trim().split("\n\n").next().unwrap_or_default();
+        let text = text.strip_prefix("ringway: ").or_else(|| text.strip_prefix("error: ")).unwrap_or(text);
+        if text.is_empty() { otherwise.to_owned() } else { text.to_owned() }
+    }
+
+    fn kill(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Errors mean that it is gone: that is what was wanted.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A child inherits the CPUs of the thread that starts it: so a thread of its own does.
+fn spawn_on(command: &mut Command, cpu: usize) -> io::Result<Child> {
+    let start = || {
+        let mut only = CpuSet::new();
+        only.set(cpu);
+        sched_setaffinity(None, &only)?;
+        command.spawn()
+    };
+    std::thread::scope(|scope| scope.spawn(start).join()).unwrap_or_else(|_| Err(io::Error::other("a panic")))
+}

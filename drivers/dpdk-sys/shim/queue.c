@@ -1,0 +1,323 @@
+/* One queue pair: bursts of mbufs on one side, of descriptors on the other. */
+#include "herd.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <rte_ethdev.h>
+#include <rte_prefetch.h>
+
+/* So many flushes in a row that move nothing, some milliseconds of polling at least: the packet in front is given up, since
+ * a device that refuses it for ever looks just the same as a ring that is full. */
+#define PATIENCE (1u << 16)
+
+struct rwd_queue {
+	struct rwd_herd *herd;
+	uint16_t port;
+	uint16_t queue;
+	uint16_t rx_at;		/* received, and not handed on yet: from here .. */
+	uint16_t rx_count;	/* .. to here */
+	uint16_t tx_count;	/* packets that the device has not taken yet */
+	bool tx_undone;		/* something is left to the device in one of them */
+	uint32_t patience;	/* flushes in a row that moved nothing */
+	uint64_t malformed;
+	uint64_t refused;
+	struct rte_mbuf *rx[RWD_BURST];
+	struct rte_mbuf *tx[RWD_BURST];
+};
+
+struct rwd_queue *rwd_queue_new(struct rwd_herd *herd, uint16_t port, uint16_t queue)
+{
+	struct rwd_queue *q = calloc(1, sizeof(*q));
+
+	if (q) {
+		q->herd = herd;
+		q->port = port;
+		q->queue = queue;
+	}
+	return q;
+}
+
+/* Once the device is closed, or before its memory is. */
+void rwd_queue_free(struct rwd_queue *q)
+{
+	rte_pktmbuf_free_bulk(&q->rx[q->rx_at], q->rx_count - q->rx_at);
+	rte_pktmbuf_free_bulk(q->tx, q->tx_count);
+	free(q);
+}
+
+uint64_t rwd_malformed(const struct rwd_queue *q)
+{
+	return q->malformed;
+}
+
+uint64_t rwd_refused(const struct rwd_queue *q)
+{
+	return q->refused;
+}
+
+static inline void describe(const struct rwd_herd *herd, const struct rte_mbuf *mbuf, struct rwd_descriptor *out,
+			    uint32_t options)
+{
+	out->offset = (uint64_t)((char *)mbuf->buf_addr - herd->base) + mbuf->data_off;
+	out->len = mbuf->data_len;
+	out->options = options;
+}
+
+static inline uint32_t options_of(const struct rte_mbuf *mbuf)
+{
+	const uint64_t undone = RTE_MBUF_F_RX_LRO | RTE_MBUF_F_RX_L4_CKSUM_MASK;
+	uint32_t options = 0;
+
+	if (likely((mbuf->ol_flags & undone) == 0))
+		return 0;
+	if (mbuf->ol_flags & RTE_MBUF_F_RX_LRO)
+		options = RWD_UNCUT | (uint32_t)mbuf->tso_segsz << RWD_SEGMENT_SHIFT;
+	/* Both bits: nobody has looked at a sum that is not there yet (virtio's NEEDS_CSUM). */
+	if ((mbuf->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_NONE)
+		options |= RWD_UNCHECKED;
+	return options;
+}
+
+/* A packet in several mbufs, or none: where it goes on; or NULL when it does not fit. */
+static struct rwd_descriptor *describe_chain(struct rwd_queue *q, struct rte_mbuf *mbuf, struct rwd_descriptor *out,
+					     const struct rwd_descriptor *end)
+{
+	uint32_t options = options_of(mbuf);
+
+	if (mbuf->nb_segs > end - out)
+		return NULL;
+	for (struct rte_mbuf *next; mbuf; mbuf = next) {
+		next = mbuf->next;
+		describe(q->herd, mbuf, out++, options | (next ? RWD_CONTINUES : 0));
+		options = 0;
+		mbuf->next = NULL;
+		mbuf->nb_segs = 1;
+	}
+	return out;
+}
+
+/* Whether Ringway's own frames make up the packet: each whole, held by nobody else, and not empty. */
+static bool is_ours(const struct rwd_queue *q, const struct rte_mbuf *mbuf)
+{
+	uint32_t seen = 0;
+
+	for (; mbuf; mbuf = mbuf->next, seen++) {
+		if (mbuf->pool != q->herd->pool || mbuf->data_len == 0 || rte_mbuf_refcnt_read(mbuf) != 1 ||
+		    !RTE_MBUF_DIRECT(mbuf))
+			return false;
+	}
+	return seen <= RWD_BURST;
+}
+
+/* The hot half of receiving: packets in one frame with nothing undone; returns how many, and stops at any other. */
+static inline uint32_t describe_plain(const struct rwd_herd *herd, struct rte_mbuf *const *from, uint32_t count,
+				      struct rwd_descriptor *out)
+{
+	const uint64_t out_of_the_ordinary = RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL | RTE_MBUF_F_RX_LRO |
+					     RTE_MBUF_F_RX_L4_CKSUM_NONE;
+	const struct rte_mempool *const pool = herd->pool;
+	const uintptr_t base = (uintptr_t)herd->base;
+	uint32_t i;
+
+	for (i = 0; i < count; i++) {
+		const struct rte_mbuf *mbuf = from[i];
+
+		if (i + 4 < count)
+			rte_prefetch0(from[i + 4]);
+		if (unlikely(mbuf->pool != pool || mbuf->refcnt != 1 || mbuf->nb_segs != 1 ||
+			     (mbuf->ol_flags & out_of_the_ordinary) || mbuf->data_len == 0))
+			break;
+		/* Whoever sent it wrote it on another core, or by DMA. */
+		rte_prefetch0((const char *)mbuf->buf_addr + mbuf->data_off);
+		out[i].offset = (uintptr_t)mbuf->buf_addr - base + mbuf->data_off;
+		out[i].len = mbuf->data_len;
+		out[i].options = 0;
+	}
+	return i;
+}
+
+/* Fills `out` with whole packets in Ringway's own frames, up to the first that is not in them (rwd_foreign). */
+uint32_t rwd_receive(struct rwd_queue *q, struct rwd_descriptor *out, uint32_t room)
+{
+	struct rwd_descriptor *const begin = out, *const end = out + room;
+
+	if (q->rx_at == q->rx_count) {
+		q->rx_at = 0;
+		q->rx_count = rte_eth_rx_burst(q->port, q->queue, q->rx, RTE_MIN(room, (uint32_t)RWD_BURST));
+	}
+	while (q->rx_at < q->rx_count && out < end) {
+		uint32_t plain = describe_plain(q->herd, &q->rx[q->rx_at],
+						RTE_MIN((uint32_t)(q->rx_count - q->rx_at), (uint32_t)(end - out)), out);
+		struct rte_mbuf *mbuf;
+
+		q->rx_at += plain;
+		out += plain;
+		if (likely(q->rx_at == q->rx_count) || out == end)
+			break;
+		mbuf = q->rx[q->rx_at];
+		if (is_ours(q, mbuf)) {
+			struct rwd_descriptor *next = describe_chain(q, mbuf, out, end);
+
+			if (!next)
+				break;
+			out = next;
+		} else if (mbuf->pkt_len == 0) {
+			q->malformed++;
+			rte_pktmbuf_free(mbuf);
+		} else {
+			break;
+		}
+		q->rx_at++;
+	}
+	return out - begin;
+}
+
+/* The packet in front, if it is not in Ringway's frames: how many bytes it has, and what is undone in it. */
+uint32_t rwd_foreign(const struct rwd_queue *q, uint32_t *options)
+{
+	const struct rte_mbuf *mbuf;
+
+	if (q->rx_at == q->rx_count)
+		return 0;
+	mbuf = q->rx[q->rx_at];
+	if (is_ours(q, mbuf))
+		return 0;
+	*options = options_of(mbuf);
+	return mbuf->pkt_len;
+}
+
+/* Copies from it: the only place where the shim copies content. */
+void rwd_foreign_read(const struct rwd_queue *q, uint32_t from, void *to, uint32_t bytes)
+{
+	const void *found = rte_pktmbuf_read(q->rx[q->rx_at], from, bytes, to);
+
+	if (found && found != to)
+		memcpy(to, found, bytes);
+}
+
+void rwd_foreign_drop(struct rwd_queue *q)
+{
+	rte_pktmbuf_free(q->rx[q->rx_at++]);
+}
+
+/* Packets that the device has not taken yet. */
+uint32_t rwd_waiting(const struct rwd_queue *q)
+{
+	return q->tx_count;
+}
+
+static void widen(const struct rwd_herd *herd, struct rte_mbuf *mbuf, uint64_t offset)
+{
+	mbuf->buf_addr = herd->base + (offset >> herd->shift << herd->shift);
+	mbuf->buf_len = 1u << herd->shift;
+	rte_mbuf_iova_set(mbuf, herd->physical ? rte_mem_virt2iova(mbuf->buf_addr) : (rte_iova_t)(uintptr_t)mbuf->buf_addr);
+}
+
+static inline struct rte_mbuf *ready(const struct rwd_herd *herd, const struct rwd_descriptor *frame)
+{
+	struct rte_mbuf *mbuf = &herd->frames[frame->offset >> herd->shift];
+
+	const char *data = herd->base + frame->offset;
+
+	/* In front of the buffer's first byte: then the buffer is the whole slot from now on. */
+	if (unlikely(data < (const char *)mbuf->buf_addr))
+		widen(herd, mbuf, frame->offset);
+	mbuf->data_off = data - (const char *)mbuf->buf_addr;
+	mbuf->ol_flags = 0;
+	mbuf->pkt_len = frame->len;
+	mbuf->data_len = frame->len;
+	return mbuf;
+}
+
+/* Lays packets of one frame down for the device. The caller has seen to the room: RWD_BURST less those that wait. */
+void rwd_push_plain(struct rwd_queue *q, const struct rwd_descriptor *frames, uint32_t count)
+{
+	const struct rwd_herd herd = *q->herd;	/* a copy: the stores below cannot change it */
+	struct rte_mbuf **to = &q->tx[q->tx_count];
+
+	for (uint32_t i = 0; i < count; i++)
+		to[i] = ready(&herd, &frames[i]);
+	q->tx_count += count;
+}
+
+static struct rte_mbuf *ready_page(struct rwd_herd *herd, const struct rwd_descriptor *page)
+{
+	struct rte_mbuf *mbuf = herd->page_free[--herd->page_free_count];
+
+	mbuf->buf_addr = herd->base + page->offset;
+	mbuf->buf_len = page->len;
+	rte_mbuf_iova_set(mbuf, herd->physical ? rte_mem_virt2iova(mbuf->buf_addr) : (rte_iova_t)(uintptr_t)mbuf->buf_addr);
+	mbuf->data_off = 0;
+	mbuf->ol_flags = 0;
+	mbuf->data_len = page->len;
+	return mbuf;
+}
+
+/* Lays one packet down: frames and pages in their order, and what is left to the device. As above for the room, and for
+ * that of pages (rwd_herd_page_room). */
+void rwd_push(struct rwd_queue *q, const struct rwd_descriptor *parts, uint32_t count, const struct rwd_offload *offload)
+{
+	struct rwd_herd *herd = q->herd;
+	struct rte_mbuf *head = ready(herd, &parts[0]), *last = head;
+	const size_t frames_end = (size_t)herd->rest.capacity << herd->shift;
+
+	for (uint32_t i = 1; i < count; i++) {
+		const bool page = parts[i].offset >= frames_end;
+		struct rte_mbuf *mbuf = page ? ready_page(herd, &parts[i]) : ready(herd, &parts[i]);
+
+		head->pkt_len += parts[i].len;
+		last->next = mbuf;
+		last = mbuf;
+	}
+	head->nb_segs = count;
+	if (offload) {
+		q->tx_undone = true;
+		head->ol_flags |= offload->flags & RWD_TX_IPV4 ? RTE_MBUF_F_TX_IPV4 : RTE_MBUF_F_TX_IPV6;
+		head->ol_flags |= offload->flags & RWD_TX_TCP ? RTE_MBUF_F_TX_TCP_CKSUM : RTE_MBUF_F_TX_UDP_CKSUM;
+		if (offload->flags & RWD_TX_IP_CHECKSUM)
+			head->ol_flags |= RTE_MBUF_F_TX_IP_CKSUM;
+		if (offload->flags & RWD_TX_CUT)
+			head->ol_flags |= RTE_MBUF_F_TX_TCP_SEG;
+		head->tx_offload = 0;
+		head->l2_len = offload->l2;
+		head->l3_len = offload->l3;
+		head->l4_len = offload->l4;
+		head->tso_segsz = offload->segment;
+	}
+	q->tx[q->tx_count++] = head;
+}
+
+/* Hands what waits to the device; returns how many packets still wait. */
+uint32_t rwd_flush(struct rwd_queue *q)
+{
+	uint16_t fit, sent;
+
+	if (q->tx_count == 0)
+		return 0;
+	fit = q->tx_count;
+	if (unlikely(q->tx_undone))
+		fit = rte_eth_tx_prepare(q->port, q->queue, q->tx, q->tx_count);
+	sent = rte_eth_tx_burst(q->port, q->queue, q->tx, fit);
+	if (likely(sent == q->tx_count)) {
+		q->tx_count = 0;
+		q->tx_undone = false;
+		return 0;
+	}
+	q->patience = sent ? 0 : q->patience + 1;
+	/* It says of the next that it can never be sent; or says nothing, for too long. */
+	if ((sent == fit && fit < q->tx_count) || q->patience == PATIENCE) {
+		rte_pktmbuf_free(q->tx[sent++]);
+		q->refused++;
+		q->patience = 0;
+	}
+	q->tx_count -= sent;
+	memmove(q->tx, &q->tx[sent], q->tx_count * sizeof(q->tx[0]));
+	return q->tx_count;
+}
+
+/* Asks the device to free what it has sent, where it knows how: for quiet times. */
+void rwd_tidy(struct rwd_queue *q)
+{
+	(void)rte_eth_tx_done_cleanup(q->port, q->queue, 0);
+}

@@ -1,0 +1,289 @@
+//! The running queue.
+
+use super::ffi::{QueueHandle, Statistics};
+use super::herd::Herd;
+use super::port::{DpdkPort, Look};
+use crate::checksum;
+use crate::error::{Fault, OpenError};
+use crate::plain::{Limits, arrive_any, depart_any};
+use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair, Tally};
+use crate::rings::{Descriptor, room};
+use crate::xdp::Umem;
+use ringbuf::{BURST, Burst, Frame, Packets, Pool};
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Turns without a frame between two looks at the device.
+const GLANCE: u32 = 4096;
+
+/// One queue pair of a DPDK device.
+#[derive(Debug)]
+pub struct DpdkQueue<'p> {
+    pub(super) pool: &'p Pool,
+    pub(super) raw: QueueHandle,
+    pub(super) caps: Caps,
+    pub(super) number: u16,
+    pub(super) received: Tally,
+    pub(super) transmitted: Tally,
+    pub(super) unsendable: u64,
+    pub(super) checksums: u64,
+    pub(super) copied_bytes: u64,
+    pub(super) fault: OnceCell<Fault>,
+    pub(super) scratch: Box<[Descriptor; BURST]>,
+    /// Bytes of the longest packet that is not to be cut.
+    pub(super) longest: u32,
+    /// The peer may leave checksums undone, without a word.
+    pub(super) looks: bool,
+    idle: u32,
+    link_down: Cell<u64>,
+    down: Cell<bool>,
+    pub(super) malformed: u64,
+    pub(super) herd: Rc<Herd>,
+    _umem: Rc<Umem<'p>>,
+    pub(super) port: Arc<DpdkPort>,
+}
+
+impl<'p> DpdkQueue<'p> {
+    /// Opens one queue pair of a port, on the thread that will own it. The device starts with its last.
+    ///
+    /// # Errors
+    /// [`OpenError`] naming the device, the step, what DPDK says, and the cure.
+    pub fn open(umem: &Rc<Umem<'p>>, port: &Arc<DpdkPort>, queue: u32) -> Result<Self, OpenError> {
+        let device = port.plan().device.as_str();
+        let number =
+            u16::try_from(queue).ok().filter(|queue| *queue < port.plan().queues).ok_or_else(|| {
+                OpenError::refused(device, format!("opening queue {queue}"), "there is no such queue")
+            })?;
+        let pool = umem.pool();
+        let herd = Herd::of(umem, device)?;
+        herd.reserve(pool, port.rings().0, port.packet_frames());
+        let raw = port.set_up(number, &herd.handle, |device| QueueHandle::new(&herd.handle, device, number));
+        let raw = match raw {
+            Ok(raw) => raw,
+            Err(error) => {
+                // What it took with it is home again once it is closed.
+                port.close();
+                if Rc::strong_count(&herd) == 1 {
+                    herd.settle(pool);
+                }
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            pool,
+            raw,
+            caps: port.caps(number, pool.frame_size()),
+            number,
+            received: Tally::default(),
+            transmitted: Tally::default(),
+            unsendable: 0,
+            checksums: 0,
+            copied_bytes: 0,
+            fault: OnceCell::new(),
+            scratch: Box::new([Descriptor::default(); BURST]),
+            longest: port.longest_uncut(),
+            looks: port.plan().partial_checksums(),
+            idle: 0,
+            link_down: Cell::new(0),
+            down: Cell::new(false),
+            malformed: 0,
+            herd,
+            _umem: Rc::clone(umem),
+            port: Arc::clone(port),
+        })
+    }
+
+    pub(super) fn latch(&self, fault: impl Into<Fault>) {
+        // The first fault is the cause of the others.
+        let _ = self.fault.set(fault.into());
+    }
+
+    /// Whether it still has its device and its senses.
+    #[inline]
+    pub(super) fn is_well(&self) -> bool {
+        self.fault.get().is_none()
+    }
+
+    #[inline]
+    fn receive_inside(&mut self, burst: &mut Burst<'p>) -> usize {
+        let looks = self.looks;
+        let Self { pool, raw, herd, scratch, received, .. } = self;
+        let room = room(burst) as usize;
+        let filled = raw.receive(&mut scratch[..room.min(BURST)]);
+        let mut note = |frame: &mut Frame<'p>, _| {
+            if looks && let Some(offload) = checksum::undone(frame) {
+                frame.set_offload(Some(offload));
+            }
+        };
+        let (taken, bytes) = arrive_any(pool, herd.loan, &scratch[..filled], burst, &mut note);
+        let taken = taken as usize;
+        herd.lent(-(taken as i64));
+        received.packets += taken as u64;
+        received.bytes += bytes;
+        if taken == filled && (filled > 0 || room == 0) {
+            self.idle = 0;
+            return taken;
+        }
+        if filled == 0 && !self.raw_has_more() {
+            self.idle = self.idle.wrapping_add(1);
+            return 0;
+        }
+        self.idle = 0;
+        taken + self.receive_rest(taken, filled, burst)
+    }
+
+    #[inline]
+    fn transmit_inside(&mut self, burst: &mut Burst<'p>) -> usize {
+        if self.raw.waiting() > 0 && self.raw.flush() > 0 {
+            return 0;
+        }
+        let Self { pool, raw, herd, scratch, longest, transmitted, .. } = self;
+        let before = burst.len();
+        let limits = Limits { headroom: 0, bytes: *longest };
+        let (sent, bytes) = depart_any(pool, herd.loan, burst, &mut scratch[..], limits);
+        herd.lent(i64::from(sent));
+        raw.push_plain(&scratch[..sent as usize]);
+        transmitted.packets += u64::from(sent);
+        transmitted.bytes += bytes;
+        if !burst.is_empty() {
+            self.transmit_rest(burst);
+        }
+        self.raw.flush();
+        before - burst.len()
+    }
+
+    /// Looks at the link, and whether the device is there.
+    #[cold]
+    #[inline(never)]
+    fn glance(&self) -> Look {
+        let look = self.port.look();
+        if look.removed {
+            self.latch(Fault::Gone);
+        }
+        if look.down && !self.down.get() {
+            self.link_down.set(self.link_down.get() + 1);
+        }
+        self.down.set(look.down);
+        look
+    }
+
+    /// What sent frames and pages wait for is a word to the device.
+    #[cold]
+    #[inline(never)]
+    fn tidy(&mut self) {
+        self.raw.tidy();
+    }
+}
+
+impl<'p> QueuePair<'p> for DpdkQueue<'p> {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    #[inline]
+    fn receive(&mut self, burst: &mut Burst<'p>) -> usize {
+        if !self.is_well() {
+            return 0;
+        }
+        if !self.port.enter(self.number) {
+            return 0;
+        }
+        let received = self.receive_inside(burst);
+        self.port.leave(self.number);
+        received
+    }
+
+    #[inline]
+    fn transmit(&mut self, burst: &mut Burst<'p>) -> usize {
+        if !self.is_well() {
+            return 0;
+        }
+        if !self.port.enter(self.number) {
+            return 0;
+        }
+        let sent = self.transmit_inside(burst);
+        self.port.leave(self.number);
+        sent
+    }
+
+    #[inline]
+    fn tend(&mut self) {
+        if !self.is_well() {
+            return;
+        }
+        if !self.port.enter(self.number) {
+            return;
+        }
+        if self.raw.waiting() > 0 {
+            self.raw.flush();
+        }
+        // Sent frames and pages that nobody asks for stay in the ring.
+        if self.idle % 256 == 255 {
+            self.tidy();
+        }
+        self.port.leave(self.number);
+        let balanced = self.herd.balance(self.pool);
+        let released = self.herd.release_pages(self.pool);
+        if let Err(fault) = balanced.and_then(|()| Ok(released?)) {
+            self.latch(fault);
+        }
+        if self.idle % GLANCE == GLANCE - 1 {
+            self.glance();
+        }
+    }
+
+    fn fault(&self) -> Option<&Fault> {
+        self.fault.get()
+    }
+
+    fn counters(&self) -> QueueCounters {
+        // DPDK counts a device's losses, not a queue's: the first queue names them.
+        let lost = if self.number == 0 { self.glance().lost } else { Statistics::default() };
+        QueueCounters {
+            received: self.received,
+            transmitted: self.transmitted,
+            receive_missed: lost.missed,
+            receive_malformed: self.malformed + self.raw.malformed() + lost.malformed,
+            transmit_dropped: self.raw.refused() + lost.dropped,
+            unsendable: self.unsendable,
+            link_down: self.link_down.get(),
+            checksums_finished: self.checksums,
+            copied_bytes: self.copied_bytes,
+            ..QueueCounters::default()
+        }
+    }
+
+    fn pending(&self) -> u32 {
+        // A frame in an in-memory ring is not on its way to anybody but us.
+        if self.number > 0 || self.caps.copying == Copying::InMemory {
+            return self.raw.waiting();
+        }
+        self.herd.under_way()
+    }
+}
+
+impl<'p> Gather<'p> for DpdkQueue<'p> {
+    /// Pages go as further segments of the packet, from where they lie.
+    fn gather(&mut self, packets: &mut Packets<'p>) -> usize {
+        if !self.is_well() {
+            return 0;
+        }
+        if !self.port.enter(self.number) {
+            return 0;
+        }
+        let gathered = self.gather_inside(packets);
+        self.port.leave(self.number);
+        gathered
+    }
+}
+
+impl Drop for DpdkQueue<'_> {
+    fn drop(&mut self) {
+        self.port.depart(self.number);
+        self.raw.close();
+        if Rc::strong_count(&self.herd) == 1 {
+            self.herd.settle(self.pool);
+        }
+    }
+}

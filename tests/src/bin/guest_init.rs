@@ -1,0 +1,5 @@
+//! PID 1 of a guest. See `lab::guest`.
+
+fn main() {
+    lab::guest::boot::main()
+}
