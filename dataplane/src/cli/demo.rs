@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+/// The whole story in a private laboratory, in less than a minute; needs no argument.
+///
 /// Builds a private laboratory of two hosts and forwards real packets between them, through AF_XDP and then through the
 /// kernel fallback. Without the rights for that it says which are missing, and shows the loop in memory.
 #[derive(Debug, Args)]

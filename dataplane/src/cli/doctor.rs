@@ -8,6 +8,7 @@ use std::{
     process::ExitCode,
 };
 
+/// Say what this machine and each interface can do, and the cure for what they can't.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Interfaces to examine [default: all but the loopback].

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+/// Forward packets between ports.
+///
 /// A port is driver:device[,key=value..]: af-xdp:eth0 | af-xdp:eth0,queues=0-3,mode=copy | packet:eth0 |
 /// pcap:in.pcap,out=out.pcap. A bare eth0 takes the best driver that works there. tap=FILE, with any driver, records
 /// what passes.

@@ -6,6 +6,7 @@ use dataplane::lab::{Lab, LabError, LabPlan, Namespace, Side, sweep};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
+/// The two-host veth laboratory: up, down, exec.
 #[derive(Debug, Args)]
 pub(crate) struct LabArgs {
     #[command(subcommand)]

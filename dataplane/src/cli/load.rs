@@ -314,7 +314,7 @@ fn client(
             args.addresses.iter().find(|own| theirs.iter().any(|it| it.address == own.address))
         {
             return Err(format!(
-                "{} is the kernel's at {}, and it would answer for it too: give an --address of the same network that                  nobody has",
+                "{} is the kernel's at {}, and it would answer for it too: give an --address of the same network that nobody has",
                 taken.address, spec.device
             )
             .into());

@@ -15,29 +15,23 @@ use std::process::ExitCode;
 /// What a command ends with: an exit code, or a sentence that names the thing, the step, the cause and the cure.
 pub(crate) type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
-/// A kernel-bypass packet forwarder.
+/// Forward packets, serve files and load servers past the kernel's network stack.
 #[derive(Debug, Parser)]
-#[command(name = "ringway", version, about, propagate_version = true)]
+#[command(name = "ringway", version, propagate_version = true)]
 pub(crate) struct Ringway {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+/// What each is for stands at its arguments: a comment here would hide theirs, and `--help` would be no longer than `-h`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// The whole story in a private laboratory, in less than a minute; needs no argument.
     Demo(demo::DemoArgs),
-    /// Forward packets between ports.
     Forward(forward::ForwardArgs),
-    /// Serve files over our own TCP.
     Serve(Box<serve::ServeArgs>),
-    /// Measure every way to send a file side by side: the bypass, each engine of the kernel's, nginx.
     Compare(Box<compare::CompareArgs>),
-    /// Ask a server for as much as it can give, and time its answers.
     Load(Box<load::LoadArgs>),
-    /// Say what this machine and each interface can do, and the cure for what they can't.
     Doctor(doctor::DoctorArgs),
-    /// The two-host veth laboratory: up, down, exec.
     Lab(lab::LabArgs),
 }
 
@@ -71,4 +65,38 @@ pub(crate) fn init_log() {
     let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_ansi(colours).without_time().init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ringway;
+    use clap::CommandFactory;
+
+    /// The list of commands has one line for each, and `COMMAND --help` says more than `COMMAND -h` where there is more.
+    #[test]
+    fn help_is_short_in_the_list_and_long_when_asked_for() {
+        let mut program = Ringway::command();
+        program.build();
+        let one_line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let list = one_line(program.render_help().to_string());
+        assert!(list.starts_with("Forward packets, serve files and load servers"), "{list}");
+        for command in program.get_subcommands() {
+            let line = command.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(!line.is_empty() && !line.contains('\n'), "{}: {line:?}", command.get_name());
+            assert!(list.contains(&line), "{line:?} is not in {list}");
+        }
+        for (name, words) in [
+            ("demo", "AF_XDP"),
+            ("forward", "tap=FILE"),
+            ("serve", "neighbour discovery"),
+            ("compare", "Each figure says"),
+            ("load", "Without --rate"),
+        ] {
+            let command = program.find_subcommand_mut(name).expect(name);
+            let about = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+            assert!(about.contains(words), "{name}: {about:?}");
+            assert!(one_line(command.render_long_help().to_string()).contains(words), "{name} --help");
+            assert!(!list.contains(words), "{words:?} is for {name} --help: {list}");
+        }
+    }
 }

@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Serve files over Ringway's own TCP, straight from memory that the device reads; or, with --engine, over the kernel's.
+/// Serve files over Ringway's own TCP; or, with --engine, over the kernel's.
 ///
-/// Over a --port: the address may be one that the kernel does not have: then ARP, neighbour discovery and ping are answered here too.
+/// Over a --port, files go straight from memory that the device reads. The address may be one that the kernel does not have: then ARP, neighbour discovery and ping are answered here too.
 /// Or it may be the interface's own: then only TCP to the one port is taken (af-xdp), and SSH and everything else
 /// reach the kernel as before.
 #[derive(Debug, Args)]
@@ -199,8 +199,8 @@ pub(super) enum KindWord {
     /// Large files direct, others by snapshot.
     #[default]
     Auto,
-    /// Files of tmpfs from the page cache itself, where the device can: nothing is copied, not even when loaded. Only for
-    /// files that are replaced, never written to in place: a write shows in responses that are under way.
+    /// Files of tmpfs and hugetlbfs from their own pages, where the device can: nothing is copied, not even when loaded.
+    /// Only for files that are replaced, never written to in place: a write shows in responses that are under way.
     Shared,
     /// Read through the page cache into our memory: one copy when loaded, none per request.
     Snapshot,
