@@ -20,8 +20,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(1);
 /// Extents read ahead of a reader that was never too fast for them.
 const AHEAD_LEAST: u8 = 4;
 
-/// And of one that always was: with 4 MiB under way a single reader keeps a fast disk busy although its extents come out of
-/// order and each completion takes two threads to become the next read. `docs/files.md` has the measurement.
+/// And of one that always was: 4 MiB under way, since extents come out of order and each completion takes two threads to
+/// become the next read. `docs/measuring.md` says what that brings beside `fio` with as many reads at once.
 const AHEAD_MOST: u8 = 32;
 
 /// How a file's bytes get into the arena.
