@@ -4,7 +4,7 @@
 //!     sudo target/debug/05-serve-a-file af-xdp:rw-left 10.77.0.100/24 docs 60 &
 //!     sudo target/debug/ringway lab exec left -- curl http://10.77.0.100:8080/tour.md
 //!
-//! The address must be one that the kernel does not have. `ringway serve` can do more: `dataplane/src/cli/serve.rs`.
+//! The address must be one that the kernel does not have. `ringway serve` can do more: `dataplane/src/cli/serve/bypass.rs`.
 #![forbid(unsafe_code)]
 
 use dataplane::PortId;
