@@ -401,7 +401,8 @@ impl Worker {
     }
 
     fn flows(&self) -> Vec<u32> {
-        let used = |(place, conn): (usize, &Option<Conn>)| conn.as_ref().and(u32::try_from(place).ok());
+        let used =
+            |(place, conn): (usize, &Option<Conn>)| conn.as_ref().and_then(|_| u32::try_from(place).ok());
         self.conns.iter().enumerate().filter_map(used).collect()
     }
 }
