@@ -5,6 +5,7 @@ use super::raw::{Aio, Event};
 use super::{Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, refused};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{SendFlags, send};
+use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -61,7 +62,7 @@ pub(super) struct DirectAio<S> {
     buffers: Buffers,
     reads: Vec<Option<Read<S>>>,
     flows: Vec<Flow>,
-    waiting: Vec<(u32, u32)>,
+    waiting: VecDeque<(u32, u32)>,
     woken: Vec<u32>,
     counters: Counters,
 }
@@ -83,7 +84,7 @@ impl<S: Source> DirectAio<S> {
             buffers,
             reads: (0..plan.buffers).map(|_| None).collect(),
             flows: Vec::new(),
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             woken: Vec::new(),
             counters: Counters::default(),
         })
@@ -93,7 +94,7 @@ impl<S: Source> DirectAio<S> {
         let generation = place(&mut self.flows, flow).generation;
         let Some(buffer) = self.buffers.take() else {
             place(&mut self.flows, flow).now = Now::Waiting;
-            self.waiting.push((flow, generation));
+            self.waiting.push_back((flow, generation));
             return Step::Later;
         };
         let head = job.head.len();
@@ -148,14 +149,22 @@ impl<S: Source> DirectAio<S> {
                 place(&mut self.flows, flow).now = now;
                 Step::Sent(bytes as u64)
             }
-            Err(errno) => refused(errno),
+            Err(errno) => {
+                let step = refused(errno);
+                // Slow readers must not keep all buffers: what they have not taken is read again.
+                if step != Step::Full || !self.buffers.are_plenty() {
+                    place(&mut self.flows, flow).now = Now::Idle;
+                    self.give(buffer);
+                }
+                step
+            }
         }
     }
 
     /// A buffer is free; somebody may wait for one.
     fn give(&mut self, buffer: u16) {
         self.buffers.give(buffer);
-        while let Some((flow, generation)) = self.waiting.pop() {
+        while let Some((flow, generation)) = self.waiting.pop_front() {
             let state = place(&mut self.flows, flow);
             if state.generation == generation {
                 state.now = Now::Idle;

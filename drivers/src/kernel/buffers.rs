@@ -55,6 +55,11 @@ impl Buffers {
         self.free.pop()
     }
 
+    /// Whether a quarter of them is free: then one may be kept for a while.
+    pub(super) fn are_plenty(&self) -> bool {
+        self.free.len() * 4 > self.maps.len()
+    }
+
     pub(super) fn give(&mut self, buffer: u16) {
         self.free.push(buffer);
     }

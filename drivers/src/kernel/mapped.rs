@@ -170,8 +170,15 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
                 }
                 // Too many sends are out: some come back before the socket takes more.
                 Err(Errno::NOBUFS) if sent == 0 => {
+                    let before = place(&mut self.flows, flow).out;
                     self.reap(flow, job.socket);
-                    return if place(&mut self.flows, flow).out > 0 { Step::Full } else { Step::Failed };
+                    let after = place(&mut self.flows, flow).out;
+                    // Those that have just come back make room at once; for others the error queue wakes us.
+                    return match after {
+                        _ if after < before => Step::Sent(0),
+                        0 => Step::Failed,
+                        _ => Step::Full,
+                    };
                 }
                 Err(errno) if sent == 0 => return refused(errno),
                 Err(_) => {}

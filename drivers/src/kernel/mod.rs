@@ -100,12 +100,6 @@ impl Method {
             Self::DirectUring => "direct-uring",
         }
     }
-
-    /// Whether its sockets block: io_uring waits for them itself.
-    #[must_use]
-    pub const fn wants_blocking_sockets(self) -> bool {
-        matches!(self, Self::Uring | Self::UringSplice | Self::UringZerocopy | Self::DirectUring)
-    }
 }
 
 impl fmt::Display for Method {
@@ -192,6 +186,8 @@ pub struct Counters {
     pub direct_read_bytes: u64,
     /// Bytes that should have been, but their file system refuses `O_DIRECT`.
     pub direct_refused_bytes: u64,
+    /// Bytes that were read and sent by copying, since all buffers of a zero-copy engine were with slow readers.
+    pub fallback_bytes: u64,
     /// Bytes that reached a socket through a second pipe, by `tee`.
     pub teed_bytes: u64,
     /// Bytes that reached a pipe by `vmsplice`.
@@ -210,6 +206,7 @@ impl Counters {
             ("zerocopy_done", self.zerocopy_done),
             ("direct_read_bytes", self.direct_read_bytes),
             ("direct_refused_bytes", self.direct_refused_bytes),
+            ("fallback_bytes", self.fallback_bytes),
             ("teed_bytes", self.teed_bytes),
             ("vmspliced_bytes", self.vmspliced_bytes),
             ("operations", self.operations),

@@ -1,16 +1,23 @@
 //! io_uring: all that waits is done by the kernel in its own time, and begun with one system call for many.
 //!
 //! ```text
-//!   push ─► READ_FIXED ─► SEND or SEND_ZC, until all of it is sent ─► Sent        uring, uring-zerocopy, direct-uring
-//!   push ─► SPLICE file to pipe ─► SPLICE pipe to socket, the same ─► Sent        uring-splice
+//!   push ─► READ_FIXED ─► SEND or SEND_ZC ─► Sent        uring, uring-zerocopy, direct-uring
+//!   push ─► SPLICE file to pipe ─► SPLICE pipe to socket ─► Sent        uring-splice
 //! ```
+//!
+//! Nothing waits for a socket in the kernel: what a socket does not take stays in its buffer or pipe until the socket is
+//! writable, or, where free buffers are few, is thrown away and read again. So slow readers never keep all buffers.
 
 use super::buffers::{Buffers, Reach};
 use super::pipes::{Pipe, Pipes};
-use super::{Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, send_head};
+use super::{
+    Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, refused, send_head,
+};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use rustix::net::{SendFlags, send};
 use rustix::pipe::PipeFlags;
+use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -42,7 +49,6 @@ struct Op<S> {
     head: usize,
     /// Bytes of the file that are asked for.
     bytes: usize,
-    sent: u64,
 }
 
 /// What carries the bytes.
@@ -80,7 +86,10 @@ enum Now {
     Busy,
     /// For a buffer.
     Waiting,
-    Done(Step),
+    /// What became of it, and the operation whose bytes are left over.
+    Done(Step, Option<u32>),
+    /// So much is read, and the socket was full.
+    Held(u32),
 }
 
 /// The ring of one thread.
@@ -95,7 +104,7 @@ pub(super) struct Uring<S> {
     /// Entries that found no room.
     held_back: Vec<squeue::Entry>,
     flows: Vec<Flow>,
-    waiting: Vec<(u32, u32)>,
+    waiting: VecDeque<(u32, u32)>,
     woken: Vec<u32>,
     counters: Counters,
 }
@@ -157,7 +166,7 @@ impl<S: Source> Uring<S> {
             free: Vec::new(),
             held_back: Vec::new(),
             flows: Vec::new(),
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             woken: Vec::new(),
             counters: Counters::default(),
         })
@@ -170,8 +179,12 @@ impl<S: Source> Uring<S> {
         }
         let generation = place(&mut self.flows, flow).generation;
         let Some(buffer) = self.buffers.take() else {
+            // The others come back soon. These, only when the peers have taken what they refer to.
+            if self.method == Method::UringZerocopy {
+                return self.copy_instead(job);
+            }
             place(&mut self.flows, flow).now = Now::Waiting;
-            self.waiting.push((flow, generation));
+            self.waiting.push_back((flow, generation));
             return Step::Later;
         };
         let head = job.head.len();
@@ -195,13 +208,35 @@ impl<S: Source> Uring<S> {
             more: job.more || (bytes as u64) < job.bytes,
             head,
             bytes,
-            sent: 0,
         });
         let data = self.buffers.data(buffer);
         let entry = opcode::ReadFixed::new(Fd(fd), data, length, buffer).offset(reach.offset).build();
         self.enter(number, entry);
         place(&mut self.flows, flow).now = Now::Busy;
         Step::Later
+    }
+
+    /// Reads and sends here and now, since all buffers are with slow readers.
+    #[cold]
+    fn copy_instead(&mut self, job: &Job<'_, S>) -> Step {
+        let mut buffer = vec![0; job.head.len() + piece(job.bytes, self.chunk)];
+        let (head, body) = buffer.split_at_mut(job.head.len());
+        head.copy_from_slice(job.head);
+        let read = match rustix::io::pread(job.file.file(), body, job.offset) {
+            Ok(0) => return Step::Gone,
+            Ok(read) => read,
+            Err(errno) => return refused(errno),
+        };
+        let bytes = job.head.len() + read;
+        let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        flags.set(SendFlags::MORE, job.more || (read as u64) < job.bytes);
+        match send(job.socket, &buffer[..bytes], flags) {
+            Ok(sent) => {
+                self.counters.fallback_bytes += sent as u64;
+                Step::Sent(sent as u64)
+            }
+            Err(errno) => refused(errno),
+        }
     }
 
     /// Begins a job by splicing; the head is sent here and now.
@@ -229,7 +264,6 @@ impl<S: Source> Uring<S> {
             more: job.more || (bytes as u64) < job.bytes,
             head: 0,
             bytes,
-            sent: 0,
         });
         let offset = i64::try_from(job.offset).unwrap_or(i64::MAX);
         let length = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -297,11 +331,7 @@ impl<S: Source> Uring<S> {
         if cqueue::notif(entry.flags()) {
             self.counters.zerocopy_done += 1;
             self.counters.zerocopy_copied += u64::from(result.cast_unsigned() & USAGE_COPIED != 0);
-            match op.stage {
-                Stage::Notified => self.release(number, op),
-                // All but the last part of a send in several: its next entry is not out before this.
-                _ => self.send(number, op),
-            }
+            self.release(number, op);
             return;
         }
         let more = cqueue::more(entry.flags());
@@ -313,7 +343,7 @@ impl<S: Source> Uring<S> {
                 }
                 if read == 0 {
                     let step = if result >= 0 { Step::Gone } else { failed(result) };
-                    self.finish(&op, step);
+                    self.finish(&op, step, None);
                     self.release(number, op);
                     return;
                 }
@@ -330,26 +360,26 @@ impl<S: Source> Uring<S> {
             }
             Stage::Sending { from, to } => {
                 let sent = usize::try_from(result).unwrap_or(0).min(to - from);
-                op.sent += sent as u64;
                 if let Carrier::Pipe(pipe) = &mut op.carrier {
                     pipe.bytes -= sent.min(pipe.bytes);
                 }
-                let again = matches!(-result, libc::EAGAIN | libc::EINTR);
-                if sent == 0 && !again {
-                    self.finish(&op, Step::Broken);
-                    op.stage = Stage::Notified;
-                } else if from + sent == to {
-                    self.finish(&op, Step::Sent(op.sent));
-                    op.stage = Stage::Notified;
-                } else {
+                let full = matches!(-result, libc::EAGAIN | libc::EINTR);
+                let step = match (sent, full) {
+                    (0, true) => Step::Full,
+                    (0, false) => Step::Broken,
+                    _ => Step::Sent(sent as u64),
+                };
+                let left = from + sent < to && step != Step::Broken;
+                // A notification is still to come: the buffer is the kernel's until then.
+                if left && !more && self.may_keep(&op) {
                     op.stage = Stage::Sending { from: from + sent, to };
-                    if !more {
-                        self.send(number, op);
-                        return;
-                    }
+                    self.finish(&op, step, Some(number));
+                    self.ops[number as usize] = Some(op);
+                    return;
                 }
+                self.finish(&op, step, None);
+                op.stage = Stage::Notified;
                 if more {
-                    // The notification comes.
                     self.ops[number as usize] = Some(op);
                 } else {
                     self.release(number, op);
@@ -367,13 +397,14 @@ impl<S: Source> Uring<S> {
         };
         let socket = Fd(op.socket.as_raw_fd());
         let length = u32::try_from(to - from).unwrap_or(u32::MAX);
-        let mut flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let mut flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         if op.more {
             flags |= libc::MSG_MORE;
         }
         let entry = match &op.carrier {
             Carrier::Pipe(pipe) => {
-                let flags = if op.more { libc::SPLICE_F_MORE } else { 0 };
+                let more = if op.more { libc::SPLICE_F_MORE } else { 0 };
+                let flags = more | libc::SPLICE_F_NONBLOCK;
                 let from = Fd(pipe.read.as_raw_fd());
                 opcode::Splice::new(from, -1, socket, -1, length).flags(flags).build()
             }
@@ -392,11 +423,18 @@ impl<S: Source> Uring<S> {
         self.enter(number, entry);
     }
 
-    /// Tells the flow what became of its job.
-    fn finish(&mut self, op: &Op<S>, step: Step) {
+    /// Whether what a socket has not taken may wait for it where it is. A pipe may; of buffers a quarter stays free, and the
+    /// flow must still be there.
+    fn may_keep(&self, op: &Op<S>) -> bool {
+        let lives = self.flows.get(op.flow as usize).is_some_and(|flow| flow.generation == op.generation);
+        lives && (matches!(op.carrier, Carrier::Pipe(_)) || self.buffers.are_plenty())
+    }
+
+    /// Tells the flow what became of its job, and which operation has bytes left over.
+    fn finish(&mut self, op: &Op<S>, step: Step, left: Option<u32>) {
         let flow = place(&mut self.flows, op.flow);
         if flow.generation == op.generation {
-            flow.now = Now::Done(step);
+            flow.now = Now::Done(step, left);
             self.woken.push(op.flow);
         }
     }
@@ -412,7 +450,7 @@ impl<S: Source> Uring<S> {
             }
             Carrier::Buffer(buffer) => {
                 self.buffers.give(buffer);
-                while let Some((flow, generation)) = self.waiting.pop() {
+                while let Some((flow, generation)) = self.waiting.pop_front() {
                     let state = place(&mut self.flows, flow);
                     if state.generation == generation {
                         state.now = Now::Idle;
@@ -442,9 +480,16 @@ impl<S: Source> Engine<S> for Uring<S> {
         let state = place(&mut self.flows, flow);
         match state.now {
             Now::Busy | Now::Waiting => Step::Later,
-            Now::Done(step) => {
-                state.now = Now::Idle;
+            Now::Done(step, left) => {
+                state.now = left.map_or(Now::Idle, Now::Held);
                 step
+            }
+            Now::Held(number) => {
+                state.now = Now::Busy;
+                if let Some(op) = self.ops[number as usize].take() {
+                    self.send(number, op);
+                }
+                Step::Later
             }
             Now::Idle => self.begin(flow, job),
         }
@@ -452,7 +497,13 @@ impl<S: Source> Engine<S> for Uring<S> {
 
     fn close(&mut self, flow: u32) {
         let state = place(&mut self.flows, flow);
-        *state = Flow { generation: state.generation.wrapping_add(1), now: Now::Idle };
+        let now = std::mem::take(&mut state.now);
+        state.generation = state.generation.wrapping_add(1);
+        if let Now::Held(number) | Now::Done(_, Some(number)) = now
+            && let Some(op) = self.ops[number as usize].take()
+        {
+            self.release(number, op);
+        }
     }
 
     fn poll(&mut self, woken: &mut Vec<u32>) {

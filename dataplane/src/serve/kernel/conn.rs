@@ -9,7 +9,7 @@ use crate::serve::tree::{Entry, Found as What};
 use crate::worker::Tick;
 use drivers::kernel::{Engine, Job, Step};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, connect_unspec, recv, send, shutdown, sockopt};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -30,7 +30,11 @@ pub(super) struct Conn {
     /// What was read and not used: part of a head, or requests that must wait.
     inbox: Vec<u8>,
     pub(super) readable: bool,
-    pub(super) writable: bool,
+    writable: bool,
+    /// It became so since the engine was given what is under way: whatever that says of a full socket is old.
+    freed: bool,
+    /// The engine has something under way.
+    under_way: bool,
     /// Whether its peer's count includes it.
     pub(super) counted: bool,
     /// Among those that have something to do.
@@ -93,6 +97,8 @@ impl Conn {
             // Often the request is there before it is asked for.
             readable: true,
             writable: true,
+            freed: false,
+            under_way: false,
             counted: false,
             ready: false,
             pending: false,
@@ -124,6 +130,11 @@ impl Conn {
                 return Verdict::Rests;
             }
         }
+    }
+
+    /// The socket takes bytes again.
+    pub(super) const fn became_writable(&mut self) {
+        (self.writable, self.freed) = (true, true);
     }
 
     /// Nothing under way, nothing begun.
@@ -318,8 +329,10 @@ impl Conn {
             if turn.quantum == 0 {
                 return Some(Verdict::Yields);
             }
+            self.freed &= self.under_way;
             let answers = Rc::clone(&turn.responder.answers);
             let step = push(self, &answers.borrow(), turn);
+            self.under_way = step == Step::Later;
             match step {
                 Step::Sent(bytes) => {
                     self.sent += bytes;
@@ -332,7 +345,7 @@ impl Conn {
                     // A request may have waited for room in the pipeline.
                     self.pending &= !complete;
                 }
-                Step::Full => self.writable = false,
+                Step::Full => self.writable = self.freed,
                 Step::Later => {
                     self.long = true;
                     return Some(self.rest(turn));
@@ -394,7 +407,11 @@ impl Conn {
     pub(super) fn reset(&self) {
         // Errors mean that it is gone already.
         let _ = sockopt::set_socket_linger(&*self.socket, Some(Duration::ZERO));
-        let _ = shutdown(&*self.socket, Shutdown::Both);
+        // Not `shutdown`, which ends in order; and not only `close`, since the engine may keep the socket for a while:
+        // this sends the reset now (`tcp_disconnect`, `net/ipv4/tcp.c`).
+        if connect_unspec(&*self.socket).is_err() {
+            let _ = shutdown(&*self.socket, Shutdown::Both);
+        }
     }
 }
 

@@ -47,8 +47,6 @@ pub(super) struct Worker {
     epoll: OwnedFd,
     listener: Option<OwnedFd>,
     engine: Box<dyn Engine<Entry>>,
-    /// Accepted sockets block, and only the engine waits for them.
-    blocking: bool,
     responder: Responder,
     scratch: Scratch,
     bell: Arc<Bell>,
@@ -97,7 +95,6 @@ impl Worker {
             epoll,
             listener: Some(listener),
             engine,
-            blocking: plan.method.wants_blocking_sockets(),
             scratch: responder.scratch(),
             responder,
             bell,
@@ -183,14 +180,17 @@ impl Worker {
                 let Ok(flow) = u32::try_from(data) else { return };
                 let Some(Some(conn)) = self.conns.get_mut(flow as usize) else { return };
                 conn.readable |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
-                conn.writable |= flags.intersects(EventFlags::OUT | EventFlags::HUP);
+                if flags.intersects(EventFlags::OUT | EventFlags::HUP) {
+                    conn.became_writable();
+                }
                 if flags.contains(EventFlags::ERR) {
                     if self.engine.error(flow, &conn.socket) {
                         // Room for more zero-copy sends.
-                        conn.writable = true;
+                        conn.became_writable();
                     } else {
                         // A read or write says what it is.
-                        (conn.readable, conn.writable) = (true, true);
+                        conn.readable = true;
+                        conn.became_writable();
                     }
                 }
                 self.push_ready(flow);
@@ -220,8 +220,7 @@ impl Worker {
     fn accept(&mut self, now: Tick) {
         for _ in 0..ACCEPTS {
             let Some(listener) = &self.listener else { return };
-            let mut flags = SocketFlags::CLOEXEC;
-            flags.set(SocketFlags::NONBLOCK, !self.blocking);
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let (socket, peer) = match acceptfrom_with(listener, flags) {
                 Ok(accepted) => accepted,
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
