@@ -141,3 +141,38 @@ fn it_stops_after_its_time() {
     assert_eq!((report.code, report.served("requests")), (Some(0), 1), "{report:?}");
     no_traces(&lab);
 }
+
+/// What the workers count is told to Prometheus, by queue.
+#[test]
+fn metrics_tell_what_the_workers_count() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "curl");
+    let lab = quiet();
+    let up = lab.middle().command("ip").args(["link", "set", "lo", "up"]).status().expect("ip");
+    assert!(up.success());
+    let tree = Tree::new().expect("a folder");
+    let content = tree.file("body", BODY).expect("a file");
+    let server = Server::start(&lab, "af-xdp", &tree, &["--metrics", "127.0.0.1:9090"]).expect("a server");
+    assert!(fetch(&lab, &[&url("/body")]).expect("a body").body == content, "another body");
+    let mut ask = lab.middle().command("curl");
+    ask.args([
+        "--silent",
+        "--show-error",
+        "--noproxy",
+        "*",
+        "--max-time",
+        "5",
+        "http://127.0.0.1:9090/metrics",
+    ]);
+    let output = ask.output().expect("curl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    let number = |sample: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{sample} is not in {text}"))
+    };
+    let queue = "{worker=\"0\",port=\"0\",queue=\"0\"}";
+    assert!(number(&format!("ringway_queue_transmitted_bytes_total{queue}")) > BODY as u64, "{text}");
+    assert!(number(&format!("ringway_queue_received_packets_total{queue}")) > 3, "{text}");
+    assert!(number("ringway_turns_total{worker=\"0\"}") > 0, "{text}");
+    server.finish().expect("a good end");
+}

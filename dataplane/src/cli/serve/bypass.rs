@@ -239,6 +239,7 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     fn ready(&self, workers: &[WorkerFacts]) -> bool {
+        self.servers.show(workers.iter().map(|worker| Arc::clone(&worker.board)).collect());
         let now = total(workers);
         match self.args.format {
             Format::Json => say(&report::ready_json("serve", self.ports, workers, &now).to_string()),

@@ -15,6 +15,7 @@ use crate::serve::responder::Responder;
 use crate::serve::site::{LOOKUPS, Site, SiteError};
 use crate::serve::tree::TreePlan;
 use crate::session::Apps;
+use crate::stats::Board;
 use crate::tcp::{self, Stack};
 use drivers::Caps;
 use ringbuf::arena::CONTENT_UNIT;
@@ -24,7 +25,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 /// Bytes that a client may send ahead at least; more if two heads may be longer.
@@ -113,6 +114,8 @@ pub struct Servers {
     letterboxes: Arc<[Letterbox]>,
     log: Option<Log>,
     metrics: Option<Metrics>,
+    /// Where each worker counts, once all have begun.
+    boards: Arc<OnceLock<Vec<Arc<Board>>>>,
     /// Files whose own pages each worker's arena has mapped, until its app takes them.
     files: Vec<Mutex<Option<Mapped>>>,
     /// Where this process may run: workers are pinned, their loaders are not.
@@ -141,6 +144,7 @@ impl Servers {
             letterboxes: Letterbox::row(workers)?,
             log: log.transpose()?,
             metrics: None,
+            boards: Arc::default(),
             files: (0..workers).map(|_| Mutex::new(None)).collect(),
             cpus: sched_getaffinity(None).ok(),
             candidates: Mutex::default(),
@@ -155,6 +159,7 @@ impl Servers {
     pub fn tell(&mut self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
         let pages = Arc::clone(&self.pages);
         let queue = self.log.as_ref().map(Log::queue);
+        let boards = Arc::clone(&self.boards);
         let render = move |text: &mut Text| {
             let mut counts = Counts::default();
             pages.iter().for_each(|page| counts.add(&page.http()));
@@ -163,11 +168,19 @@ impl Servers {
             if let Some(queue) = &queue {
                 text.log(queue.counts());
             }
+            if let Some(boards) = boards.get() {
+                text.workers(&boards.iter().map(|board| board.snapshot()).collect::<Vec<_>>());
+            }
         };
         let metrics = Metrics::open(address, render).map_err(|error| ServeError::Metrics(address, error))?;
         let address = metrics.address();
         self.metrics = Some(metrics);
         Ok(address)
+    }
+
+    /// Has what the workers count told to Prometheus as well. A second call changes nothing.
+    pub fn show(&self, boards: Vec<Arc<Board>>) {
+        let _ = self.boards.set(boards);
     }
 
     /// Brings the end nearer.
