@@ -12,6 +12,7 @@
 //! * [`measured`] is what the benchmarks put side by side;
 //! * [`raw`] sends frames that no kernel stack touches, and looks at each that arrives;
 //! * `dpdk`, with the feature, opens DPDK devices in the test's own process;
+//! * [`stories`] is what any server is told: requests, and the status of each;
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,7 @@ mod process;
 pub mod raw;
 pub mod server;
 pub mod source;
+pub mod stories;
 mod testlab;
 
 pub use dataplane::lab::{counters, traffic};
