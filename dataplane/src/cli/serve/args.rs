@@ -37,7 +37,7 @@ pub(crate) struct ServeArgs {
     /// The VLAN that the address is in: every frame bears this tag (802.1Q), both ways.
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(1..=4094))]
     pub(super) vlan: Option<u16>,
-    /// The TCP port to listen on; with --engine also the address, as 127.0.0.1:8080 or [::]:8080 (a port alone is that of
+    /// The TCP port to listen on; with --engine also the address, as `127.0.0.1:8080` or `[::]:8080` (a port alone is that of
     /// all IPv4 addresses).
     #[arg(long, value_name = "[ADDR:]PORT", default_value = "8080")]
     pub(super) listen: Listen,
