@@ -13,7 +13,6 @@ demo: ## forward real packets between two hosts in a private laboratory, and sho
 
 test: ## check everything: format, lints, every tier of tests, docs, licences
 	@bash tests/setup.sh build run test
-	@bash tests/setup.sh dpdk || echo "setup: going on without libdpdk: the tier dpdk will be skipped"
 	@bash tests/run.sh
 
 bench: ## measure the forwarder beside DPDK's testpmd, and the file server beside nginx and fio, over the same interfaces
