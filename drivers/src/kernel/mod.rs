@@ -27,8 +27,6 @@ mod mapped;
 mod pipes;
 mod raw;
 mod sendfile;
-#[cfg(test)]
-mod tests;
 mod uring;
 
 use rustix::io::Errno;
