@@ -188,7 +188,7 @@ fn refused(event: Event, step: &'static str, error: io::Error) -> ObserveError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     /// Nothing is to be tested where perf events are refused, as in most containers: then the refusal must say what helps.
     fn counter(event: Event) -> Option<Counter> {
@@ -235,13 +235,19 @@ mod tests {
     /// is counted.
     #[test]
     fn a_mebibyte_in_pieces_of_64_kib_is_32_system_calls() {
-        // `dd` itself: between the word that lets it go and its end it reads and writes 16 pieces each.
+        // `dd` itself: between the word that lets it go and its end it reads and writes 16 pieces each. The shell's own start
+        // must not be counted in one run and missed in the other: it is over when the shell sleeps, waiting for the word.
         let copy = |count: &str| {
             let mut child = std::process::Command::new("sh")
-                .args(["-c", "read go; exec dd if=/dev/zero of=/dev/null bs=64k status=none count=$0", count])
+                .args(["-c", "echo; read go; exec dd if=/dev/zero of=/dev/null bs=64k status=none count=$0", count])
                 .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
                 .spawn()
                 .expect("a shell");
+            child.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("a shell that has begun");
+            while !sleeps(child.id()) {
+                std::thread::yield_now();
+            }
             let counter = Counter::of_processes(Event::SystemCalls, &[child.id()]);
             child.stdin.take().expect("a pipe").write_all(b"\n").expect("a reader");
             child.wait().expect("its end");
@@ -255,6 +261,12 @@ mod tests {
                 eprintln!("SKIPPED: {error}");
             }
         }
+    }
+
+    /// Whether a process waits for something that a signal would end: `S` behind its name in parentheses (proc_pid_stat(5)).
+    fn sleeps(process: u32) -> bool {
+        let text = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("a process");
+        text.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('S'))
     }
 
     #[test]
