@@ -10,7 +10,7 @@ use dataplane::load::client::{ClientPlan, LoadClients};
 use dataplane::load::report::{self, CpuSeconds, Setting};
 use dataplane::load::{BodyHash, LoadPlan, Mode, Progress, Questions, Run, Threads, Verify};
 use dataplane::net::Prefix;
-use dataplane::ports::Port;
+use dataplane::ports::{Port, Purpose};
 use dataplane::session::{SessionPlan, WorkerEnd, blamed, session, total};
 use drivers::PortSpec;
 use drivers::link::Link;
@@ -190,7 +190,7 @@ fn over_port(
     let filter = Filter::flows(every_port)?;
     let run = Arc::new(Run::new(args.plan(questions, server), cpus.len().max(1)));
     let clients = LoadClients::new(&run, client)?;
-    let ports = [Port::open_for(PortId(0), spec, &filter)?];
+    let ports = [Port::open_for(PortId(0), spec, &filter, Purpose::Frames)?];
     let transport = spec.to_string();
     let at = Setting { url, transport: &transport };
     let plan =

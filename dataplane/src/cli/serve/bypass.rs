@@ -5,7 +5,7 @@ use super::{Fallible, log_plan, policy, tree};
 use crate::cli::forward::say;
 use crate::cli::{Format, Outcome};
 use dataplane::net::{self, Prefix};
-use dataplane::ports::Port;
+use dataplane::ports::{Port, Purpose};
 use dataplane::report::{self, Rates};
 use dataplane::serve::Stage;
 use dataplane::serve::content::{Kinds, StorePlan};
@@ -49,7 +49,10 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     }
     let port = match own {
         Some(port) => port,
-        None => Port::open_for(PortId(0), args.port(), &filter(args, &plan)?)?,
+        None => {
+            let purpose = Purpose::Files { workers: cpus.len().max(1) };
+            Port::open_for(PortId(0), args.port(), &filter(args, &plan)?, purpose)?
+        }
     };
     let ports = [port];
     let session_plan = SessionPlan {

@@ -143,7 +143,11 @@ impl Clerk {
                     self.end(conn);
                     return bytes.len();
                 }
-                Next::More if done < bytes.len() || !conn.state().is_at_head() => Doing::Reading,
+                Next::More if done < bytes.len() || !conn.state().is_at_head() => {
+                    // Who writes a request in several calls may hold the rest back until this is acknowledged.
+                    conn.acknowledge();
+                    Doing::Reading
+                }
                 Next::More if conn.state().answers.len() > 0 => Doing::Sending,
                 Next::More => Doing::Nothing,
                 Next::Refused(refusal) => {
