@@ -124,6 +124,18 @@ impl Intake {
         };
     }
 
+    /// Whether a request that was answered before may be answered again unread: a head comes next, and it is not the last.
+    #[must_use]
+    pub const fn may_repeat(&self, limits: &Limits) -> bool {
+        let last = limits.requests > 0 && self.requests.saturating_add(1) >= limits.requests;
+        matches!(self.state, State::Head) && !last && !self.draining
+    }
+
+    /// Notes that such a request was answered: one without a body, after which the connection goes on.
+    pub const fn repeated(&mut self) {
+        self.requests = self.requests.saturating_add(1);
+    }
+
     /// Lets the next answer be the last: the server wants to stop. A connection that [waits](Self::waiting) for a request
     /// may be closed at once.
     pub const fn drain(&mut self) {

@@ -251,25 +251,21 @@ impl Conn {
     fn read(&mut self, bytes: &[u8], turn: &mut Turn<'_>) -> usize {
         let mut done = 0;
         loop {
+            while let Some((len, grown)) = turn.responder.repeat(self.caller(), &bytes[done..]) {
+                done += len;
+                self.grow(grown, turn);
+            }
             let mut scratch = std::mem::replace(turn.scratch, Scratch::empty());
             let (used, next) = self.intake.next(&bytes[done..], &mut scratch, &turn.responder.limits);
             done += used;
             let mut over = false;
             match next {
                 Next::Request(mut request, len) => {
-                    let caller = Caller {
-                        peer: self.peer,
-                        waiter: self.waiter,
-                        queued: self.queued,
-                        answers: &mut self.answers,
-                        intake: &mut self.intake,
-                    };
-                    match turn.responder.answer(turn.now, caller, &mut request) {
+                    let head = (&bytes[done..], len);
+                    match turn.responder.answer(turn.now, self.caller(), &mut request, head) {
                         Said::Answered { bytes, close } => {
                             done += len;
-                            turn.tally.requests += 1;
-                            turn.tally.queued_bytes += bytes;
-                            self.queued += bytes;
+                            self.grow(bytes, turn);
                             self.finishing |= close;
                         }
                         Said::Full | Said::Asked => {
@@ -301,17 +297,28 @@ impl Conn {
         }
     }
 
-    /// Answers what was no request, and ends the connection.
-    #[cold]
-    fn refuse(&mut self, turn: &mut Turn<'_>, refusal: Refusal) {
-        let caller = Caller {
+    /// This connection, as who answers sees it.
+    const fn caller(&mut self) -> Caller<'_> {
+        Caller {
             peer: self.peer,
             waiter: self.waiter,
             queued: self.queued,
             answers: &mut self.answers,
             intake: &mut self.intake,
-        };
-        if let Some(bytes) = turn.responder.refuse(caller, refusal) {
+        }
+    }
+
+    /// Lets the stream grow by a response to a request.
+    const fn grow(&mut self, bytes: u64, turn: &mut Turn<'_>) {
+        turn.tally.requests += 1;
+        turn.tally.queued_bytes += bytes;
+        self.queued += bytes;
+    }
+
+    /// Answers what was no request, and ends the connection.
+    #[cold]
+    fn refuse(&mut self, turn: &mut Turn<'_>, refusal: Refusal) {
+        if let Some(bytes) = turn.responder.refuse(self.caller(), refusal) {
             turn.tally.queued_bytes += bytes;
             self.queued += bytes;
         }

@@ -6,11 +6,16 @@ use drivers::kernel::Counters;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Of the server proper: name, kind, meaning. Those of the engine follow; all of them only grow.
-const OWN: [(&str, Kind, &str); 8] = [
+const OWN: [(&str, Kind, &str); 9] = [
     ("connections", Kind::Gauge, "Connections that are open now."),
     ("connections_opened", Kind::Counter, "Connections that were accepted."),
     ("connections_closed", Kind::Counter, "Connections that ended, in whatever way."),
     ("requests", Kind::Counter, "Requests that were answered."),
+    (
+        "requests_repeated",
+        Kind::Counter,
+        "Of these, those answered unread, as the same bytes were in the same second.",
+    ),
     ("response_bytes", Kind::Counter, "Bytes of responses that were queued to be sent, heads included."),
     (
         "clients_timed_out",
@@ -42,6 +47,7 @@ pub(super) struct Tally {
     pub(super) opened: u64,
     pub(super) closed: u64,
     pub(super) requests: u64,
+    pub(super) repeated: u64,
     pub(super) queued_bytes: u64,
     pub(super) timed_out: u64,
     pub(super) gone: u64,
@@ -56,6 +62,7 @@ impl KernelPage {
             tally.opened,
             tally.closed,
             tally.requests,
+            tally.repeated,
             tally.queued_bytes,
             tally.timed_out,
             tally.gone,
@@ -125,13 +132,22 @@ mod tests {
     fn every_counter_has_a_place_and_is_added_up() {
         assert!(Counters::default().each().count() <= ENGINE_MAX);
         let pages = [KernelPage::default(), KernelPage::default()];
-        let tally = Tally { opened: 5, closed: 2, requests: 7, gone: 1, sent_bytes: 10, ..Tally::default() };
+        let tally = Tally {
+            opened: 5,
+            closed: 2,
+            requests: 7,
+            repeated: 3,
+            gone: 1,
+            sent_bytes: 10,
+            ..Tally::default()
+        };
         let engine = Counters { operations: 3, ..Counters::default() };
         pages.iter().for_each(|page| page.publish(&tally, engine, &Counts::default()));
         let figures = KernelFigures::of(&pages);
         for (name, number) in [
             ("connections", 6),
             ("requests", 14),
+            ("requests_repeated", 6),
             ("responses_cut_short", 2),
             ("sent_bytes", 20),
             ("operations", 6),

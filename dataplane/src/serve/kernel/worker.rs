@@ -343,7 +343,8 @@ impl Worker {
                 let _ = epoll::add(&self.epoll, listener, data, EventFlags::IN);
             }
         }
-        self.page.publish(&self.tally, self.engine.counters(), &self.responder.counts);
+        let tally = Tally { repeated: self.responder.repeats.count, ..self.tally };
+        self.page.publish(&tally, self.engine.counters(), &self.responder.counts);
     }
 
     /// Does what was said from outside.
@@ -412,6 +413,7 @@ impl Drop for Worker {
         for flow in self.flows() {
             self.close(flow, true);
         }
-        self.page.publish(&self.tally, self.engine.counters(), &self.responder.counts);
+        let tally = Tally { repeated: self.responder.repeats.count, ..self.tally };
+        self.page.publish(&tally, self.engine.counters(), &self.responder.counts);
     }
 }

@@ -161,6 +161,11 @@ impl Finder {
         }
     }
 
+    /// Counts an answer that was known without asking.
+    pub const fn count_hit(&mut self) {
+        self.counters.hits += 1;
+    }
+
     /// Whether [`poll`](Self::poll) would find something.
     #[must_use]
     pub fn has_news(&self) -> bool {
