@@ -166,6 +166,20 @@ impl Port {
         }
     }
 
+    /// Frames that all its queues together take in before anybody looks: what comes beyond is lost. `None` where nothing is,
+    /// because the other side waits.
+    #[must_use]
+    pub fn receive_slots(&self) -> Option<u32> {
+        let (ring, queues) = match &self.device {
+            Device::Xdp(port) => (port.ring(), port.queues().len()),
+            Device::Packet(plan) => (plan.ring, plan.queues as usize),
+            Device::Pcap(_) => return None,
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => (port.receive_ring().into(), port.plan().queues.into()),
+        };
+        Some(ring.saturating_mul(u32::try_from(queues).unwrap_or(u32::MAX)))
+    }
+
     /// Bytes of a slot that suits it: 2048, or 4096 where longer frames come, or the device leaves less room in a slot.
     #[must_use]
     pub fn slot_bytes(&self) -> u16 {

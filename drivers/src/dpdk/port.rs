@@ -137,6 +137,12 @@ impl DpdkPort {
         self.rings
     }
 
+    /// Slots of a queue's receive ring.
+    #[must_use]
+    pub const fn receive_ring(&self) -> u16 {
+        self.rings.0
+    }
+
     /// Bytes that a slot should hold, its headroom aside.
     #[must_use]
     pub fn frame_bytes(&self) -> u32 {
