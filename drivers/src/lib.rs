@@ -8,6 +8,7 @@
 //! | [`loopback`] | two queue pairs back to back in memory; every test starts here |
 //! | [`xdp`] | AF_XDP: the NIC's queues through the kernel's fast path |
 //! | [`packet`] | AF_PACKET: the kernel-socket fallback |
+//! | [`nic`] | network cards and vhost-user from user space: descriptor rings of our own |
 //! | [`pcap`] | replay from and record to a capture file |
 //! | [`disk`] | no queue pair: files read into content, by io_uring |
 //! | [`wrap`] | `Tap`, `Lossy`, `Flatten`, `Segment`, `Metered`: queue pairs around a queue pair |
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod error;
 pub mod link;
 pub mod loopback;
+pub mod nic;
 pub mod packet;
 pub mod pcap;
 mod plain;

@@ -364,7 +364,7 @@ impl<'p> Outbound<'p> {
 
 /// Whether a queue with these abilities can ever send a packet of `pool`.
 #[inline]
-fn sendable(packet: &Chained<'_, '_>, pool: &Pool, headroom: u16, caps: &Caps) -> bool {
+pub(crate) fn sendable(packet: &Chained<'_, '_>, pool: &Pool, headroom: u16, caps: &Caps) -> bool {
     let fit = |len: usize| len.wrapping_sub(1) < caps.buffer_bytes as usize;
     let head = packet.head();
     packet.buffers() <= caps.packet_frames as usize
@@ -379,7 +379,7 @@ fn sendable(packet: &Chained<'_, '_>, pool: &Pool, headroom: u16, caps: &Caps) -
 
 /// Whether the frames at the front of `burst` are all of `pool`.
 #[cold]
-fn all_of(pool: &Pool, burst: &Burst<'_>, frames: u32) -> bool {
+pub(crate) fn all_of(pool: &Pool, burst: &Burst<'_>, frames: u32) -> bool {
     (0..frames as usize).filter_map(|i| burst.peek(i)).all(|frame| core::ptr::eq(frame.pool(), pool))
 }
 

@@ -1,0 +1,7 @@
+//! Drivers for network cards in user space: descriptor rings that a device, or another process, reads and writes.
+//!
+//! | module | device |
+//! |---|---|
+//! | [`virtio`] | the rings of virtio-net, split and packed, over any transport |
+
+pub mod virtio;
