@@ -2,6 +2,7 @@
 
 use crate::app::PortId;
 use drivers::link::{self, Link};
+use drivers::nic::vhost::{VhostPlan, VhostPort};
 use drivers::packet::{PacketPlan, PacketQueue};
 use drivers::pcap::{PcapPlan, PcapQueue};
 use drivers::wrap::{Flatten, Lossy, LossyPlan, Segment, Tap, TapPlan};
@@ -37,6 +38,7 @@ enum Device {
     Xdp(Arc<XdpPort>),
     Packet(PacketPlan),
     Pcap(PcapPlan),
+    Vhost(Arc<VhostPort>),
 }
 
 /// Frames for a queue that copies between rings of its own and the arena: two bursts each way.
@@ -76,6 +78,9 @@ impl Port {
             }
             Some("packet") => (Device::Packet(PacketPlan::from_spec(&bare).map_err(wrong)?), None),
             Some("pcap") => (Device::Pcap(PcapPlan::from_spec(&bare).map_err(wrong)?), None),
+            Some("vhost-user") => {
+                (Device::Vhost(VhostPort::open(VhostPlan::from_spec(&bare).map_err(wrong)?)?), None)
+            }
             Some(other) => {
                 let why = format!("unknown driver \"{other}\"");
                 return Err(OpenError::refused(&spec.device, "reading the port", why));
@@ -121,6 +126,7 @@ impl Port {
             Device::Xdp(port) => port.queues(),
             Device::Packet(plan) => (0..plan.queues).collect(),
             Device::Pcap(_) => vec![0],
+            Device::Vhost(port) => (0..port.plan().queues).collect(),
         }
     }
 
@@ -130,6 +136,7 @@ impl Port {
         match &self.device {
             Device::Xdp(port) => 2 * port.ring(),
             Device::Packet(_) | Device::Pcap(_) => COPYING_FRAMES,
+            Device::Vhost(port) => 2 * u32::from(port.plan().ring),
         }
     }
 
@@ -141,6 +148,7 @@ impl Port {
             // The kernel hands over TCP before it is cut.
             Device::Packet(_) => 65536,
             Device::Pcap(_) => 1518,
+            Device::Vhost(port) => port.plan().mtu + 18,
         }
     }
 
@@ -148,6 +156,12 @@ impl Port {
     #[must_use]
     pub const fn hands_over_uncut(&self) -> bool {
         matches!(self.device, Device::Packet(_))
+    }
+
+    /// Whether another process must be able to map its arenas.
+    #[must_use]
+    pub const fn shares_arena(&self) -> bool {
+        matches!(self.device, Device::Vhost(_))
     }
 
     /// Opens one queue, on the thread that will own it. `cuts` says whether packets may come that are still to be cut
@@ -167,13 +181,15 @@ impl Port {
                 Box::new(PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?)
             }
             Device::Pcap(plan) => Box::new(Flatten::new(PcapQueue::open(umem.pool(), plan)?, umem.pool())),
+            Device::Vhost(port) => port.open_queue(umem.pool(), queue)?,
         };
         let opened = match &self.tap {
             None => opened,
             Some(file) => tapped(opened, file, queue)?,
         };
         // Around the tap, which so records what leaves. A capture file takes packets of any size.
-        let cuts = cuts && matches!(self.device, Device::Xdp(_)) && !opened.caps().segmentation;
+        let cuts =
+            cuts && matches!(self.device, Device::Xdp(_) | Device::Vhost(_)) && !opened.caps().segmentation;
         let opened = if cuts { Box::new(Segment::new(opened, umem.pool())) } else { opened };
         Ok(match self.bad_wire {
             None => opened,
@@ -189,7 +205,7 @@ impl Port {
     pub fn verdicts(&self) -> Option<Verdicts> {
         match &self.device {
             Device::Xdp(port) => port.verdicts().ok(),
-            Device::Packet(_) | Device::Pcap(_) => None,
+            Device::Packet(_) | Device::Pcap(_) | Device::Vhost(_) => None,
         }
     }
 
@@ -198,7 +214,7 @@ impl Port {
     pub fn queues_changed(&self) -> Option<u32> {
         let opened = match &self.device {
             Device::Xdp(port) if port.takes_all_queues() => port.link(),
-            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => return None,
+            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) | Device::Vhost(_) => return None,
         };
         link::queue_count(&opened.name).ok().filter(|count| *count != opened.receive_queues)
     }
@@ -208,7 +224,7 @@ impl Port {
     pub fn link(&self) -> Option<&Link> {
         match &self.device {
             Device::Xdp(port) => Some(port.link()),
-            Device::Packet(_) | Device::Pcap(_) => None,
+            Device::Packet(_) | Device::Pcap(_) | Device::Vhost(_) => None,
         }
     }
 }

@@ -407,7 +407,11 @@ impl Desk<'_> {
         {
             return self.fail(SessionError::Cpu { cpu, available: Vec::new() });
         }
-        match apps.arena(self.worker, &self.arena_plan()) {
+        // A port's other process maps one file, so an app's own arena with files in it is not for this worker.
+        let shared = self.share.iter().any(|(index, _)| self.ports[*index].shares_arena());
+        let plan = self.arena_plan();
+        let arena = if shared { Arena::shared(&plan) } else { apps.arena(self.worker, &plan) };
+        match arena {
             Ok(arena) => self.work_with(&Pool::new(arena), cpu, apps),
             Err(error) => self.fail(SessionError::Arena(error)),
         }

@@ -29,10 +29,11 @@ impl fmt::Display for SpecError {
 impl std::error::Error for SpecError {}
 
 /// The drivers that a port may name, and one line on each.
-pub const DRIVERS: [(&str, &str); 3] = [
+pub const DRIVERS: [(&str, &str); 4] = [
     ("af-xdp", "AF_XDP: the NIC's queues through the kernel's fast path"),
     ("packet", "AF_PACKET: works wherever root does"),
     ("pcap", "replay from and record to a capture file"),
+    ("vhost-user", "virtio rings shared with another process: DPDK's net_vhost, VPP, OVS"),
 ];
 
 impl FromStr for PortSpec {
@@ -72,7 +73,7 @@ impl FromStr for PortSpec {
 fn unknown_driver(driver: &str) -> SpecError {
     let known: Vec<&str> = DRIVERS.iter().map(|(name, _)| *name).collect();
     let hint = match driver {
-        "dpdk" | "vfio" | "uio" | "vhost-user" => " (this build has no such driver)",
+        "dpdk" | "vfio" | "uio" => " (this build has no such driver)",
         _ => "",
     };
     SpecError(format!("unknown driver \"{driver}\"{hint}; there are {}", known.join(", ")))
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn each_mistake_is_named() {
         for (text, words) in [
-            ("xdp:eth0", "there are af-xdp, packet, pcap"),
+            ("xdp:eth0", "there are af-xdp, packet, pcap, vhost-user"),
             ("dpdk:net_null", "this build has no such driver"),
             ("packet:", "names no device"),
             ("packet:eth0,fast", "is not key=value"),

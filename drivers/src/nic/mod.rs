@@ -3,5 +3,7 @@
 //! | module | device |
 //! |---|---|
 //! | [`virtio`] | the rings of virtio-net, split and packed, over any transport |
+//! | [`vhost`] | vhost-user: the same rings with another process at their other end |
 
+pub mod vhost;
 pub mod virtio;
