@@ -8,11 +8,12 @@ use super::feature;
 use super::header::HEADER;
 use super::memory::Sight;
 use super::packed::{self, AVAIL, PackedWords, Place, USED};
-use super::queue::{Addresses, Change, Direction, Layout, Transport, VirtioPlan, open};
+use super::queue::open;
 use super::split::{NEXT, SplitWords, WRITE};
+use super::transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};
 use crate::error::{Fault, OpenError};
 use crate::queue::{Copying, Gather};
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 use ringbuf::Pool;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -29,7 +30,7 @@ pub struct FakePlan {
     pub ring: u16,
     /// Packed rings.
     pub packed: bool,
-    /// Features apart from the ring's layout; see [`feature`].
+    /// Features apart from the one of the layout; see [`feature`].
     pub features: u64,
     /// Bytes behind the Ethernet header.
     pub mtu: u32,
@@ -459,31 +460,5 @@ impl FakeDevice<'_> {
         self.transmit.publish(0);
         let packet = bytes.split_off(usize::from(HEADER).min(bytes.len()));
         Some((core::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0)), packet))
-    }
-
-    /// Takes what was sent and delivers it again, up to `most` packets, without a look at the bytes: the cheapest wire,
-    /// for measurements. Each packet in one buffer.
-    pub fn turn_round(&mut self, most: usize) -> usize {
-        let mut turned = 0;
-        let mut bytes = Vec::new();
-        while turned < most {
-            let Some(sent) = self.transmit.next() else { break };
-            let Some(empty) = self.receive.next() else { break };
-            bytes.clear();
-            for &(address, len, _) in &sent.parts {
-                self.sight.read(address, len as usize, &mut bytes);
-            }
-            if let Some(number) = bytes.get_mut(10) {
-                *number = 1;
-            }
-            self.sight.write(empty.parts[0].0, &bytes);
-            self.transmit.give(sent.id.into(), 0, sent.count);
-            self.receive.give(empty.id.into(), u32::try_from(bytes.len()).unwrap_or(0), 1);
-            turned += 1;
-        }
-        fence(Ordering::SeqCst);
-        self.transmit.publish(0);
-        self.receive.publish(0);
-        turned
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   queue      one receive ring and one transmit ring as a queue pair; headers, checksums, mergeable buffers
 //!   ring       what it asks of a ring         split, packed    the two layouts
+//!   transport  how the rings reach their device: a bus, or another process
 //!   shadow     what was posted, out of the device's reach
 //!   memory     the words that both sides write
 //!   fake       a device in memory, which can lie
@@ -20,10 +21,12 @@ mod receive;
 mod ring;
 mod shadow;
 mod split;
+mod transport;
 
 pub use memory::RingMemory;
-pub use queue::{Addresses, Change, Direction, Layout, Transport, VirtioPlan, open};
+pub use queue::open;
 pub use ring::Parts;
+pub use transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};
 
 /// Feature bits of the device type and of virtio itself (§5.1.3, §6).
 pub mod feature {

@@ -11,144 +11,19 @@
 
 use super::feature;
 use super::header::{self, HEADER};
-use super::memory::RingMemory;
 use super::packed::Packed;
 use super::receive::Receiver;
-use super::ring::{Access, Buffer, Parts, Ring};
+use super::ring::{Access, Buffer, Ring};
 use super::split::Split;
+use super::transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};
 use crate::checksum;
 use crate::error::{Fault, OpenError};
-use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair, Tally};
+use crate::queue::{Caps, Gather, QueueCounters, QueuePair, Tally};
 use crate::rings::{self, Front, front};
 use core::sync::atomic::{Ordering, fence};
 use ringbuf::{BURST, Burst, Frame, Loan, Packets, Pool};
 use std::cell::Cell;
-use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-
-/// Which ring of a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Empty buffers for the device to fill.
-    Receive,
-    /// Packets to be sent.
-    Transmit,
-}
-
-/// What became of the other side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It has the rings, and works.
-    Up,
-    /// It is gone, and touches nothing any more. The queue begins anew, and then says so ([`Transport::settled`]).
-    Gone,
-}
-
-/// How the rings of one queue pair reach their device.
-pub trait Transport: fmt::Debug {
-    /// Tells the device that there is something new in a ring.
-    ///
-    /// # Errors
-    /// A [`Fault`] ends the queue.
-    fn ring(&self, direction: Direction) -> Result<(), Fault>;
-
-    /// News of the other side since the last call.
-    fn change(&mut self) -> Option<Change>;
-
-    /// The queue has begun anew after [`Change::Gone`]: its memory is zero, and nothing is out on loan.
-    fn settled(&mut self);
-
-    /// What becomes readable with an interrupt.
-    fn waker(&self) -> Option<BorrowedFd<'_>>;
-
-    /// Makes the waker readable: something has come already.
-    fn wake(&self);
-
-    /// Makes it unreadable again.
-    fn calm(&self);
-
-    /// Stops the device: when it returns, the device touches neither rings nor buffers.
-    fn close(&mut self);
-}
-
-/// Where a device finds the arena.
-#[derive(Clone, Debug)]
-pub enum Addresses {
-    /// In one piece, from here on.
-    Linear(u64),
-    /// In pieces of 2 MiB, each at an address of its own: physical memory.
-    Pieces(Box<[u64]>),
-}
-
-impl Addresses {
-    /// The address of an offset of the arena.
-    #[inline]
-    pub(crate) fn of(&self, offset: u64) -> u64 {
-        const SHIFT: u32 = 21;
-        match self {
-            Self::Linear(base) => base + offset,
-            // An offset of the arena has its piece; no buffer crosses into another, since slots are powers of two.
-            Self::Pieces(pieces) => usize::try_from(offset >> SHIFT)
-                .ok()
-                .and_then(|piece| pieces.get(piece))
-                .map_or(0, |piece| piece + (offset & ((1 << SHIFT) - 1))),
-        }
-    }
-}
-
-/// What a queue pair is to be.
-#[derive(Clone, Debug)]
-pub struct VirtioPlan {
-    /// The driver's name on the command line.
-    pub driver: &'static str,
-    /// The device, as the user named it.
-    pub device: String,
-    /// Which of its queue pairs.
-    pub queue: u32,
-    /// Descriptors of each ring: a power of two, at most 32768.
-    pub ring: u16,
-    /// The [features](feature) that both sides have agreed on.
-    pub features: u64,
-    /// Bytes of the longest packet behind its Ethernet header.
-    pub mtu: u32,
-    /// Who moves the bytes.
-    pub copying: Copying,
-}
-
-/// The memory of both rings of a pair, and where they lie in it.
-#[derive(Clone, Debug)]
-pub struct Layout {
-    /// The memory, which the device must reach.
-    pub memory: Arc<RingMemory>,
-    /// The receive ring.
-    pub receive: Parts,
-    /// The transmit ring.
-    pub transmit: Parts,
-}
-
-impl Layout {
-    /// Memory for the rings of so many queue pairs, and where each has its own.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn several(pairs: u32, ring: u16, packed: bool) -> std::io::Result<Vec<Self>> {
-        let parts = if packed { Packed::parts } else { Split::parts };
-        let bytes = parts(0, ring).bytes.next_multiple_of(4096);
-        let memory = RingMemory::new(2 * bytes * pairs as usize)?;
-        let pair = |number: u32| {
-            let start = 2 * bytes * number as usize;
-            let (receive, transmit) = (parts(start, ring), parts(start + bytes, ring));
-            Self { memory: Arc::clone(&memory), receive, transmit }
-        };
-        Ok((0..pairs).map(pair).collect())
-    }
-
-    /// Makes both rings zero again.
-    fn clear(&self) {
-        self.memory.clear(self.receive.descriptors..self.transmit.descriptors + self.transmit.bytes);
-    }
-}
 
 /// Makes a queue pair of rings in zeroed memory.
 ///
@@ -214,6 +89,8 @@ struct VirtioQueue<'p, R: Ring, T: Transport> {
     caps: Caps,
     /// Bytes of the longest packet that fits the link at once.
     limit: usize,
+    /// Where in the arena pages begin.
+    content_start: u64,
     up: bool,
     fault: Option<Fault>,
     /// Something was posted for sending since the device was last told.
@@ -246,6 +123,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
             layout: layout.clone(),
             caps: caps::<R>(plan),
             limit: plan.mtu as usize + 18,
+            content_start: pool.arena().content_start() as u64,
             up: false,
             fault: None,
             posted: false,
@@ -272,9 +150,9 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         if self.transmit.is_idle() {
             return;
         }
-        let (pool, loan) = (self.pool, self.loans.transmit);
+        let (pool, loan, content) = (self.pool, self.loans.transmit, self.content_start);
         let reaped = self.transmit.reap(|offset| {
-            if pool.is_content(offset) {
+            if offset >= content {
                 return pool.reclaim_page(offset).map_err(Fault::from);
             }
             let (slot, _) = pool.locate(offset)?;
@@ -283,6 +161,14 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         if let Err(fault) = reaped {
             self.latch(fault);
         }
+    }
+
+    /// Whether a packet of so many buffers fits the transmit ring, once what is done has been taken off it.
+    fn has_room(&mut self, buffers: usize) -> bool {
+        if buffers > usize::from(self.transmit.vacant()) {
+            self.complete();
+        }
+        buffers <= usize::from(self.transmit.vacant())
     }
 
     /// Rings the bells that are asked for.
@@ -366,7 +252,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         while !burst.is_empty() {
             let frames = match front(burst, &self.caps, HEADER) {
                 Front::Empty => break,
-                Front::Packet(frames) if frames > u32::from(self.transmit.vacant()) => break,
+                Front::Packet(frames) if !self.has_room(frames as usize) => break,
                 Front::Packet(frames) if rings::all_of(self.pool, burst, frames) => frames as usize,
                 Front::Packet(_) | Front::Unsendable => {
                     burst.drop_packet();
@@ -524,7 +410,11 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
         if self.armed.get() {
             self.disarm();
         }
-        self.complete();
+        // Not while more goes out and there is room: each look takes the ring's lines away from the device that writes
+        // them.
+        if !self.posted || self.transmit.lent() > usize::from(self.transmit.vacant()) {
+            self.complete();
+        }
         self.wake();
     }
 
@@ -577,7 +467,7 @@ impl<'p, R: Ring, T: Transport> Gather<'p> for VirtioQueue<'p, R, T> {
                 drop(packets.pop());
                 continue;
             }
-            if buffers > usize::from(self.transmit.vacant()) {
+            if !self.has_room(buffers) {
                 break;
             }
             let Some((head, pages)) = packets.front_mut() else { break };

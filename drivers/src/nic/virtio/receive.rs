@@ -1,8 +1,8 @@
 //! The receiving half of a queue pair: headers looked at, packets in several buffers put together.
 
 use super::header::{self, HEADER};
-use super::queue::Addresses;
 use super::ring::{Access, Buffer, Filled, Ring};
+use super::transport::Addresses;
 use crate::error::Fault;
 use crate::queue::Tally;
 use core::ops::Range;
@@ -101,6 +101,10 @@ impl<'p, R: Ring> Receiver<'p, R> {
             }
             let count = self.ring.take(&mut self.filled[..burst.room()])?;
             self.taken = 0..count;
+            // All of the burst at once: one by one, each would wait for the core that wrote it.
+            for item in &self.filled[..count] {
+                self.pool.expect_soon(item.offset);
+            }
         }
         if self.run.missing == 0 && self.run.frames.is_empty() {
             let odd = self.receive_plain(burst);

@@ -143,11 +143,20 @@ impl Ring for Split {
     #[inline]
     fn post(&mut self, buffers: &[Buffer], access: Access) {
         let flags = if access == Access::Writes { WRITE } else { 0 };
+        // Looked up once: the compiler cannot know that the stores below leave these alone.
+        let (table, posted): (&[AtomicU64], &[AtomicU16]) = (&self.words.table, &self.words.posted);
+        let mut at = self.next;
         for buffer in buffers {
             let id = self.shadow.post(buffer.offset, 1);
-            self.write(id, buffer, flags, 0);
-            self.offer(id);
+            let place = 2 * usize::from(id);
+            if let Some([address, rest]) = table.get(place..place + 2) {
+                address.store(buffer.address.to_le(), Ordering::Relaxed);
+                rest.store(second(buffer.len, flags, 0), Ordering::Relaxed);
+            }
+            posted[usize::from(at & self.mask)].store(id.to_le(), Ordering::Relaxed);
+            at = at.wrapping_add(1);
         }
+        self.next = at;
     }
 
     fn post_chain(&mut self, buffers: &[Buffer]) {
