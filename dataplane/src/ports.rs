@@ -259,6 +259,13 @@ impl Port {
         })
     }
 
+    /// Waits until what is sent to the port gets somewhere, once all its queues are open; for a few seconds at most.
+    pub fn wait_ready(&self) {
+        if let Device::Vhost(port) = &self.device {
+            port.wait_ready();
+        }
+    }
+
     /// What the XDP program decided, where there is one.
     #[must_use]
     pub fn verdicts(&self) -> Option<Verdicts> {
