@@ -6,6 +6,7 @@ use drivers::QueuePair;
 #[cfg(feature = "dpdk")]
 use drivers::dpdk::{self, DpdkPlan, DpdkPort, DpdkQueue};
 use drivers::link::{self, Link, ZeroCopy};
+use drivers::nic::vhost::{VhostPlan, VhostPort};
 use drivers::packet::{PacketPlan, PacketQueue};
 use drivers::pcap::{PcapPlan, PcapQueue};
 use drivers::wrap::{Flatten, Lossy, LossyPlan, Segment, Tap, TapPlan};
@@ -53,6 +54,7 @@ enum Device {
     Xdp(Arc<XdpPort>),
     Packet(PacketPlan),
     Pcap(PcapPlan),
+    Vhost(Arc<VhostPort>),
     #[cfg(feature = "dpdk")]
     Dpdk(Arc<DpdkPort>),
 }
@@ -105,6 +107,9 @@ impl Port {
                 let plan = DpdkPlan::from_spec(&bare).map_err(wrong)?;
                 (Device::Dpdk(DpdkPort::open(&plan)?), None)
             }
+            Some("vhost-user") => {
+                (Device::Vhost(VhostPort::open(VhostPlan::from_spec(&bare).map_err(wrong)?)?), None)
+            }
             Some(other) => {
                 let why = format!("unknown driver \"{other}\"");
                 return Err(OpenError::refused(&spec.device, "reading the port", why));
@@ -150,6 +155,7 @@ impl Port {
             Device::Xdp(port) => port.queues(),
             Device::Packet(plan) => (0..plan.queues).collect(),
             Device::Pcap(_) => vec![0],
+            Device::Vhost(port) => (0..port.plan().queues).collect(),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => (0..port.plan().queues.into()).collect(),
         }
@@ -161,6 +167,7 @@ impl Port {
         match &self.device {
             Device::Xdp(port) => 2 * port.ring(),
             Device::Packet(_) | Device::Pcap(_) => COPYING_FRAMES,
+            Device::Vhost(port) => 2 * u32::from(port.plan().ring),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => port.frames_per_queue(),
         }
@@ -174,6 +181,7 @@ impl Port {
             Device::Xdp(port) => (port.ring(), port.queues().len()),
             Device::Packet(plan) => (plan.ring, plan.queues as usize),
             Device::Pcap(_) => return None,
+            Device::Vhost(port) => (port.plan().ring.into(), port.plan().queues as usize),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => (port.receive_ring().into(), port.plan().queues.into()),
         };
@@ -189,6 +197,8 @@ impl Port {
             Device::Packet(_) => 4096,
             Device::Pcap(_) => 2048,
             // 256 bytes of each slot are headroom.
+            Device::Vhost(port) if port.plan().mtu + 18 <= 2048 - 256 => 2048,
+            Device::Vhost(_) => 4096,
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) if port.frame_bytes() <= 2048 - 256 => 2048,
             #[cfg(feature = "dpdk")]
@@ -201,7 +211,7 @@ impl Port {
     pub fn hands_over_uncut(&self) -> bool {
         match &self.device {
             Device::Packet(_) => true,
-            Device::Xdp(_) | Device::Pcap(_) => false,
+            Device::Xdp(_) | Device::Pcap(_) | Device::Vhost(_) => false,
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => port.hands_over_uncut(),
         }
@@ -213,12 +223,22 @@ impl Port {
     /// [`ArenaError`].
     pub fn arena(&self, plan: &ArenaPlan) -> Result<Option<Arena>, ArenaError> {
         match &self.device {
-            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => {
-                let _ = plan;
-                Ok(None)
-            }
+            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => Ok(None),
+            // Its other process maps one file.
+            Device::Vhost(_) => Arena::shared(plan).map(Some),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(_) => dpdk::arena(plan).map(Some),
+        }
+    }
+
+    /// What memory [`arena`](Self::arena) maps, in words: `None` where any will do.
+    #[must_use]
+    pub const fn memory(&self) -> Option<&'static str> {
+        match &self.device {
+            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => None,
+            Device::Vhost(_) => Some("a file that another process maps"),
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(_) => Some("memory of DPDK's"),
         }
     }
 
@@ -226,7 +246,7 @@ impl Port {
     #[must_use]
     pub fn own_ethernet(&self) -> Option<([u8; 6], u16)> {
         match &self.device {
-            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => None,
+            Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) | Device::Vhost(_) => None,
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => Some((port.mac(), port.mtu())),
         }
@@ -249,6 +269,7 @@ impl Port {
                 Box::new(PacketQueue::open(umem.pool(), &PacketPlan { queue, ..plan.clone() })?)
             }
             Device::Pcap(plan) => Box::new(Flatten::new(PcapQueue::open(umem.pool(), plan)?, umem.pool())),
+            Device::Vhost(port) => port.open_queue(umem.pool(), queue)?,
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => match DpdkQueue::open(umem, port, queue)? {
                 single if single.caps().packet_frames == 1 => Box::new(Flatten::new(single, umem.pool())),
@@ -269,6 +290,13 @@ impl Port {
                 Box::new(Lossy::new(opened, umem.pool(), plan))
             }
         })
+    }
+
+    /// Waits until what is sent to the port gets somewhere, once all its queues are open; for a few seconds at most.
+    pub fn wait_ready(&self) {
+        if let Device::Vhost(port) = &self.device {
+            port.wait_ready();
+        }
     }
 
     /// What the XDP program decided, where there is one.

@@ -88,6 +88,13 @@ pub enum SessionError {
         /// The workers.
         workers: usize,
     },
+    /// Two ports of one worker, whose devices cannot reach the same arena.
+    TwoMemories {
+        /// The worker.
+        worker: usize,
+        /// Two devices, and the memory that each needs.
+        ports: [(String, &'static str); 2],
+    },
     /// So few frames that one queue could keep them all, and the others starve.
     TooFewFrames {
         /// As many as were asked for.
@@ -123,6 +130,11 @@ impl fmt::Display for SessionError {
                 f,
                 "all ports together have {queues} queue(s), so some of {workers} workers would have nothing to do\n  \
                  name fewer CPUs, or give an interface more queues: ethtool -L DEVICE combined {workers} (a dpdk port: queues={workers})"
+            ),
+            Self::TwoMemories { worker, ports: [(one, its), (other, others)] } => write!(
+                f,
+                "worker {worker} has one arena, but {one} needs {its}, and {other} needs {others}\n  \
+                 give them workers of their own, one CPU for each: --cpu 0,1"
             ),
             Self::TooFewFrames { frames, least } => write!(
                 f,
@@ -180,8 +192,8 @@ enum News {
 
 /// Runs one worker a CPU over the ports until the first of them ends, then the others.
 ///
-/// `ready` hears of all workers once every queue is open; `second` is called about once a second until the end.
-/// Both return whether to go on; without a start there are no ends.
+/// `ready` hears of all workers once every queue is open and what is sent there gets somewhere; `second` is called about
+/// once a second until the end. Both return whether to go on; without a start there are no ends.
 ///
 /// # Errors
 /// [`SessionError`] when a queue could not be opened; nothing runs then. [`SessionError::Died`] when a worker panicked
@@ -198,6 +210,10 @@ pub fn session(
     let ends = link(ports, &shares)?;
     check_cpus(&plan.cpus)?;
     check_frames(ports, &shares, plan.frames)?;
+    for (worker, share) in shares.iter().enumerate() {
+        let wanted = share.iter().map(|(index, _)| &ports[*index]);
+        check_memory(worker, wanted.filter_map(|port| Some((port.spec().device.as_str(), port.memory()?))))?;
+    }
     // Not a barrier: that would wait for ever for a worker that never came.
     let go = OnceLock::new();
     let (news, inbox) = channel();
@@ -216,6 +232,9 @@ pub fn session(
         }
         drop(news);
         let facts = gather_facts(&inbox, shares.len());
+        if facts.is_ok() {
+            ports.iter().for_each(Port::wait_ready);
+        }
         let goes = facts.as_ref().is_ok_and(|facts| ready(facts));
         let _ = go.set(goes);
         let ends = match facts {
@@ -314,6 +333,21 @@ fn check_frames(
     match frames {
         Some(frames) if frames < least => Err(SessionError::TooFewFrames { frames, least }),
         _ => Ok(()),
+    }
+}
+
+/// One arena must do for all the devices of a worker: `wanted` are those that can reach only some memory.
+fn check_memory<'d>(
+    worker: usize,
+    mut wanted: impl Iterator<Item = (&'d str, &'static str)>,
+) -> Result<(), SessionError> {
+    let Some((one, its)) = wanted.next() else { return Ok(()) };
+    match wanted.find(|(_, others)| *others != its) {
+        None => Ok(()),
+        Some((other, others)) => {
+            let ports = [(one.to_owned(), its), (other.to_owned(), others)];
+            Err(SessionError::TwoMemories { worker, ports })
+        }
     }
 }
 
@@ -500,4 +534,23 @@ pub fn blamed(ends: &[WorkerEnd]) -> Option<(PortId, String)> {
         Ended::Faulted(port, fault) => Some((*port, fault.to_string())),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Devices that can reach only some memory share an arena with those that take any, and with their like.
+    #[test]
+    fn one_arena_for_two_memories_is_refused_in_words() {
+        let (file, dpdk) = ("a file that another process maps", "memory of DPDK's");
+        for wanted in [&[][..], &[("a", file)], &[("a", file), ("b", file)]] {
+            assert!(check_memory(0, wanted.iter().copied()).is_ok(), "{wanted:?}");
+        }
+        let wanted = [("/run/a", file), ("/run/b", file), ("net_null0", dpdk)];
+        let words = check_memory(3, wanted.into_iter()).expect_err("refused").to_string();
+        for word in ["worker 3", "/run/a needs a file", "net_null0 needs memory of DPDK's", "--cpu 0,1"] {
+            assert!(words.contains(word), "{word}: {words}");
+        }
+    }
 }

@@ -61,6 +61,11 @@ pub enum Fault {
     Stray(Stray),
     /// The device published an impossible ring position.
     Ring(Impossible),
+    /// The device says that a descriptor is done which it did not have, or which there is not.
+    Completion {
+        /// The descriptor's number.
+        id: u32,
+    },
     /// A system call that must work failed.
     System {
         /// Which.
@@ -79,6 +84,9 @@ impl fmt::Display for Fault {
                 f,
                 "the device published ring position {claimed:#x}, which is impossible between {head:#x} and {tail:#x}"
             ),
+            Self::Completion { id } => {
+                write!(f, "the device says that descriptor {id} is done, which it did not have")
+            }
             Self::System { call, errno } => write!(f, "{call}: {}", io::Error::from_raw_os_error(*errno)),
         }
     }

@@ -8,6 +8,7 @@
 //! | [`loopback`] | two queue pairs back to back in memory; every test starts here |
 //! | [`xdp`] | AF_XDP: the NIC's queues through the kernel's fast path |
 //! | [`packet`] | AF_PACKET: the kernel-socket fallback |
+//! | [`nic`] | network cards and vhost-user from user space: descriptor rings of our own |
 //! | `dpdk` | any device of DPDK's, with the feature `dpdk` |
 //! | [`pcap`] | replay from and record to a capture file |
 //! | [`disk`] | no queue pair: files read into content, by io_uring |
@@ -25,6 +26,7 @@ pub mod error;
 pub mod kernel;
 pub mod link;
 pub mod loopback;
+pub mod nic;
 pub mod observe;
 pub mod packet;
 pub mod pcap;

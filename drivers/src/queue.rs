@@ -74,6 +74,8 @@ pub enum Copying {
     ZeroCopy,
     /// The kernel copies each frame between its own buffers and the arena.
     KernelCopies,
+    /// Another process copies each frame between the arena and memory of its own.
+    PeerCopies,
     /// This driver copies each frame between a mapped ring and the arena.
     DriverCopies,
     /// There is no device: the frame itself changes hands.
@@ -87,6 +89,7 @@ impl Copying {
         match self {
             Self::ZeroCopy => "zero-copy",
             Self::KernelCopies => "copy",
+            Self::PeerCopies => "peer-copy",
             Self::DriverCopies => "ring-copy",
             Self::InMemory => "in-memory",
         }

@@ -33,6 +33,7 @@ pub const DRIVERS: &[(&str, &str)] = &[
     ("af-xdp", "AF_XDP: the NIC's queues through the kernel's fast path"),
     ("packet", "AF_PACKET: works wherever root does"),
     ("pcap", "replay from and record to a capture file"),
+    ("vhost-user", "virtio rings shared with another process: DPDK's net_vhost, VPP, OVS"),
     #[cfg(feature = "dpdk")]
     ("dpdk", "any device that DPDK has a driver for"),
 ];
@@ -79,7 +80,7 @@ fn unknown_driver(driver: &str) -> SpecError {
     let known: Vec<&str> = DRIVERS.iter().map(|(name, _)| *name).collect();
     let hint = match driver {
         "dpdk" => " (built without dpdk: `make dpdk` installs what it needs and builds it in)",
-        "vfio" | "uio" | "vhost-user" => " (this build has no such driver)",
+        "vfio" | "uio" => " (this build has no such driver)",
         _ => "",
     };
     SpecError(format!("unknown driver \"{driver}\"{hint}; there are {}", known.join(", ")))
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn each_mistake_is_named() {
         for (text, words) in [
-            ("xdp:eth0", "there are af-xdp, packet, pcap"),
+            ("xdp:eth0", "there are af-xdp, packet, pcap, vhost-user"),
             #[cfg(not(feature = "dpdk"))]
             ("dpdk:net_null0", "built without dpdk: `make dpdk` installs"),
             ("uio:0000:03:00.0", "this build has no such driver"),

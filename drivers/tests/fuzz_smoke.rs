@@ -34,6 +34,11 @@ fn ledger_device() {
     run(2, bodies::ledger_device, |_| ());
 }
 
+#[test]
+fn virtio_device() {
+    run(4, bodies::virtio_device, |_| ());
+}
+
 /// Random bytes are hardly ever IP, so most of these are given its headers, and some the pseudo header's sum.
 #[test]
 fn checksum_packet() {

@@ -12,7 +12,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// The unit in which content is counted, and the smallest page of every machine we run on.
 pub const CONTENT_UNIT: usize = 4096;
@@ -106,6 +106,8 @@ pub struct Arena {
     backing: Backing,
     /// Somebody else's memory; else it is a mapping of our own.
     keeper: Option<Keeper>,
+    /// The file behind the mapping, when another process is to map it too.
+    shared: Option<OwnedFd>,
 }
 
 // SAFETY: an address range without access of its own; the pool and the parcels argue their accesses.
@@ -144,21 +146,25 @@ impl Arena {
     /// # Errors
     /// [`ArenaError`], when the plan breaks its own ranges or the kernel has no memory for it.
     pub fn new(plan: &ArenaPlan) -> Result<Self, ArenaError> {
+        Self::mapped(plan, false)
+    }
+
+    /// Maps an arena that another process can map too, through [`file`](Self::file): the back end of a vhost-user port.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn shared(plan: &ArenaPlan) -> Result<Self, ArenaError> {
+        Self::mapped(plan, true)
+    }
+
+    fn mapped(plan: &ArenaPlan, share: bool) -> Result<Self, ArenaError> {
         let (bytes, content_bytes) = sizes(plan)?;
         let frame_bytes = bytes - content_bytes;
         let shift = plan.frame_size.trailing_zeros();
-        let (base, bytes, backing) = map(bytes, plan.huge_pages)?;
+        let (base, bytes, backing, shared) = map(bytes, plan.huge_pages, share)?;
         let files_start = bytes - frame_bytes;
-        Ok(Self {
-            base,
-            bytes,
-            frames: plan.frames,
-            shift,
-            content_bytes,
-            files_start,
-            backing,
-            keeper: None,
-        })
+        let (frames, keeper) = (plan.frames, None);
+        Ok(Self { base, bytes, frames, shift, content_bytes, files_start, backing, keeper, shared })
     }
 
     /// An arena in memory that somebody else has mapped: a device's library that can only use its own.
@@ -179,8 +185,8 @@ impl Arena {
         let (bytes, content_bytes) = sizes(plan)?;
         let (base, keeper) = lend(bytes).map_err(|source| ArenaError::Map { bytes, source })?;
         let shift = plan.frame_size.trailing_zeros();
-        let (frames, keeper) = (plan.frames, Some(keeper));
-        Ok(Self { base, bytes, frames, shift, content_bytes, files_start: content_bytes, backing, keeper })
+        let (frames, keeper, files_start) = (plan.frames, Some(keeper), content_bytes);
+        Ok(Self { base, bytes, frames, shift, content_bytes, files_start, backing, keeper, shared: None })
     }
 
     /// Maps an arena with files' own pages behind the content; says for each file where they are, in bytes from where
@@ -299,6 +305,12 @@ impl Arena {
         self.keeper.is_some()
     }
 
+    /// The file behind it, from its first byte on; `None` unless it was made to be [shared](Self::shared).
+    #[must_use]
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.shared.as_ref().map(AsFd::as_fd)
+    }
+
     /// What its memory is.
     #[must_use]
     pub const fn backing(&self) -> Backing {
@@ -334,30 +346,59 @@ fn sizes(plan: &ArenaPlan) -> Result<(usize, usize), ArenaError> {
     Ok((bytes.ok_or(too_large)?, content_bytes))
 }
 
+/// A mapping, its length, what it is made of, and the file behind it.
+type Mapping = (NonNull<u8>, usize, Backing, Option<OwnedFd>);
+
 /// Maps `bytes` of zeroed memory, in huge pages when wanted and to be had.
-fn map(bytes: usize, huge: bool) -> Result<(NonNull<u8>, usize, Backing), ArenaError> {
+fn map(bytes: usize, huge: bool, share: bool) -> Result<Mapping, ArenaError> {
     let whole = bytes.next_multiple_of(HUGE_PAGE);
+    let attempt = |bytes: usize, huge: bool| {
+        if !share {
+            return map_with(bytes, if huge { libc::MAP_HUGETLB } else { 0 }, None).map(|base| (base, None));
+        }
+        let file = memory_file(bytes, huge)?;
+        map_with(bytes, 0, Some(file.as_fd())).map(|base| (base, Some(file)))
+    };
     // A small arena would waste most of a huge page.
     if huge
         && bytes >= HUGE_PAGE / 2
-        && let Ok(base) = map_with(whole, libc::MAP_HUGETLB)
+        && let Ok((base, file)) = attempt(whole, true)
     {
-        return Ok((base, whole, Backing::HugePages));
+        return Ok((base, whole, Backing::HugePages, file));
     }
-    let base = map_with(bytes, 0).map_err(|source| ArenaError::Map { bytes, source })?;
+    // A peer maps whole pages of the file.
+    let bytes = if share { bytes.next_multiple_of(CONTENT_UNIT) } else { bytes };
+    let (base, file) = attempt(bytes, false).map_err(|source| ArenaError::Map { bytes, source })?;
     if huge {
         // A wish only: without transparent huge pages it changes nothing.
         // SAFETY: the range was mapped just above; the advice changes no content.
         unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
     }
-    Ok((base, bytes, Backing::OrdinaryPages))
+    Ok((base, bytes, Backing::OrdinaryPages, file))
 }
 
-fn map_with(bytes: usize, extra: libc::c_int) -> io::Result<NonNull<u8>> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
-    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing of ours.
-    let base =
-        unsafe { libc::mmap(core::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+/// A file in memory, `bytes` long.
+fn memory_file(bytes: usize, huge: bool) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+    // SAFETY: the name is a string with its zero.
+    let file = unsafe { libc::memfd_create(c"ringway-arena".as_ptr(), flags) };
+    if file < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel has just made for us.
+    let file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(file) });
+    file.set_len(bytes as u64)?;
+    Ok(file.into())
+}
+
+fn map_with(bytes: usize, extra: libc::c_int, file: Option<BorrowedFd<'_>>) -> io::Result<NonNull<u8>> {
+    let (kind, file) = match file {
+        None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+        Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
+    };
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
+    let base = unsafe { libc::mmap(core::ptr::null_mut(), bytes, access, kind | extra, file, 0) };
     if base == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
@@ -367,7 +408,6 @@ fn map_with(bytes: usize, extra: libc::c_int) -> io::Result<NonNull<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::{AsFd, FromRawFd};
     use std::os::unix::fs::FileExt;
 
     #[test]
@@ -470,6 +510,21 @@ mod tests {
             let plan = ArenaPlan { content_bytes, ..ArenaPlan::default() };
             assert!(Arena::new(&plan).expect_err("refused").to_string().contains("below 4 GiB"));
         }
+    }
+
+    /// What is written to the file of a shared arena is in it, from the first byte on.
+    #[test]
+    fn a_shared_arena_is_its_file() {
+        let plan = ArenaPlan { frames: 3, frame_size: 2048, content_bytes: 5000, huge_pages: false };
+        let arena = Arena::shared(&plan).expect("small");
+        let file = std::fs::File::from(arena.file().expect("a file").try_clone_to_owned().expect("a copy"));
+        assert_eq!(file.metadata().expect("a file").len(), arena.bytes() as u64);
+        file.write_at(&[7], 4097).expect("writes");
+        // SAFETY: *map*: inside.
+        let place = unsafe { arena.base().add(4097) };
+        // SAFETY: mapped; volatile, since the file may change.
+        assert_eq!(unsafe { place.as_ptr().read_volatile() }, 7);
+        assert!(Arena::new(&plan).expect("small").file().is_none());
     }
 
     #[test]

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 /// Forward packets between ports.
 ///
 /// A port is driver:device[,key=value..]: af-xdp:eth0 | af-xdp:eth0,queues=0-3,mode=copy | packet:eth0 |
-/// pcap:in.pcap,out=out.pcap. A bare eth0 takes the best driver that works there. tap=FILE, with any driver, records
-/// what passes.
+/// pcap:in.pcap,out=out.pcap | vhost-user:/run/sock. A bare eth0 takes the best driver that works there. tap=FILE, with
+/// any driver, records what passes.
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
     /// A port; give it twice or more.

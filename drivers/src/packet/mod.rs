@@ -22,7 +22,7 @@
 
 mod open;
 mod ring;
-mod vnet;
+pub(crate) mod vnet;
 
 pub use open::PacketPlan;
 

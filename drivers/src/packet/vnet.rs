@@ -12,10 +12,10 @@ const ECN: u8 = 0x80;
 
 /// The kernel says something that an [`Offload`] cannot, or the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Inexpressible;
+pub(crate) struct Inexpressible;
 
 /// What is undone in a received packet that begins with `packet`, of which `tag_bytes` were put back by us.
-pub(super) fn offload(
+pub(crate) fn offload(
     header: [u8; VNET],
     packet: &[u8],
     tag_bytes: u16,
@@ -73,7 +73,7 @@ fn headers(offload: &Offload, packet: &[u8]) -> Option<u16> {
 ///
 /// What the kernel would refuse is refused here: in a ring with `PACKET_LOSS` it would vanish without a count.
 #[inline]
-pub(super) fn header(
+pub(crate) fn header(
     offload: Option<Offload>,
     bytes: usize,
     limit: usize,
@@ -129,13 +129,13 @@ fn undone_header(offload: &Offload, bytes: usize, limit: usize) -> Result<[u8; V
 /// Otherwise it lends the ring's page to the packet, and a virtual device (veth, bridge, any tap) then has to copy it to a
 /// page of its own (`skb_orphan_frags`, `net/core/skbuff.c`).
 #[inline]
-pub(super) fn contiguous(mut header: [u8; VNET], bytes: usize) -> [u8; VNET] {
+pub(crate) fn contiguous(mut header: [u8; VNET], bytes: usize) -> [u8; VNET] {
     header[2..4].copy_from_slice(&u16::try_from(bytes).unwrap_or_default().to_ne_bytes());
     header
 }
 
 /// Whether the kernel is asked to cut the packet.
-pub(super) const fn is_segmented(header: [u8; VNET]) -> bool {
+pub(crate) const fn is_segmented(header: [u8; VNET]) -> bool {
     header[1] != 0
 }
 

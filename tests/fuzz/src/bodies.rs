@@ -4,6 +4,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use drivers::loopback::{Lie, LoopbackPlan, Mischief, pair};
+use drivers::nic::virtio::fake::{self, FakePlan};
 use drivers::{QueuePair, checksum};
 use ringbuf::{
     Arena, ArenaPlan, Burst, Frame, Parcel, Pool, RingParts, SharedConsumer, SharedProducer, Slot,
@@ -166,6 +167,53 @@ pub fn ledger_device(bytes: &[u8]) {
         frames.clear();
         pool.recall(loan);
         pool.recall(other);
+    }
+    assert_eq!(pool.census().free, FRAMES, "a slot was lost");
+}
+
+/// A virtio device that writes whatever it likes into the rings and headers: faults, but no slot is lost or held twice.
+pub fn virtio_device(bytes: &[u8]) {
+    let pool = pool();
+    {
+        let mut numbers = Numbers(bytes);
+        let Some(kind) = numbers.byte() else { return };
+        let plan = FakePlan { ring: 8, packed: kind.is_multiple_of(2), mtu: 400, ..FakePlan::default() };
+        let Ok((mut queue, mut device)) = fake::pair(&pool, plan) else { return };
+        queue.tend();
+        let mut frames: Vec<Frame<'_>> = Vec::new();
+        while let Some(what) = numbers.byte() {
+            let number = numbers.word().unwrap_or_else(|| u32::from(what));
+            match what % 8 {
+                0 => device.scribble(number as usize >> 8, number.to_le_bytes()[0]),
+                1 => device.lie(fake::Lie::ALL[number as usize % fake::Lie::ALL.len()]),
+                2 => {
+                    let header = std::array::from_fn(|i| number.to_le_bytes()[i % 4]);
+                    device.deliver(header, &[what; 600][..1 + number as usize % 599]);
+                }
+                3 => drop(device.take()),
+                4 => queue.tend(),
+                5 => {
+                    let mut burst = Burst::new();
+                    queue.receive(&mut burst);
+                    frames.extend(burst.drain());
+                    frames.truncate(16);
+                }
+                6 => frames.extend(pool.alloc()),
+                _ => {
+                    let mut burst = Burst::new();
+                    for mut frame in frames.drain(frames.len().saturating_sub(7)..) {
+                        frame.set_continues(number.is_multiple_of(5) && burst.len().is_multiple_of(2));
+                        let _ = frame.extend(&number.to_le_bytes());
+                        assert!(burst.push(frame).is_ok());
+                    }
+                    queue.transmit(&mut burst);
+                    frames.extend(burst.drain());
+                }
+            }
+            let slots: std::collections::HashSet<_> = frames.iter().map(Frame::slot).collect();
+            assert_eq!(slots.len(), frames.len(), "one slot, two frames");
+            assert_eq!((pool.census().total(), pool.census().free), (FRAMES, pool.free()));
+        }
     }
     assert_eq!(pool.census().free, FRAMES, "a slot was lost");
 }

@@ -1,0 +1,464 @@
+//! A device in memory: the other end of the rings, which moves bytes as DMA would, and lies when it is told to.
+//!
+//! ```text
+//!   VirtioQueue ══ rings in shared words ══ FakeDevice ── deliver(packet), take() ── a test
+//! ```
+
+use super::feature;
+use super::header::HEADER;
+use super::memory::Sight;
+use super::packed::{self, AVAIL, PackedWords, Place, USED};
+use super::queue::open;
+use super::split::{NEXT, SplitWords, WRITE};
+use super::transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};
+use crate::error::{Fault, OpenError};
+use crate::queue::{Copying, Gather};
+use core::sync::atomic::Ordering;
+use ringbuf::Pool;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+
+/// Where the fake bus puts the arena: a queue that forgets to translate is found out.
+const BASE: u64 = 0x10_0000_0000;
+
+/// Which rings, and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct FakePlan {
+    /// Descriptors of each ring.
+    pub ring: u16,
+    /// Packed rings.
+    pub packed: bool,
+    /// Features apart from the one of the layout; see [`feature`].
+    pub features: u64,
+    /// Bytes behind the Ethernet header.
+    pub mtu: u32,
+}
+
+impl Default for FakePlan {
+    fn default() -> Self {
+        let features = feature::VERSION_1 | feature::MERGEABLE;
+        Self { ring: 256, packed: false, features, mtu: 1500 }
+    }
+}
+
+/// A lie that the device tells about the next buffer that it gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// A descriptor that there is not.
+    Outside,
+    /// A descriptor that it does not have.
+    NotLent,
+    /// The same descriptor twice.
+    Twice,
+    /// More bytes than the buffer holds.
+    TooLong,
+    /// Fewer bytes than a header.
+    TooShort,
+    /// A position that it cannot have reached (split rings; others cannot say it).
+    Ahead,
+    /// A packet in no buffer at all.
+    NoBuffers,
+    /// A packet in more buffers than come.
+    ManyBuffers,
+}
+
+impl Lie {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Outside,
+        Self::NotLent,
+        Self::Twice,
+        Self::TooLong,
+        Self::TooShort,
+        Self::Ahead,
+        Self::NoBuffers,
+        Self::ManyBuffers,
+    ];
+}
+
+/// What goes on between the queue and its device beside the rings.
+#[derive(Debug, Default)]
+struct Line {
+    news: VecDeque<Change>,
+    settled: u32,
+    bells: u64,
+    closed: bool,
+}
+
+/// The queue's side of it.
+#[derive(Debug)]
+struct FakeLine(Rc<RefCell<Line>>);
+
+impl Transport for FakeLine {
+    fn ring(&self, _: Direction) -> Result<(), Fault> {
+        self.0.borrow_mut().bells += 1;
+        Ok(())
+    }
+
+    fn change(&mut self) -> Option<Change> {
+        self.0.borrow_mut().news.pop_front()
+    }
+
+    fn settled(&mut self) {
+        self.0.borrow_mut().settled += 1;
+    }
+
+    fn waker(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn wake(&self) {}
+
+    fn calm(&self) {}
+
+    fn close(&mut self) {
+        self.0.borrow_mut().closed = true;
+    }
+}
+
+/// The device's end of one ring.
+#[derive(Debug)]
+enum End {
+    Split { words: SplitWords, size: u16, seen: u16, done: u16 },
+    Packed { words: PackedWords, look: Place, done: Place },
+}
+
+/// A packet's descriptors as the device sees them.
+#[derive(Debug, Default)]
+struct Chain {
+    id: u16,
+    /// How many descriptors it takes up in a packed ring.
+    count: u16,
+    parts: Vec<(u64, u32, bool)>,
+}
+
+impl End {
+    /// The next chain that the driver posted.
+    fn next(&mut self) -> Option<Chain> {
+        match self {
+            Self::Split { words, size, seen, .. } => {
+                if u16::from_le(words.available[1].load(Ordering::Acquire)) == *seen {
+                    return None;
+                }
+                let mut chain = Chain::default();
+                let mut at = u16::from_le(words.posted[usize::from(*seen % *size)].load(Ordering::Relaxed));
+                *seen = seen.wrapping_add(1);
+                chain.id = at;
+                loop {
+                    // It may have scribbled there itself.
+                    if at >= *size || chain.count > *size {
+                        return None;
+                    }
+                    let address = u64::from_le(words.table[2 * usize::from(at)].load(Ordering::Relaxed));
+                    let second = words.table[2 * usize::from(at) + 1].load(Ordering::Relaxed);
+                    // The same fields as a packed ring's, but for the order of the upper two.
+                    let (len, flags, next) = packed::fields(second);
+                    chain.parts.push((address, len, flags & WRITE != 0));
+                    chain.count += 1;
+                    if flags & NEXT == 0 {
+                        return Some(chain);
+                    }
+                    at = next;
+                }
+            }
+            Self::Packed { words, look, .. } => {
+                let mut chain = Chain::default();
+                let mut at = *look;
+                loop {
+                    let second = words.table[2 * usize::from(at.at) + 1].load(Ordering::Acquire);
+                    let address = u64::from_le(words.table[2 * usize::from(at.at)].load(Ordering::Relaxed));
+                    let (len, id, flags) = packed::fields(second);
+                    if flags & (AVAIL | USED) != at.posted() {
+                        return None;
+                    }
+                    if chain.count > 0 && at.at == look.at {
+                        return None;
+                    }
+                    chain.id = id;
+                    chain.parts.push((address, len, flags & WRITE != 0));
+                    chain.count += 1;
+                    at.advance(1);
+                    if flags & NEXT == 0 {
+                        *look = at;
+                        return Some(chain);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives a chain back; seen by the driver from [`publish`](Self::publish) on.
+    fn give(&mut self, id: u32, len: u32, count: u16) {
+        match self {
+            Self::Split { words, size, done, .. } => {
+                let entry = u64::from(id) | u64::from(len) << 32;
+                words.done[usize::from(*done % *size)].store(entry.to_le(), Ordering::Relaxed);
+                *done = done.wrapping_add(1);
+            }
+            Self::Packed { words, done, .. } => {
+                let low = u16::try_from(id & 0xffff).unwrap_or_default();
+                let word = packed::second(len, low, done.done());
+                words.table[2 * usize::from(done.at) + 1].store(word, Ordering::Release);
+                done.advance(count);
+            }
+        }
+    }
+
+    fn publish(&self, ahead: u16) {
+        if let Self::Split { words, done, .. } = self {
+            words.used[1].store(done.wrapping_add(ahead).to_le(), Ordering::Release);
+        }
+    }
+
+    /// Whether the driver is to ring.
+    fn set_bell(&self, wanted: bool) {
+        let silent = u16::from(!wanted).to_le();
+        match self {
+            Self::Split { words, .. } => words.used[0].store(silent, Ordering::Relaxed),
+            Self::Packed { words, .. } => words.device[1].store(silent, Ordering::Relaxed),
+        }
+    }
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct FakeDevice<'p> {
+    sight: Sight<'p>,
+    line: Rc<RefCell<Line>>,
+    layout: Layout,
+    plan: FakePlan,
+    receive: End,
+    transmit: End,
+    /// Chains of the receive ring that it has looked at and not filled: it may fill them in any order.
+    empty: Vec<Chain>,
+    lie: Option<Lie>,
+    /// The descriptor given back last: the driver's again, until it posts it anew.
+    before: u32,
+    /// The order in which it gives buffers back, when that is not the one in which they came.
+    backwards: bool,
+    /// A descriptor named memory outside the arena, or of the wrong direction.
+    astray: bool,
+}
+
+fn ends(layout: &Layout, plan: &FakePlan) -> (End, End) {
+    let end = |parts| {
+        if plan.packed {
+            let words = PackedWords::new(&layout.memory, parts, plan.ring);
+            End::Packed { words, look: Place::start(plan.ring), done: Place::start(plan.ring) }
+        } else {
+            let words = SplitWords::new(&layout.memory, parts, plan.ring);
+            End::Split { words, size: plan.ring, seen: 0, done: 0 }
+        }
+    };
+    (end(layout.receive), end(layout.transmit))
+}
+
+/// A queue pair and its device.
+///
+/// # Errors
+/// As [`open`].
+pub fn pair<'p>(
+    pool: &'p Pool,
+    plan: FakePlan,
+) -> Result<(Box<dyn Gather<'p> + 'p>, FakeDevice<'p>), OpenError> {
+    let memory = |source| OpenError::new("fake", "mapping memory for the rings", source);
+    let layout = Layout::several(1, plan.ring, plan.packed).map_err(memory)?.remove(0);
+    let line = Rc::new(RefCell::new(Line::default()));
+    line.borrow_mut().news.push_back(Change::Up);
+    let virtio = VirtioPlan {
+        driver: "virtio",
+        device: "fake".to_owned(),
+        queue: 0,
+        ring: plan.ring,
+        features: plan.features | if plan.packed { feature::PACKED } else { 0 },
+        mtu: plan.mtu,
+        copying: Copying::ZeroCopy,
+    };
+    let queue = open(pool, &virtio, &layout, Addresses::Linear(BASE), FakeLine(Rc::clone(&line)))?;
+    let (receive, transmit) = ends(&layout, &plan);
+    let device = FakeDevice {
+        sight: Sight::new(pool, BASE),
+        line,
+        layout,
+        plan,
+        receive,
+        transmit,
+        empty: Vec::new(),
+        lie: None,
+        before: u32::MAX,
+        backwards: false,
+        astray: false,
+    };
+    Ok((queue, device))
+}
+
+impl FakeDevice<'_> {
+    /// Tells a lie about the next buffer.
+    pub const fn lie(&mut self, lie: Lie) {
+        self.lie = Some(lie);
+    }
+
+    /// Fills buffers last come, first served (split rings allow it, §2.7).
+    pub const fn fill_backwards(&mut self) {
+        self.backwards = true;
+    }
+
+    /// Writes a byte anywhere into the rings' memory.
+    pub fn scribble(&self, place: usize, byte: u8) {
+        let words =
+            self.layout.memory.words::<core::sync::atomic::AtomicU16>(0, self.layout.memory.bytes() / 2);
+        // The rings take up little of the memory: most scribbles are to hit them.
+        let ring = if place.is_multiple_of(2) { self.layout.receive } else { self.layout.transmit };
+        let place = (ring.descriptors + place % ring.bytes) / 2;
+        if let Some(word) = words.get(place) {
+            word.store(
+                u16::from_le_bytes([byte, word.load(Ordering::Relaxed).to_le_bytes()[1]]),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Asks for a bell, or for none.
+    pub fn want_bells(&self, wanted: bool) {
+        self.receive.set_bell(wanted);
+        self.transmit.set_bell(wanted);
+    }
+
+    /// How often the bell was rung.
+    #[must_use]
+    pub fn bells(&self) -> u64 {
+        self.line.borrow().bells
+    }
+
+    /// How often the queue began anew.
+    #[must_use]
+    pub fn settled(&self) -> u32 {
+        self.line.borrow().settled
+    }
+
+    /// Whether the queue has ever sent it astray: to memory outside the arena, or of the wrong direction.
+    #[must_use]
+    pub const fn is_astray(&self) -> bool {
+        self.astray
+    }
+
+    /// Whether the queue has stopped it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.line.borrow().closed
+    }
+
+    /// It is gone; the queue hears of it when it is next tended.
+    pub fn vanish(&mut self) {
+        self.empty.clear();
+        self.line.borrow_mut().news.push_back(Change::Gone);
+    }
+
+    /// It comes back, once the queue has begun anew.
+    pub fn come_back(&mut self) {
+        (self.receive, self.transmit) = ends(&self.layout, &self.plan);
+        self.line.borrow_mut().news.push_back(Change::Up);
+    }
+
+    /// Puts a packet into the driver's buffers, behind a header whose first ten bytes are `header`; `false` when there
+    /// are not enough of them: nothing is delivered then.
+    pub fn deliver(&mut self, header: [u8; 10], packet: &[u8]) -> bool {
+        // Never more than the ring holds, whatever was scribbled there.
+        while self.empty.len() < self.plan.ring.into()
+            && let Some(chain) = self.receive.next()
+        {
+            self.empty.push(chain);
+        }
+        let mut bytes = [&header[..], &[0, 0], packet].concat();
+        let mut filled: Vec<(Chain, usize)> = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() && !self.empty.is_empty() {
+            let next = if self.backwards { self.empty.len() - 1 } else { 0 };
+            let chain = self.empty.remove(next);
+            let room: usize = chain.parts.iter().map(|part| part.1 as usize).sum();
+            let len = room.min(bytes.len() - at);
+            at += len;
+            filled.push((chain, len));
+        }
+        if at < bytes.len() {
+            let chains = filled.into_iter().map(|(chain, _)| chain);
+            if self.backwards {
+                self.empty.extend(chains.rev())
+            } else {
+                self.empty.splice(0..0, chains).for_each(drop)
+            }
+            return false;
+        }
+        let lie = self.lie.take();
+        let count = match lie {
+            Some(Lie::NoBuffers) => 0,
+            Some(Lie::ManyBuffers) => 3000,
+            _ => u16::try_from(filled.len()).unwrap_or(u16::MAX),
+        };
+        bytes[10..12].copy_from_slice(&count.to_le_bytes());
+        at = 0;
+        for (chain, len) in &filled {
+            let mut from = &bytes[at..at + len];
+            for &(address, room, writable) in &chain.parts {
+                let (now, later) = from.split_at(from.len().min(room as usize));
+                self.astray |= !writable || !self.sight.write(address, now);
+                from = later;
+            }
+            at += len;
+        }
+        self.give_back(&filled, lie);
+        true
+    }
+
+    fn give_back(&mut self, filled: &[(Chain, usize)], lie: Option<Lie>) {
+        let mut ahead = 0;
+        for (i, (chain, len)) in filled.iter().enumerate() {
+            let (id, len) = (u32::from(chain.id), u32::try_from(*len).unwrap_or(u32::MAX));
+            let (id, len) = match lie.filter(|_| i == 0) {
+                Some(Lie::Outside) => (id + u32::from(self.plan.ring), len),
+                Some(Lie::NotLent) => (self.before, len),
+                Some(Lie::TooLong) => (id, 1 << 20),
+                Some(Lie::TooShort) => (id, 5),
+                Some(Lie::Twice) => {
+                    self.receive.give(id, len, 1);
+                    (id, len)
+                }
+                Some(Lie::Ahead) => {
+                    ahead = self.plan.ring + 1;
+                    (id, len)
+                }
+                _ => (id, len),
+            };
+            self.receive.give(id, len, chain.count);
+            self.before = id;
+        }
+        self.receive.publish(ahead);
+    }
+
+    /// Takes the next packet that the driver sent: its header and the packet behind.
+    pub fn take(&mut self) -> Option<([u8; 12], Vec<u8>)> {
+        let chain = self.transmit.next()?;
+        let mut bytes = Vec::new();
+        for &(address, len, writable) in &chain.parts {
+            self.astray |= writable || !self.sight.read(address, len as usize, &mut bytes);
+        }
+        let id = match self.lie.take() {
+            Some(Lie::Outside) => u32::from(chain.id) + u32::from(self.plan.ring),
+            Some(Lie::Twice) => {
+                self.transmit.give(chain.id.into(), 0, chain.count);
+                chain.id.into()
+            }
+            Some(Lie::Ahead) => {
+                self.transmit.publish(self.plan.ring + 1);
+                return None;
+            }
+            _ => chain.id.into(),
+        };
+        self.transmit.give(id, 0, chain.count);
+        self.transmit.publish(0);
+        let packet = bytes.split_off(usize::from(HEADER).min(bytes.len()));
+        Some((core::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0)), packet))
+    }
+}

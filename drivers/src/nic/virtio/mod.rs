@@ -1,0 +1,61 @@
+//! The rings of virtio-net, over any transport (VIRTIO 1.2, OASIS 2022: section numbers here are of that text).
+//!
+//! ```text
+//!   queue      one receive ring and one transmit ring as a queue pair; headers, checksums, mergeable buffers
+//!   ring       what it asks of a ring         split, packed    the two layouts
+//!   transport  how the rings reach their device: a bus, or another process
+//!   shadow     what was posted, out of the device's reach
+//!   memory     the words that both sides write
+//!   fake       a device in memory, which can lie
+//! ```
+//!
+//! The device is believed about nothing: positions and ids are checked here, lengths and slots by the pool, and what
+//! cannot be true is a latched [`Fault`](crate::Fault).
+
+pub mod fake;
+mod header;
+mod memory;
+mod packed;
+mod queue;
+mod receive;
+mod ring;
+mod shadow;
+mod split;
+mod transport;
+
+pub use memory::RingMemory;
+pub use queue::open;
+pub use ring::Parts;
+pub use transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};
+
+/// Feature bits of the device type and of virtio itself (§5.1.3, §6).
+pub mod feature {
+    /// Checksums of what we send may be left to the device (`VIRTIO_NET_F_CSUM`).
+    pub const CHECKSUM: u64 = 1 << 0;
+    /// It may leave those of what it delivers to us (`VIRTIO_NET_F_GUEST_CSUM`).
+    pub const GUEST_CHECKSUM: u64 = 1 << 1;
+    /// It has an address (`VIRTIO_NET_F_MAC`).
+    pub const MAC: u64 = 1 << 5;
+    /// It cuts TCP over IPv4 that we send (`VIRTIO_NET_F_HOST_TSO4`).
+    pub const TSO4: u64 = 1 << 11;
+    /// The same over IPv6 (`VIRTIO_NET_F_HOST_TSO6`).
+    pub const TSO6: u64 = 1 << 12;
+    /// The same with ECN (`VIRTIO_NET_F_HOST_ECN`).
+    pub const TSO_ECN: u64 = 1 << 13;
+    /// It puts a long packet into several buffers (`VIRTIO_NET_F_MRG_RXBUF`).
+    pub const MERGEABLE: u64 = 1 << 15;
+    /// It says whether the link is up (`VIRTIO_NET_F_STATUS`).
+    pub const STATUS: u64 = 1 << 16;
+    /// It has a control queue (`VIRTIO_NET_F_CTRL_VQ`).
+    pub const CONTROL: u64 = 1 << 17;
+    /// It has several queue pairs (`VIRTIO_NET_F_MQ`).
+    pub const QUEUES: u64 = 1 << 22;
+    /// It follows version 1 (`VIRTIO_F_VERSION_1`).
+    pub const VERSION_1: u64 = 1 << 32;
+    /// It goes through an IOMMU (`VIRTIO_F_ACCESS_PLATFORM`).
+    pub const PLATFORM: u64 = 1 << 33;
+    /// It takes packed rings (`VIRTIO_F_RING_PACKED`).
+    pub const PACKED: u64 = 1 << 34;
+    /// It cuts UDP that we send (`VIRTIO_NET_F_HOST_USO`).
+    pub const USO: u64 = 1 << 56;
+}

@@ -1,0 +1,134 @@
+//! The seam between the rings and what carries them: a bus, or a socket and another process.
+
+use super::memory::RingMemory;
+use super::packed::Packed;
+use super::ring::{Parts, Ring};
+use super::split::Split;
+use crate::error::Fault;
+use crate::queue::Copying;
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// Which ring of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Empty buffers for the device to fill.
+    Receive,
+    /// Packets to be sent.
+    Transmit,
+}
+
+/// What became of the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It has the rings, and works.
+    Up,
+    /// It is gone, and touches nothing any more. The queue begins anew, and then says so ([`Transport::settled`]).
+    Gone,
+}
+
+/// How the rings of one queue pair reach their device.
+pub trait Transport: fmt::Debug {
+    /// Tells the device that there is something new in a ring.
+    ///
+    /// # Errors
+    /// A [`Fault`] ends the queue.
+    fn ring(&self, direction: Direction) -> Result<(), Fault>;
+
+    /// News of the other side since the last call.
+    fn change(&mut self) -> Option<Change>;
+
+    /// The queue has begun anew after [`Change::Gone`]: its memory is zero, and nothing is out on loan.
+    fn settled(&mut self);
+
+    /// What becomes readable with an interrupt.
+    fn waker(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Makes the waker readable: something has come already.
+    fn wake(&self);
+
+    /// Makes it unreadable again.
+    fn calm(&self);
+
+    /// Stops the device: when it returns, the device touches neither rings nor buffers.
+    fn close(&mut self);
+}
+
+/// Where a device finds the arena.
+#[derive(Clone, Debug)]
+pub enum Addresses {
+    /// In one piece, from here on.
+    Linear(u64),
+    /// In pieces of 2 MiB, each at an address of its own: physical memory.
+    Pieces(Box<[u64]>),
+}
+
+impl Addresses {
+    /// The address of an offset of the arena.
+    #[inline]
+    pub(crate) fn of(&self, offset: u64) -> u64 {
+        const SHIFT: u32 = 21;
+        match self {
+            Self::Linear(base) => base + offset,
+            // An offset of the arena has its piece; no buffer crosses into another, since slots are powers of two.
+            Self::Pieces(pieces) => usize::try_from(offset >> SHIFT)
+                .ok()
+                .and_then(|piece| pieces.get(piece))
+                .map_or(0, |piece| piece + (offset & ((1 << SHIFT) - 1))),
+        }
+    }
+}
+
+/// What a queue pair is to be.
+#[derive(Clone, Debug)]
+pub struct VirtioPlan {
+    /// The driver's name on the command line.
+    pub driver: &'static str,
+    /// The device, as the user named it.
+    pub device: String,
+    /// Which of its queue pairs.
+    pub queue: u32,
+    /// Descriptors of each ring: a power of two, at most 32768.
+    pub ring: u16,
+    /// The [features](super::feature) that both sides have agreed on.
+    pub features: u64,
+    /// Bytes of the longest packet behind its Ethernet header.
+    pub mtu: u32,
+    /// Who moves the bytes.
+    pub copying: Copying,
+}
+
+/// The memory of both rings of a pair, and where they lie in it.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The memory, which the device must reach.
+    pub memory: Arc<RingMemory>,
+    /// The receive ring.
+    pub receive: Parts,
+    /// The transmit ring.
+    pub transmit: Parts,
+}
+
+impl Layout {
+    /// Memory for the rings of so many queue pairs, and where each has its own.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn several(pairs: u32, ring: u16, packed: bool) -> std::io::Result<Vec<Self>> {
+        let parts = if packed { Packed::parts } else { Split::parts };
+        let bytes = parts(0, ring).bytes.next_multiple_of(4096);
+        let memory = RingMemory::new(2 * bytes * pairs as usize)?;
+        let pair = |number: u32| {
+            let start = 2 * bytes * number as usize;
+            let (receive, transmit) = (parts(start, ring), parts(start + bytes, ring));
+            Self { memory: Arc::clone(&memory), receive, transmit }
+        };
+        Ok((0..pairs).map(pair).collect())
+    }
+
+    /// Makes both rings zero again.
+    pub(super) fn clear(&self) {
+        self.memory.clear(self.receive.descriptors..self.transmit.descriptors + self.transmit.bytes);
+    }
+}

@@ -1,0 +1,307 @@
+//! The virtio rings against a device in memory: every byte that goes in comes out, and no lie costs a slot.
+
+use drivers::nic::virtio::fake::{self, FakeDevice, FakePlan, Lie};
+use drivers::nic::virtio::feature;
+use drivers::{Fault, Gather};
+use proptest::prelude::*;
+use ringbuf::{Arena, ArenaPlan, Burst, Offload, Packet, Packets, Pool};
+
+fn pool(frames: u32, frame_size: u32) -> Pool {
+    let plan = ArenaPlan { frames, frame_size, content_bytes: 1 << 16, huge_pages: false };
+    Pool::new(Arena::new(&plan).expect("small"))
+}
+
+fn frames<'p>(pool: &'p Pool, packet: &[u8], piece: usize) -> Burst<'p> {
+    let mut burst = Burst::new();
+    let mut pieces = packet.chunks(piece).peekable();
+    while let Some(piece) = pieces.next() {
+        let mut frame = pool.alloc().expect("free");
+        frame.extend(piece).expect("fits");
+        frame.set_continues(pieces.peek().is_some());
+        burst.push(frame).expect("room");
+    }
+    burst
+}
+
+fn bytes(burst: &mut Burst<'_>) -> Vec<Vec<u8>> {
+    let mut packets = vec![Vec::new()];
+    for frame in burst.drain() {
+        packets.last_mut().expect("one").extend_from_slice(&frame);
+        if !frame.continues() {
+            packets.push(Vec::new());
+        }
+    }
+    assert_eq!(packets.pop(), Some(Vec::new()), "a packet without its end");
+    packets
+}
+
+const SIZES: [usize; 9] = [1, 60, 61, 64, 1000, 1514, 1792, 1793, 9014];
+
+/// Both layouts, several times round: long packets and short ones, in and out, in one buffer and in several.
+#[test]
+fn every_byte_passes_while_the_rings_wrap() {
+    for (packed, backwards, frame_size) in [
+        (false, false, 2048),
+        (true, false, 2048),
+        (false, true, 4096),
+        (true, true, 2048),
+        (false, false, 512),
+    ] {
+        let pool = pool(512, frame_size);
+        let piece = frame_size as usize - 256;
+        {
+            let plan = FakePlan { ring: 64, packed, mtu: 9000, ..FakePlan::default() };
+            let (mut queue, mut device) = fake::pair(&pool, plan).expect("a pair");
+            if backwards {
+                device.fill_backwards();
+            }
+            for round in 0..200u8 {
+                let size = SIZES[usize::from(round) % SIZES.len()];
+                let packet: Vec<u8> = (0..size).map(|i| i.to_le_bytes()[0] ^ round).collect();
+                queue.tend();
+                assert!(device.deliver([0; 10], &packet), "{size} bytes in round {round}");
+                let mut burst = Burst::new();
+                while queue.receive(&mut burst) == 0 {
+                    assert_eq!(queue.fault(), None);
+                }
+                assert_eq!(
+                    bytes(&mut burst),
+                    std::slice::from_ref(&packet),
+                    "{size} bytes, packed: {packed}"
+                );
+                let mut burst = frames(&pool, &packet, piece.min(1700));
+                queue.transmit(&mut burst);
+                assert!(burst.is_empty());
+                assert_eq!(device.take(), Some(([0; 12], packet)), "{size} bytes, packed: {packed}");
+                assert_eq!(device.take(), None);
+            }
+            queue.tend();
+            queue.tend();
+            let counters = queue.counters();
+            assert_eq!((counters.received, queue.pending()), (counters.transmitted, 0));
+            assert_eq!((counters.received.packets, counters.unsendable), (200, 0));
+            drop(queue);
+            assert!(device.is_closed() && !device.is_astray());
+        }
+        assert_eq!(pool.census().free, 512);
+    }
+}
+
+/// Bursts that fill the ring, and one packet too many.
+#[test]
+fn a_full_ring_takes_no_more() {
+    for packed in [false, true] {
+        let pool = pool(256, 2048);
+        let (mut queue, mut device) =
+            fake::pair(&pool, FakePlan { ring: 32, packed, ..FakePlan::default() }).expect("a pair");
+        queue.tend();
+        for round in 0..9u8 {
+            let mut burst = Burst::new();
+            for i in 0..40u8 {
+                burst.append(&mut frames(&pool, &[round, i], 100));
+            }
+            assert_eq!((queue.transmit(&mut burst), queue.pending(), burst.len()), (32, 32, 8));
+            for i in 0..32 {
+                assert_eq!(device.take().map(|(_, packet)| packet), Some(vec![round, i]));
+            }
+            queue.tend();
+            for _ in 0..32 {
+                assert!(device.deliver([0; 10], &[round; 60]));
+            }
+            assert!(!device.deliver([0; 10], &[round; 60]), "no buffer is left");
+            burst.clear();
+            assert_eq!(queue.receive(&mut burst), 32);
+        }
+        assert_eq!(queue.counters().wakeups, device.bells());
+    }
+}
+
+/// Pages go out behind their head without a copy, and are counted until the device is done with them.
+#[test]
+fn pages_are_gathered() {
+    for packed in [false, true] {
+        let pool = pool(64, 2048);
+        let (mut queue, mut device) =
+            fake::pair(&pool, FakePlan { ring: 32, packed, mtu: 9000, ..FakePlan::default() })
+                .expect("a pair");
+        queue.tend();
+        for round in 0..50 {
+            let mut packets = Packets::new();
+            let mut head = pool.alloc().expect("free");
+            head.extend(b"head").expect("fits");
+            let mut packet = Packet::new(head);
+            for i in 0..round % 3 {
+                packet.push(pool.page(4096 * i, 1000).expect("content")).expect("room");
+            }
+            packets.push(packet).expect("room");
+            assert_eq!(queue.gather(&mut packets), 1);
+            assert_eq!(pool.pages_on_loan(), round as u64 % 3);
+            let (_, sent) = device.take().expect("sent");
+            assert_eq!((&sent[..4], sent.len()), (&b"head"[..], 4 + 1000 * (round % 3)));
+            queue.tend();
+            queue.tend();
+            assert_eq!((pool.pages_on_loan(), queue.pending()), (0, 0));
+        }
+    }
+}
+
+/// What the device leaves undone is noted; what we leave undone is said, or finished when the device cannot.
+#[test]
+fn checksums_are_left_to_those_who_can() {
+    let undone = [1, 0, 0, 0, 0, 0, 34, 0, 6, 0];
+    let mut packet = [0u8; 60];
+    packet[12..15].copy_from_slice(&[8, 0, 0x45]);
+    (packet[17], packet[23], packet[39]) = (46, 17, 26);
+    for (extra, header, finished) in
+        [(feature::CHECKSUM | feature::GUEST_CHECKSUM, undone, 0), (0, [0; 10], 1)]
+    {
+        let pool = pool(128, 2048);
+        let plan = FakePlan::default();
+        let (mut queue, mut device) =
+            fake::pair(&pool, FakePlan { features: plan.features | extra, ..plan }).expect("a pair");
+        queue.tend();
+        assert!(device.deliver(undone, &packet));
+        let mut burst = Burst::new();
+        assert_eq!(queue.receive(&mut burst), 1);
+        let offload = Offload { checksum_start: 34, checksum_offset: 6, ..Offload::default() };
+        assert_eq!(burst.peek(0).and_then(|frame| frame.offload()), Some(offload));
+        queue.transmit(&mut burst);
+        let (said, sent) = device.take().expect("sent");
+        assert_eq!((&said[..10], queue.counters().checksums_finished), (&header[..], finished));
+        assert_eq!(sent[40..42] != [0, 0], finished == 1);
+    }
+}
+
+/// Each lie, in both layouts: a fault or a malformed packet, and every slot comes home.
+#[test]
+fn no_lie_costs_a_slot() {
+    for packed in [false, true] {
+        for lie in Lie::ALL {
+            let pool = pool(128, 2048);
+            {
+                let (mut queue, mut device) =
+                    fake::pair(&pool, FakePlan { ring: 32, packed, ..FakePlan::default() }).expect("a pair");
+                queue.tend();
+                let mut burst = Burst::new();
+                for round in 0..3 {
+                    if round == 1 {
+                        device.lie(lie);
+                    }
+                    device.deliver([0; 10], &[7; 60]);
+                    queue.receive(&mut burst);
+                }
+                let counters = queue.counters();
+                match (lie, queue.fault()) {
+                    (Lie::NoBuffers, None) => assert_eq!((counters.receive_malformed, burst.len()), (1, 2)),
+                    // It is dropped as it comes, for as long as it comes.
+                    (Lie::ManyBuffers, None) => assert_eq!(burst.len(), 1),
+                    (Lie::Ahead, None) => assert!(packed),
+                    (Lie::Outside | Lie::NotLent | Lie::Twice, Some(Fault::Completion { .. })) => {}
+                    (Lie::TooLong | Lie::TooShort, Some(Fault::Stray(_))) => {}
+                    (Lie::Ahead, Some(Fault::Ring(_))) => assert!(!packed),
+                    (lie, fault) => panic!("{lie:?}, packed {packed}: {fault:?}, {counters:?}"),
+                }
+                let census = pool.census();
+                assert_eq!(census.total(), 128);
+                assert_eq!(census.thread as usize, burst.len());
+            }
+            assert_eq!(pool.census().free, 128, "{lie:?}, packed: {packed}");
+        }
+    }
+}
+
+/// The other side goes while packets are under way, and comes back: what it had is lost, counted, and home.
+#[test]
+fn a_device_that_goes_and_comes_back() {
+    for packed in [false, true] {
+        let pool = pool(128, 2048);
+        let (mut queue, mut device) =
+            fake::pair(&pool, FakePlan { ring: 32, packed, ..FakePlan::default() }).expect("a pair");
+        for round in 1..5u8 {
+            queue.tend();
+            let mut burst = Burst::new();
+            for i in 0..8 {
+                burst.append(&mut frames(&pool, &[i; 60], 100));
+            }
+            queue.transmit(&mut burst);
+            for _ in 0..3 {
+                assert!(device.take().is_some());
+            }
+            assert!(device.deliver([0; 10], &[1; 60]) && device.deliver([0; 10], &[2; 60]));
+            queue.tend();
+            queue.tend();
+            device.vanish();
+            queue.tend();
+            assert_eq!((queue.pending(), queue.counters().transmit_dropped), (0, 5 * u64::from(round)));
+            assert_eq!((pool.census().free, device.settled()), (128, round.into()));
+            let mut more = frames(&pool, &[9; 60], 100);
+            assert_eq!((queue.transmit(&mut more), queue.receive(&mut burst)), (0, 0));
+            device.come_back();
+            assert!(queue.fault().is_none());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Any traffic in any order: packets come out as they went in, and the books balance.
+    #[test]
+    fn any_traffic(packed: bool, ring in prop::sample::select(vec![16u16, 32, 128]), steps in prop::collection::vec((0u8..4, 1usize..4000), 1..120)) {
+        let pool = pool(512, 2048);
+        {
+            let (mut queue, mut device) = fake::pair(&pool, FakePlan { ring, packed, mtu: 9000, ..FakePlan::default() }).expect("a pair");
+            let (mut coming, mut going) = (std::collections::VecDeque::new(), std::collections::VecDeque::new());
+            let mut number = 0u8;
+            for (what, size) in steps {
+                number = number.wrapping_add(1);
+                let packet = vec![number; size];
+                match what {
+                    0 => {
+                        if device.deliver([0; 10], &packet) {
+                            coming.push_back(packet);
+                        }
+                    }
+                    1 => {
+                        let mut burst = frames(&pool, &packet, 1700);
+                        queue.transmit(&mut burst);
+                        if burst.is_empty() {
+                            going.push_back(packet);
+                        }
+                    }
+                    2 => queue.tend(),
+                    _ => {
+                        let mut burst = Burst::new();
+                        queue.receive(&mut burst);
+                        for packet in bytes(&mut burst) {
+                            prop_assert_eq!(Some(packet), coming.pop_front());
+                        }
+                        if let Some((_, packet)) = device.take() {
+                            prop_assert_eq!(Some(packet), going.pop_front());
+                        }
+                    }
+                }
+                prop_assert_eq!((queue.fault(), device.is_astray()), (None, false));
+            }
+        }
+        prop_assert_eq!(pool.census().free, 512);
+    }
+}
+
+/// Nothing is rung for while the device does not ask.
+#[test]
+fn bells_are_rung_when_asked_for() {
+    let pool = pool(512, 2048);
+    let (mut queue, mut device): (Box<dyn Gather<'_>>, FakeDevice<'_>) =
+        fake::pair(&pool, FakePlan::default()).expect("a pair");
+    device.want_bells(false);
+    queue.tend();
+    queue.transmit(&mut frames(&pool, &[1; 60], 100));
+    queue.tend();
+    assert_eq!(device.bells(), 0);
+    device.want_bells(true);
+    queue.transmit(&mut frames(&pool, &[1; 60], 100));
+    queue.tend();
+    assert_eq!(device.bells(), 1);
+    assert!(device.take().is_some() && device.take().is_some());
+}
