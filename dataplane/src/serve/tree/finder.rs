@@ -124,7 +124,10 @@ impl Finder {
 
     /// Takes in what the librarian has found, and names those who waited for it. To be called every turn.
     pub fn poll(&mut self, now: Tick, woken: &mut Vec<Waiter>) {
-        while let Some(reply) = self.desk.next_reply() {
+        // To look into an empty queue costs a fence.
+        while self.open > 0
+            && let Some(reply) = self.desk.next_reply()
+        {
             self.open -= 1;
             let Some(slot) = self.slots.get_mut(reply.ticket as usize) else { continue };
             let busy = matches!(reply.answer.found(), Found::Busy);
