@@ -3,13 +3,13 @@
 
 use super::answers::{Added, Answers, Chain};
 use super::http::{
-    Clock, Counts, Intake, Limits, Peers, Policy, Refusal, Request, Resource, Response, Scratch, refuse,
-    respond,
+    Clock, Counts, Intake, Limits, Peers, Policy, Refusal, Request, Resource, Response, Scratch, Storage,
+    invite, refuse, respond, stored,
 };
 use super::log::{LogQueue, Record};
 use super::repeats::Repeats;
 use super::site::{self, Site};
-use super::tree::{Finder, Lookup, Tree};
+use super::tree::{Finder, HostId, Lookup, Tree};
 use super::{Waiter, bell::Bell};
 use crate::worker::Tick;
 use std::cell::RefCell;
@@ -179,6 +179,44 @@ impl Responder {
             self.repeats.learn((bytes, len), request, source, response, head);
         }
         said(response)
+    }
+
+    /// Answers a request that was to store something. Nothing is asked of anybody: it is answered, or there is no place.
+    pub(in crate::serve) fn stored(
+        &mut self,
+        caller: Caller<'_>,
+        request: &mut Request<'_>,
+        storage: Storage,
+    ) -> Said {
+        request.persistent &= !self.draining;
+        let mut answers = self.answers.borrow_mut();
+        let written = answers.add(caller.answers, caller.queued, None, |_, out| {
+            stored(request, storage, &self.policy, self.clock.date(), out)
+        });
+        let Some(Added { response, .. }) = written else { return Said::NoPlace };
+        self.counts.answered(request.method, response);
+        if let Some(log) = &self.log {
+            log.push(Record::new(caller.peer, request, response, self.now));
+        }
+        caller.intake.answered(request, response, &self.limits);
+        said(response)
+    }
+
+    /// Tells a client to go on: the stream grows by so many bytes. `None` when there is no place for them.
+    pub(in crate::serve) fn invite(&mut self, caller: Caller<'_>) -> Option<u64> {
+        let mut answers = self.answers.borrow_mut();
+        let interim = answers.add(caller.answers, caller.queued, None, |_, out| invite(out))?;
+        Some(interim.response.total_len())
+    }
+
+    /// What is served.
+    pub(in crate::serve) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The host of a name.
+    pub(in crate::serve) fn host(&self, name: &str) -> HostId {
+        self.tree.host(name)
     }
 
     /// Answers what was no request. The connection ends after it. `None` when there is no place for a response.

@@ -69,7 +69,7 @@ pub(super) struct DirectAio<S> {
 
 impl<S: Source> DirectAio<S> {
     pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
-        let error = |step, source, cure| EngineError { method: Method::DirectAio, step, source, cure };
+        let error = |step, source, cure| EngineError { method: Method::DirectAio.name(), step, source, cure };
         let aio = Aio::new(plan.buffers.into()).map_err(|source| {
             error("making an AIO context", source, "raise fs.aio-max-nr, or use a kernel with CONFIG_AIO")
         })?;

@@ -18,6 +18,7 @@
 //! | `pipes.rs` | `splice`, `vmsplice` (and `tee`) |
 //! | `uring.rs` | `uring`, `uring-splice`, `uring-zerocopy`, `direct-uring` |
 //! | `aio.rs` | `direct-aio` |
+//! | `receive.rs` | the other direction: `splice`, `read-write` |
 //! | `raw.rs` | the system calls that no safe crate has |
 
 mod aio;
@@ -26,8 +27,11 @@ mod copy;
 mod mapped;
 mod pipes;
 mod raw;
+mod receive;
 mod sendfile;
 mod uring;
+
+pub use receive::{Got, Receive, Received, Receiver};
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
@@ -264,7 +268,7 @@ impl Default for EnginePlan {
 #[derive(Debug, thiserror::Error)]
 #[error("engine {method}: {step}: {source}\n  {cure}")]
 pub struct EngineError {
-    method: Method,
+    method: &'static str,
     step: &'static str,
     source: io::Error,
     cure: &'static str,

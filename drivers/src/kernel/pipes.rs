@@ -29,7 +29,11 @@ pub(super) struct Pipes {
 
 impl Pipes {
     /// Makes the first pipe, so that what is wrong is known before anybody asks for a file.
-    pub(super) fn new(method: Method, plan: &EnginePlan, flags: PipeFlags) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        method: &'static str,
+        plan: &EnginePlan,
+        flags: PipeFlags,
+    ) -> Result<Self, EngineError> {
         let mut pipes = Self { spare: Vec::new(), size: plan.pipe, flags };
         let error = |source: Errno| EngineError {
             method,
@@ -93,7 +97,7 @@ pub(super) struct Splice {
 
 impl Splice {
     pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
-        let pipes = Pipes::new(Method::Splice, plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let pipes = Pipes::new(Method::Splice.name(), plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self { pipes, flows: Vec::new(), counters: Counters::default() })
     }
 }
@@ -189,7 +193,7 @@ pub(super) struct Vmsplice<S> {
 
 impl<S: Source> Vmsplice<S> {
     pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
-        let pipes = Pipes::new(Method::Vmsplice, plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let pipes = Pipes::new(Method::Vmsplice.name(), plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self {
             mappings: Mappings::new(),
             pipes,

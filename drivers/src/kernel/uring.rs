@@ -111,7 +111,7 @@ pub(super) struct Uring<S> {
 
 impl<S: Source> Uring<S> {
     pub(super) fn new(method: Method, plan: &EnginePlan) -> Result<Self, EngineError> {
-        let error = |step, source, cure| EngineError { method, step, source, cure };
+        let error = |step, source, cure| EngineError { method: method.name(), step, source, cure };
         let ring = IoUring::new(ENTRIES).map_err(|source| {
             error(
                 "making an io_uring",
@@ -139,7 +139,7 @@ impl<S: Source> Uring<S> {
             }
         }
         let (count, pipes) = match method {
-            Method::UringSplice => (0, Some(Pipes::new(method, plan, PipeFlags::CLOEXEC)?)),
+            Method::UringSplice => (0, Some(Pipes::new(method.name(), plan, PipeFlags::CLOEXEC)?)),
             _ => (plan.buffers, None),
         };
         let mut buffers = Buffers::new(count, plan.chunk)

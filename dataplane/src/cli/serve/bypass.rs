@@ -21,10 +21,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// Why PUT is 405 over a port.
+const NO_UPLOADS: &str = "--upload needs --engine METHOD: over a --port the loop that owns the device never waits for a disk, \
+                          and its TCP hands on what comes frame by frame and keeps no place for a file's bytes";
+
 pub(super) fn run(args: &ServeArgs) -> Outcome {
     if let Listen::At(address) = args.listen {
         let port = address.port();
         return Err(format!("over a --port the address is --address A/LEN: give --listen {port}").into());
+    }
+    if args.upload.is_some() {
+        return Err(NO_UPLOADS.into());
     }
     let signal = Arc::new(AtomicBool::new(false));
     for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {

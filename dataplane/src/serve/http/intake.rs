@@ -79,8 +79,7 @@ impl Intake {
             State::Head => match Request::parse(&bytes[used..], scratch, limits) {
                 Parsed::Incomplete => (used, Next::More),
                 Parsed::Request(mut request, len) => {
-                    let last = limits.requests > 0 && self.requests.saturating_add(1) >= limits.requests;
-                    request.persistent &= !last && !self.draining;
+                    request.persistent &= !self.is_last(limits);
                     (used, Next::Request(request, len))
                 }
                 Parsed::Refused(refusal) => {
@@ -89,6 +88,12 @@ impl Intake {
                 }
             },
         }
+    }
+
+    /// Whether the connection ends after the answer that comes next.
+    #[must_use]
+    pub const fn is_last(&self, limits: &Limits) -> bool {
+        self.draining || limits.requests > 0 && self.requests.saturating_add(1) >= limits.requests
     }
 
     /// Reads past a body. Bytes used.

@@ -1,5 +1,6 @@
 //! From the plan to a thread for each CPU.
 
+use super::conn::UploadPlan;
 use super::page::{KernelFigures, KernelPage};
 use super::worker::Worker;
 use crate::serve::Stage;
@@ -9,7 +10,7 @@ use crate::serve::log::{Log, LogPlan};
 use crate::serve::metrics::{Metrics, Text};
 use crate::serve::site::{Site, SiteError};
 use crate::serve::tree::{Entry, TreePlan};
-use drivers::kernel::{EngineError, EnginePlan, Method, engine};
+use drivers::kernel::{EngineError, EnginePlan, Method, Receiver, engine};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
 use std::io;
 use std::net::SocketAddr;
@@ -41,6 +42,8 @@ pub struct KernelPlan {
     pub connections: u32,
     /// Bytes that one connection may send before others have their turn.
     pub quantum: u64,
+    /// Whether files may be stored.
+    pub upload: Option<UploadPlan>,
     /// The access log, if there is to be one.
     pub log: Option<LogPlan>,
 }
@@ -103,6 +106,7 @@ impl KernelServers {
         }
         // A trial, so that what is missing is said here and not by a thread.
         drop(engine::<Entry>(plan.method, &plan.engine)?);
+        drop(plan.upload.map(|upload| Receiver::new(upload.way, &plan.engine)).transpose()?);
         let log = plan.log.as_ref().map(|log| {
             let name = log.path.as_ref().map_or_else(|| "-".into(), |path| path.display().to_string());
             Log::open(log).map_err(|error| KernelError::Log(name, error))
