@@ -47,4 +47,8 @@ impl Source for Entry {
     fn direct(&self) -> Option<BorrowedFd<'_>> {
         Self::direct(self, open_direct)
     }
+
+    fn is_same(&self) -> bool {
+        self.check()
+    }
 }

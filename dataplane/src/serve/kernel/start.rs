@@ -117,6 +117,9 @@ impl KernelServers {
             _ => plan.cpus.iter().copied().map(Some).collect(),
         };
         let mut address = plan.listen;
+        if cpus.len() > 1 && address.port() != 0 {
+            is_free(address).map_err(|error| KernelError::Listen(address, error.into()))?;
+        }
         let mut sockets = Vec::new();
         for _ in &cpus {
             let error = |error: rustix::io::Errno| KernelError::Listen(address, error.into());
@@ -259,11 +262,14 @@ impl Drop for KernelServers {
     }
 }
 
+/// Whether nobody listens there. A port that our threads share would be shared with another program of the same user, too, if
+/// that shares it; so it is asked for once without sharing.
+fn is_free(address: SocketAddr) -> rustix::io::Result<()> {
+    bind(&socket_for(address)?, &address)
+}
+
 fn listener(address: SocketAddr, shared: bool) -> rustix::io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
+    let socket = socket_for(address)?;
     if shared {
         // Each thread has a queue of its own, and the kernel shares out new connections.
         sockopt::set_socket_reuseport(&socket, true)?;
@@ -272,5 +278,13 @@ fn listener(address: SocketAddr, shared: bool) -> rustix::io::Result<OwnedFd> {
     sockopt::set_tcp_nodelay(&socket, true)?;
     bind(&socket, &address)?;
     listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn socket_for(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
     Ok(socket)
 }

@@ -327,7 +327,7 @@ impl Worker {
             // Whoever still works with it hears of its end.
             let _ = rustix::net::shutdown(&*conn.socket, rustix::net::Shutdown::Both);
         }
-        self.engine.close(flow);
+        self.engine.close(flow, &conn.socket);
         let _ = epoll::delete(&self.epoll, &*conn.socket);
         conn.forget(&mut self.responder.answers.borrow_mut());
         conn.forget_upload(&mut self.tally);
@@ -428,6 +428,7 @@ impl Drop for Worker {
         for flow in self.flows() {
             self.close(flow, true);
         }
+        self.engine.finish();
         self.publish();
     }
 }

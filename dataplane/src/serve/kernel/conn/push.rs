@@ -36,13 +36,13 @@ pub(super) fn push(conn: &Conn, answers: &Answers, turn: &mut Turn<'_>) -> Step 
         return Step::Gone;
     }
     let bytes = len.min(turn.quantum.max(1));
-    let last = bytes == len;
     // A body that took its time is whole only if the file is still the same before its last bytes are sent.
-    if conn.long && last && !Entry::check(entry) {
+    let check = conn.long && bytes == len;
+    if check && !Entry::check(entry) {
         return Step::Gone;
     }
     let more = conn.sent + head.len() as u64 + bytes < end;
-    let job = Job { socket: &conn.socket, head, file: entry, offset: start, bytes, more };
+    let job = Job { socket: &conn.socket, head, file: entry, offset: start, bytes, more, check };
     turn.engine.push(turn.flow, &job)
 }
 
