@@ -51,7 +51,7 @@ mod link {
             }
         }
         // Bursts are inlined into the shim: unoptimised, they would cost more than what they measure.
-        shim.opt_level(3).debug(true).files(SHIM.iter().map(Path::new));
+        shim.opt_level(3).debug(true).force_frame_pointer(false).files(SHIM.iter().map(Path::new));
         shim.try_compile("ringway_dpdk").map_err(|error| format!("compiling drivers/dpdk-sys/shim: {error}"))
     }
 

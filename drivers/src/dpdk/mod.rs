@@ -19,11 +19,13 @@
 //! | `port.rs` | a device: probed, configured, started with its last queue, closed with its first |
 //! | `herd.rs` | an arena's frames as DPDK knows them |
 //! | `queue.rs`, `packet.rs` | the running queue; packets out of the ordinary |
-//! | `ffi.rs` | every call into the shim, and all unsafe code |
+//! | `mbuf.rs` | the hot halves of that: between mbufs and frames in one step |
+//! | `ffi.rs` | every call into the shim |
 
 mod eal;
 mod ffi;
 mod herd;
+mod mbuf;
 mod packet;
 mod plan;
 mod port;
