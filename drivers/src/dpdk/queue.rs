@@ -38,6 +38,8 @@ pub struct DpdkQueue<'p> {
     idle: u32,
     link_down: Cell<u64>,
     down: Cell<bool>,
+    /// The link was up once.
+    up: Cell<bool>,
     pub(super) malformed: u64,
     pub(super) herd: Rc<Herd>,
     _umem: Rc<Umem<'p>>,
@@ -87,6 +89,7 @@ impl<'p> DpdkQueue<'p> {
             idle: 0,
             link_down: Cell::new(0),
             down: Cell::new(false),
+            up: Cell::new(false),
             malformed: 0,
             herd,
             _umem: Rc::clone(umem),
@@ -164,6 +167,10 @@ impl<'p> DpdkQueue<'p> {
         if look.removed {
             self.latch(Fault::Gone);
         }
+        if look.down && self.up.get() && self.port.plan().never_connects_again() {
+            self.latch(Fault::Severed);
+        }
+        self.up.set(self.up.get() || !look.down);
         if look.down && !self.down.get() {
             self.link_down.set(self.link_down.get() + 1);
         }
