@@ -122,11 +122,10 @@ fn arrive_plain<'p, const SHIFT: u32>(
 #[inline]
 fn fetch(address: u64) {
     #[cfg(target_arch = "x86_64")]
-    {
+    if let Ok(address) = usize::try_from(address) {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let address = core::ptr::without_provenance(address as usize);
         // SAFETY: a hint; nothing is read that a program could see, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::without_provenance(address)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
