@@ -5,5 +5,8 @@
 //! | [`virtio`] | the rings of virtio-net, split and packed, over any transport |
 //! | [`vhost`] | vhost-user: the same rings with another process at their other end |
 
+mod memory;
 pub mod vhost;
 pub mod virtio;
+
+pub use memory::RingMemory;

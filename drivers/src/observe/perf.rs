@@ -239,7 +239,11 @@ mod tests {
         // must not be counted in one run and missed in the other: it is over when the shell sleeps, waiting for the word.
         let copy = |count: &str| {
             let mut child = std::process::Command::new("sh")
-                .args(["-c", "echo; read go; exec dd if=/dev/zero of=/dev/null bs=64k status=none count=$0", count])
+                .args([
+                    "-c",
+                    "echo; read go; exec dd if=/dev/zero of=/dev/null bs=64k status=none count=$0",
+                    count,
+                ])
                 .stdin(std::process::Stdio::piped())
                 .stdout(std::process::Stdio::piped())
                 .spawn()
