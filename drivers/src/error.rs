@@ -57,6 +57,8 @@ impl std::error::Error for OpenError {
 pub enum Fault {
     /// The interface is no longer there.
     Gone,
+    /// The device does not answer any more, or the kernel asks for it back.
+    PulledOut,
     /// The device returned a slot that it did not have.
     Stray(Stray),
     /// The device published an impossible ring position.
@@ -79,6 +81,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the interface was deleted, or moved to another namespace"),
+            Self::PulledOut => f.write_str("the device was pulled out, or the kernel asks for it back"),
             Self::Stray(stray) => stray.fmt(f),
             Self::Ring(Impossible { claimed, head, tail }) => write!(
                 f,

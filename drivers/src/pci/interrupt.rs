@@ -26,6 +26,12 @@ impl Interrupt {
         Self { file, count_bytes: 4, masked_by_kernel: Some(config) }
     }
 
+    /// Whether it is the function's one line, which all its causes share.
+    #[must_use]
+    pub const fn is_line(&self) -> bool {
+        self.masked_by_kernel.is_some()
+    }
+
     /// Takes note of those that have come, and lets further ones come.
     ///
     /// # Errors
