@@ -7,8 +7,10 @@ use drivers::QueuePair;
 use drivers::dpdk::{self, DpdkPlan, DpdkPort, DpdkQueue};
 use drivers::link::{self, Link, ZeroCopy};
 use drivers::nic::vhost::{VhostPlan, VhostPort};
+use drivers::nic::{NicPlan, NicPort};
 use drivers::packet::{PacketPlan, PacketQueue};
 use drivers::pcap::{PcapPlan, PcapQueue};
+use drivers::pci::Way;
 use drivers::wrap::{Flatten, Lossy, LossyPlan, Segment, Tap, TapPlan};
 use drivers::xdp::{Filter, Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
 use drivers::{Gather, OpenError, PortSpec, SpecError};
@@ -55,6 +57,7 @@ enum Device {
     Packet(PacketPlan),
     Pcap(PcapPlan),
     Vhost(Arc<VhostPort>),
+    Nic(Arc<NicPort>),
     #[cfg(feature = "dpdk")]
     Dpdk(Arc<DpdkPort>),
 }
@@ -110,6 +113,11 @@ impl Port {
             Some("vhost-user") => {
                 (Device::Vhost(VhostPort::open(VhostPlan::from_spec(&bare).map_err(wrong)?)?), None)
             }
+            Some(name @ ("vfio" | "uio")) => {
+                let way = if name == "vfio" { Way::Vfio } else { Way::Uio };
+                let (pci, plan) = NicPlan::from_spec(&bare, way).map_err(wrong)?;
+                (Device::Nic(Arc::new(NicPort::open(&pci, &plan)?)), None)
+            }
             Some(other) => {
                 let why = format!("unknown driver \"{other}\"");
                 return Err(OpenError::refused(&spec.device, "reading the port", why));
@@ -156,6 +164,7 @@ impl Port {
             Device::Packet(plan) => (0..plan.queues).collect(),
             Device::Pcap(_) => vec![0],
             Device::Vhost(port) => (0..port.plan().queues).collect(),
+            Device::Nic(port) => (0..port.plan().queues).collect(),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => (0..port.plan().queues.into()).collect(),
         }
@@ -168,6 +177,7 @@ impl Port {
             Device::Xdp(port) => 2 * port.ring(),
             Device::Packet(_) | Device::Pcap(_) => COPYING_FRAMES,
             Device::Vhost(port) => 2 * u32::from(port.plan().ring),
+            Device::Nic(port) => 2 * u32::from(port.plan().ring),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => port.frames_per_queue(),
         }
@@ -182,6 +192,7 @@ impl Port {
             Device::Packet(plan) => (plan.ring, plan.queues as usize),
             Device::Pcap(_) => return None,
             Device::Vhost(port) => (port.plan().ring.into(), port.plan().queues as usize),
+            Device::Nic(port) => (port.plan().ring.into(), port.plan().queues as usize),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => (port.receive_ring().into(), port.plan().queues.into()),
         };
@@ -199,6 +210,7 @@ impl Port {
             // 256 bytes of each slot are headroom.
             Device::Vhost(port) if port.plan().mtu + 18 <= 2048 - 256 => 2048,
             Device::Vhost(_) => 4096,
+            Device::Nic(port) => port.slot_bytes(),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) if port.frame_bytes() <= 2048 - 256 => 2048,
             #[cfg(feature = "dpdk")]
@@ -211,7 +223,7 @@ impl Port {
     pub fn hands_over_uncut(&self) -> bool {
         match &self.device {
             Device::Packet(_) => true,
-            Device::Xdp(_) | Device::Pcap(_) | Device::Vhost(_) => false,
+            Device::Xdp(_) | Device::Pcap(_) | Device::Vhost(_) | Device::Nic(_) => false,
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => port.hands_over_uncut(),
         }
@@ -226,6 +238,7 @@ impl Port {
             Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => Ok(None),
             // Its other process maps one file.
             Device::Vhost(_) => Arena::shared(plan).map(Some),
+            Device::Nic(port) => port.arena(plan),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(_) => dpdk::arena(plan).map(Some),
         }
@@ -233,10 +246,11 @@ impl Port {
 
     /// What memory [`arena`](Self::arena) maps, in words: `None` where any will do.
     #[must_use]
-    pub const fn memory(&self) -> Option<&'static str> {
+    pub fn memory(&self) -> Option<&'static str> {
         match &self.device {
             Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) => None,
             Device::Vhost(_) => Some("a file that another process maps"),
+            Device::Nic(port) => port.memory(),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(_) => Some("memory of DPDK's"),
         }
@@ -247,6 +261,7 @@ impl Port {
     pub fn own_ethernet(&self) -> Option<([u8; 6], u16)> {
         match &self.device {
             Device::Xdp(_) | Device::Packet(_) | Device::Pcap(_) | Device::Vhost(_) => None,
+            Device::Nic(port) => Some((port.mac(), port.plan().mtu)),
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => Some((port.mac(), port.mtu())),
         }
@@ -270,6 +285,7 @@ impl Port {
             }
             Device::Pcap(plan) => Box::new(Flatten::new(PcapQueue::open(umem.pool(), plan)?, umem.pool())),
             Device::Vhost(port) => port.open_queue(umem.pool(), queue)?,
+            Device::Nic(port) => port.open_queue(umem.pool(), queue)?,
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => match DpdkQueue::open(umem, port, queue)? {
                 single if single.caps().packet_frames == 1 => Box::new(Flatten::new(single, umem.pool())),

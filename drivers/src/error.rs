@@ -59,6 +59,8 @@ pub enum Fault {
     Gone,
     /// The process at the other end of a link of shared memory is gone, and this side does not connect again.
     Severed,
+    /// The device does not answer any more, or the kernel asks for it back.
+    PulledOut,
     /// The device returned a slot that it did not have.
     Stray(Stray),
     /// The device published an impossible ring position.
@@ -85,6 +87,7 @@ impl fmt::Display for Fault {
                 "the process at the other end is gone, and this side of such a link does not connect again: start it once the \
                  other is there, or let this side listen (server=1)",
             ),
+            Self::PulledOut => f.write_str("the device was pulled out, or the kernel asks for it back"),
             Self::Stray(stray) => stray.fmt(f),
             Self::Ring(Impossible { claimed, head, tail }) => write!(
                 f,

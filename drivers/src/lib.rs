@@ -9,6 +9,7 @@
 //! | [`xdp`] | AF_XDP: the NIC's queues through the kernel's fast path |
 //! | [`packet`] | AF_PACKET: the kernel-socket fallback |
 //! | [`nic`] | network cards and vhost-user from user space: descriptor rings of our own |
+//! | [`pci`] | no queue pair: the bus that such cards are on, by VFIO, UIO or in memory |
 //! | `dpdk` | any device of DPDK's, with the feature `dpdk` |
 //! | [`pcap`] | replay from and record to a capture file |
 //! | [`disk`] | no queue pair: files read into content, by io_uring |
@@ -30,6 +31,7 @@ pub mod nic;
 pub mod observe;
 pub mod packet;
 pub mod pcap;
+pub mod pci;
 mod plain;
 pub mod queue;
 mod random;

@@ -34,6 +34,8 @@ pub const DRIVERS: &[(&str, &str)] = &[
     ("packet", "AF_PACKET: works wherever root does"),
     ("pcap", "replay from and record to a capture file"),
     ("vhost-user", "virtio rings shared with another process: DPDK's net_vhost, VPP, OVS"),
+    ("vfio", "a PCI card by drivers of our own, behind an IOMMU: 82574L, 82576"),
+    ("uio", "the same without an IOMMU"),
     #[cfg(feature = "dpdk")]
     ("dpdk", "any device that DPDK has a driver for"),
 ];
@@ -80,7 +82,6 @@ fn unknown_driver(driver: &str) -> SpecError {
     let known: Vec<&str> = DRIVERS.iter().map(|(name, _)| *name).collect();
     let hint = match driver {
         "dpdk" => " (built without dpdk: `make dpdk` installs what it needs and builds it in)",
-        "vfio" | "uio" => " (this build has no such driver)",
         _ => "",
     };
     SpecError(format!("unknown driver \"{driver}\"{hint}; there are {}", known.join(", ")))
@@ -169,7 +170,7 @@ mod tests {
             ("xdp:eth0", "there are af-xdp, packet, pcap, vhost-user"),
             #[cfg(not(feature = "dpdk"))]
             ("dpdk:net_null0", "built without dpdk: `make dpdk` installs"),
-            ("uio:0000:03:00.0", "this build has no such driver"),
+            ("uio:", "names no device"),
             ("packet:", "names no device"),
             ("packet:eth0,fast", "is not key=value"),
             ("packet:eth0,a=1,a=2", "given twice"),

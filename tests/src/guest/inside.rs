@@ -134,28 +134,45 @@ impl Inside {
     /// # Errors
     /// The command that failed.
     pub fn lab(&self, change: impl FnOnce(&mut LabPlan)) -> Outcome<TestLab> {
+        let lab = self.hosts(change)?;
+        let middle = lab.middle().name().ok_or("the middle is a namespace of its own")?.to_owned();
+        for (cable, side) in Side::BOTH.into_iter().enumerate().take(self.cables) {
+            let (port, mtu, near) = (side.port(), lab.plan().mtu, self.near(cable)?);
+            run("ip", &format!("link set {near} netns {middle} name {port} mtu {mtu}"))?;
+            let ipv6 = format!("/proc/sys/net/ipv6/conf/{port}/disable_ipv6");
+            lab.middle().run(|| std::fs::write(ipv6, "1"))??;
+            run("ip", &format!("-n {middle} link set {port} arp off up"))?;
+        }
+        Ok(lab)
+    }
+
+    /// The same, but only the hosts have their NICs: the near ends stay where they are, for whoever takes them from the kernel.
+    ///
+    /// # Errors
+    /// The command that failed.
+    pub fn hosts(&self, change: impl FnOnce(&mut LabPlan)) -> Outcome<TestLab> {
         let lab = TestLab::with(change)?;
         let middle = lab.middle().name().ok_or("the middle is a namespace of its own")?.to_owned();
         for (cable, side) in Side::BOTH.into_iter().enumerate().take(self.cables) {
-            let (port, end) = (side.port(), side.interface());
+            let end = side.interface();
             let host = lab.host(side).name().ok_or("a host is a namespace of its own")?.to_owned();
-            run("ip", &format!("-n {middle} link del {port}"))?;
-            let mtu = lab.plan().mtu;
-            for (from, namespace, name) in
-                [(self.near(cable)?, &middle, port), (self.far(cable)?, &host, end)]
-            {
-                run("ip", &format!("link set {from} netns {namespace} name {name} mtu {mtu}"))?;
-            }
-            let ipv6 = format!("/proc/sys/net/ipv6/conf/{port}/disable_ipv6");
-            lab.middle().run(|| std::fs::write(ipv6, "1"))??;
+            run("ip", &format!("-n {middle} link del {}", side.port()))?;
+            let (mtu, far) = (lab.plan().mtu, self.far(cable)?);
+            run("ip", &format!("link set {far} netns {host} name {end} mtu {mtu}"))?;
             let ipv6 = format!("/proc/sys/net/ipv6/conf/{end}/accept_dad");
             lab.host(side).run(|| std::fs::write(ipv6, "0"))??;
-            run("ip", &format!("-n {middle} link set {port} arp off up"))?;
             run("ip", &format!("-n {host} addr add {}/24 dev {end}", side.ipv4()))?;
             run("ip", &format!("-n {host} addr add {}/64 dev {end} nodad", side.ipv6()))?;
             run("ip", &format!("-n {host} link set {end} up"))?;
         }
         Ok(lab)
+    }
+
+    /// The kernel's driver of a PCI device, if it has one.
+    #[must_use]
+    pub fn driver(&self, pci: &str) -> Option<String> {
+        let link = std::fs::read_link(format!("/sys/bus/pci/devices/{pci}/driver")).ok()?;
+        Some(link.file_name()?.to_string_lossy().into_owned())
     }
 }
 

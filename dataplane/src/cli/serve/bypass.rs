@@ -41,7 +41,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup))?;
     let link = Link::by_name(&args.port().device).ok();
     // A device that is no interface of the kernel's must be asked itself, before there is a plan; and has no filter.
-    let own = if args.port().driver.as_deref() == Some("dpdk") {
+    let own = if matches!(args.port().driver.as_deref(), Some("dpdk" | "vfio" | "uio")) {
         Some(Port::open(PortId(0), args.port())?)
     } else {
         None

@@ -5,8 +5,7 @@
 //!   ring       what it asks of a ring         split, packed    the two layouts
 //!   transport  how the rings reach their device: a bus, or another process
 //!   shadow     what was posted, out of the device's reach
-//!   memory     the words that both sides write
-//!   fake       a device in memory, which can lie
+//! //!   fake       a device in memory, which can lie
 //! ```
 //!
 //! The device is believed about nothing: positions and ids are checked here, lengths and slots by the pool, and what
@@ -14,7 +13,6 @@
 
 pub mod fake;
 mod header;
-mod memory;
 mod packed;
 mod queue;
 mod receive;
@@ -23,7 +21,8 @@ mod shadow;
 mod split;
 mod transport;
 
-pub use memory::RingMemory;
+use super::memory;
+pub use super::memory::RingMemory;
 pub use queue::open;
 pub use ring::Parts;
 pub use transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};

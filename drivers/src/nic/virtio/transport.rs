@@ -5,6 +5,7 @@ use super::packed::Packed;
 use super::ring::{Parts, Ring};
 use super::split::Split;
 use crate::error::Fault;
+pub use crate::pci::Addresses;
 use crate::queue::Copying;
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -53,31 +54,6 @@ pub trait Transport: fmt::Debug {
 
     /// Stops the device: when it returns, the device touches neither rings nor buffers.
     fn close(&mut self);
-}
-
-/// Where a device finds the arena.
-#[derive(Clone, Debug)]
-pub enum Addresses {
-    /// In one piece, from here on.
-    Linear(u64),
-    /// In pieces of 2 MiB, each at an address of its own: physical memory.
-    Pieces(Box<[u64]>),
-}
-
-impl Addresses {
-    /// The address of an offset of the arena.
-    #[inline]
-    pub(crate) fn of(&self, offset: u64) -> u64 {
-        const SHIFT: u32 = 21;
-        match self {
-            Self::Linear(base) => base + offset,
-            // An offset of the arena has its piece; no buffer crosses into another, since slots are powers of two.
-            Self::Pieces(pieces) => usize::try_from(offset >> SHIFT)
-                .ok()
-                .and_then(|piece| pieces.get(piece))
-                .map_or(0, |piece| piece + (offset & ((1 << SHIFT) - 1))),
-        }
-    }
 }
 
 /// What a queue pair is to be.

@@ -8,6 +8,7 @@ use core::ops::{Deref, Range};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use ringbuf::Pool;
+use rustix::fs::MemfdFlags;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -32,8 +33,20 @@ impl RingMemory {
     /// # Errors
     /// What the kernel said.
     pub fn new(bytes: usize) -> io::Result<Arc<Self>> {
-        let bytes = bytes.max(1).next_multiple_of(4096);
-        let file = rustix::fs::memfd_create("ringway-rings", rustix::fs::MemfdFlags::CLOEXEC)?;
+        Self::of_pages(bytes, 4096, MemfdFlags::empty())
+    }
+
+    /// Maps `bytes` bytes in huge pages of 2 MiB: each is one piece of physical memory, and stays where it is.
+    ///
+    /// # Errors
+    /// What the kernel said: `ENOMEM` when there are none.
+    pub fn huge(bytes: usize) -> io::Result<Arc<Self>> {
+        Self::of_pages(bytes, 2 << 20, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+    }
+
+    fn of_pages(bytes: usize, page: usize, kind: MemfdFlags) -> io::Result<Arc<Self>> {
+        let bytes = bytes.max(1).next_multiple_of(page);
+        let file = rustix::fs::memfd_create("ringway-rings", MemfdFlags::CLOEXEC | kind)?;
         rustix::fs::ftruncate(&file, bytes as u64)?;
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping, at an address of the kernel's choice, of a file that only we have.
@@ -45,6 +58,11 @@ impl RingMemory {
         }
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the null page"))?;
         Ok(Arc::new(Self { base, bytes, file }))
+    }
+
+    /// Where it begins.
+    pub(crate) const fn base(&self) -> NonNull<u8> {
+        self.base
     }
 
     /// Where it begins in this process.
@@ -128,7 +146,7 @@ impl<T: Word> Deref for Words<T> {
     }
 }
 
-/// An arena as a device in memory sees it: for the [fake](super::fake), which moves bytes as DMA would.
+/// An arena as a device in memory sees it: for the [fake](super::virtio::fake), which moves bytes as DMA would.
 ///
 /// It stays within the arena, and is used on the pool's own thread, for buffers that the pool has lent.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,287 @@
+//! What the queues ask of a card, and the registers that both cards have.
+
+use crate::pci::Registers;
+use core::fmt::Debug;
+use ringbuf::{Frame, Offload};
+use std::time::{Duration, Instant};
+
+/// A descriptor: two words, little-endian in memory.
+pub(super) type Descriptor = [u64; 2];
+
+/// What a card says of a buffer that it has filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Filled {
+    pub(super) len: u16,
+    /// The last of its packet.
+    pub(super) ends: bool,
+    /// The packet is damaged.
+    pub(super) damaged: bool,
+}
+
+/// A packet on its way out, as far as its descriptors must say it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outgoing {
+    /// Bytes of all its buffers.
+    pub(super) bytes: u32,
+    /// The card completes its checksum, as the last context says.
+    pub(super) checksum: bool,
+}
+
+/// Where the rings of a queue are for the card, and how long each is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RingPlaces {
+    pub(super) receive: u64,
+    pub(super) transmit: u64,
+    pub(super) ring: u16,
+    /// Bytes of a receive buffer.
+    pub(super) buffer: Buffer,
+}
+
+/// Sizes of receive buffers that both cards have, in a slot of 4096 behind the headroom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Buffer {
+    /// 2048 bytes: a packet is in one.
+    Kib2,
+    /// 3072 bytes: a long packet is in several.
+    Kib3,
+}
+
+impl Buffer {
+    pub(super) const fn bytes(self) -> u16 {
+        match self {
+            Self::Kib2 => 2048,
+            Self::Kib3 => 3072,
+        }
+    }
+}
+
+/// How interrupts come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// A message of a queue's own.
+    Message,
+    /// A line, shared by all causes.
+    Line,
+}
+
+/// A card, as its queues need it.
+pub(super) trait Card: Debug + Clone + Send + Sync + 'static {
+    /// The card's name in reports.
+    const NAME: &'static str;
+    /// The most queue pairs.
+    const QUEUES: u32;
+
+    /// Its registers.
+    fn registers(&self) -> &Registers;
+    /// Where the receive tail of a queue is.
+    fn receive_tail(queue: u32) -> usize;
+    /// Where the transmit tail of a queue is.
+    fn transmit_tail(queue: u32) -> usize;
+
+    /// Readies the card after a reset, before any queue.
+    fn prepare(&self, setting: &Setting);
+    /// Has a queue begin. Its rings are empty.
+    fn start(&self, queue: u32, places: &RingPlaces);
+    /// Has a queue end: when this returns, the card fetches no descriptor of it and moves no data for it.
+    fn stop(&self, queue: u32);
+
+    /// Lets the queue interrupt when something is received.
+    fn arm(&self, queue: u32, signal: Signal);
+    /// No more interrupts of the queue.
+    fn disarm(&self, queue: u32, signal: Signal);
+    /// Interrupts now, as if something had been received.
+    fn poke(&self, queue: u32, signal: Signal);
+
+    /// Packets lost by a queue for want of buffers since this was last asked.
+    fn missed(&self, queue: u32) -> u64;
+
+    /// What a filled descriptor says; `None` while the card has it.
+    fn filled(word: u64) -> Option<Filled>;
+    /// A piece of a packet.
+    fn piece(address: u64, len: u16, packet: Outgoing) -> Descriptor;
+    /// The same piece, the last of its packet.
+    fn last(piece: Descriptor) -> Descriptor;
+    /// The same descriptor, to be reported when it is done.
+    fn reported(descriptor: Descriptor) -> Descriptor;
+    /// Whether a reported descriptor is done.
+    fn is_done(word: u64) -> bool;
+    /// The descriptor that says how a packet's checksum is to be completed; `None` when the card cannot.
+    fn context(first: &Frame<'_>, offload: &Offload) -> Option<Descriptor>;
+}
+
+/// How a card is to be set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting {
+    /// Queue pairs.
+    pub(super) queues: u32,
+    /// Bytes of the longest packet, with its Ethernet header, a tag, and without the check sequence.
+    pub(super) packet_bytes: u32,
+    /// Take what is for others too.
+    pub(super) promiscuous: bool,
+    /// How interrupts come.
+    pub(super) signal: Signal,
+}
+
+/// Registers at the same place in both (82574 §10.2, 82576 §8.1.3).
+pub(super) mod register {
+    pub(crate) const CTRL: usize = 0x0000;
+    pub(crate) const STATUS: usize = 0x0008;
+    pub(crate) const CTRL_EXT: usize = 0x0018;
+    pub(crate) const MDIC: usize = 0x0020;
+    pub(crate) const ICR: usize = 0x00c0;
+    pub(crate) const ICS: usize = 0x00c8;
+    pub(crate) const IMS: usize = 0x00d0;
+    pub(crate) const IMC: usize = 0x00d8;
+    pub(crate) const RCTL: usize = 0x0100;
+    pub(crate) const TCTL: usize = 0x0400;
+    /// Missed packets: gone when read.
+    pub(crate) const MPC: usize = 0x4010;
+    /// The multicast table: 128 words.
+    pub(crate) const MTA: usize = 0x5200;
+    /// The first own address, which the card has read from its memory after the reset.
+    pub(crate) const RAL: usize = 0x5400;
+    pub(crate) const RAH: usize = 0x5404;
+}
+
+/// CTRL (82574 §10.2.2.1, 82576 §8.2.1): set the link up; reset.
+const SET_LINK_UP: u32 = 1 << 6;
+const RESET: u32 = 1 << 26;
+/// STATUS (82574 §10.2.2.2, 82576 §8.2.2): the link is up; its speed.
+const LINK_UP: u32 = 1 << 1;
+const SPEED_SHIFT: u32 = 6;
+/// CTRL_EXT (82574 §10.2.2.5, 82576 §8.2.3): a driver is loaded, so that the card's firmware keeps away.
+pub(super) const DRIVER_LOADED: u32 = 1 << 28;
+
+/// RCTL (82574 §10.2.5.1, 82576 §8.10.1).
+pub(super) mod rctl {
+    pub(crate) const ENABLE: u32 = 1 << 1;
+    pub(crate) const UNICAST_PROMISCUOUS: u32 = 1 << 3;
+    pub(crate) const MULTICAST_PROMISCUOUS: u32 = 1 << 4;
+    pub(crate) const LONG_PACKETS: u32 = 1 << 5;
+    pub(crate) const BROADCAST: u32 = 1 << 15;
+    pub(crate) const STRIP_CHECK_SEQUENCE: u32 = 1 << 26;
+    /// Buffers in units of 1 KiB, where not 0 (82574 alone).
+    pub(crate) const FLEXIBLE_BUFFER_SHIFT: u32 = 27;
+}
+
+/// TCTL (82574 §10.2.6.1, 82576 §8.12.1): enable, pad short packets, collision threshold and distance.
+pub(super) const TCTL_ENABLE: u32 = 1 << 1;
+pub(super) const TCTL: u32 = TCTL_ENABLE | 1 << 3 | 0x0f << 4 | 0x3f << 12;
+
+/// The bits of RCTL that both cards understand alike.
+pub(super) const fn receive_control(setting: &Setting) -> u32 {
+    let mut control = rctl::ENABLE | rctl::BROADCAST | rctl::STRIP_CHECK_SEQUENCE;
+    // Without "long packets" 1522 bytes with the check sequence are the most.
+    if setting.packet_bytes > 1518 {
+        control |= rctl::LONG_PACKETS;
+    }
+    if setting.promiscuous {
+        control |= rctl::UNICAST_PROMISCUOUS | rctl::MULTICAST_PROMISCUOUS;
+    }
+    control
+}
+
+/// A register of a card that is not there reads as all ones: STATUS has bits that are always zero.
+pub(super) const ABSENT: u32 = u32::MAX;
+
+/// Resets a card by its own register: it forgets everything but what its memory says (82574 §4.3.1, 82576 §4.3.1).
+///
+/// The right to move data was taken from it before, so nothing is under way.
+pub(super) fn reset(registers: &Registers) -> Result<(), &'static str> {
+    registers.write(register::IMC, u32::MAX);
+    registers.write(register::RCTL, 0u32);
+    registers.write(register::TCTL, 0u32);
+    registers.change(register::CTRL, RESET, RESET);
+    let begin = Instant::now();
+    // §4.6.1 of the 82574: at least a millisecond before any register is touched.
+    loop {
+        std::thread::sleep(Duration::from_millis(5));
+        let control: u32 = registers.read(register::CTRL);
+        if control == ABSENT {
+            return Err("its registers are all ones: it is not there, or sleeps");
+        }
+        if control & RESET == 0 {
+            break;
+        }
+        if begin.elapsed() > Duration::from_secs(1) {
+            return Err("it does not come back from a reset");
+        }
+    }
+    registers.write(register::IMC, u32::MAX);
+    // Cleared by reading.
+    let _: u32 = registers.read(register::ICR);
+    registers.change(register::CTRL, SET_LINK_UP, SET_LINK_UP);
+    registers.change(register::CTRL_EXT, DRIVER_LOADED, DRIVER_LOADED);
+    for word in 0..128 {
+        registers.write(register::MTA + 4 * word, 0u32);
+    }
+    Ok(())
+}
+
+/// MDIC (82574 §10.2.2.7, 82576 §8.2.4): data, register, the PHY's address 1, write or read, done, failed.
+const PHY: u32 = 1 << 21;
+const PHY_WRITE: u32 = 1 << 26;
+const PHY_READ: u32 = 2 << 26;
+const PHY_DONE: u32 = 1 << 28;
+const PHY_FAILED: u32 = 1 << 30;
+/// The PHY's register 0 (IEEE 802.3 §22.2.4.1): asleep; agree with the other end; now.
+const PHY_CONTROL: u32 = 0;
+const PHY_ASLEEP: u32 = 1 << 11;
+const PHY_AGREE: u32 = 1 << 12;
+const PHY_AGAIN: u32 = 1 << 9;
+
+/// Has the PHY agree on a speed with the other end. The kernel's drivers put it to sleep while an interface is down, and a
+/// reset of the card does not wake it.
+pub(super) fn wake_phy(registers: &Registers) -> Result<(), &'static str> {
+    let command = |word: u32| {
+        registers.write(register::MDIC, word | PHY | PHY_CONTROL << 16);
+        let mut answer = 0;
+        let done = wait(|| {
+            answer = registers.read::<u32>(register::MDIC);
+            answer & PHY_DONE != 0
+        });
+        if done && answer & PHY_FAILED == 0 { Ok(answer & 0xffff) } else { Err("its PHY does not answer") }
+    };
+    let control = command(PHY_READ)?;
+    command(PHY_WRITE | (control & !PHY_ASLEEP) | PHY_AGREE | PHY_AGAIN).map(drop)
+}
+
+/// Its own address.
+pub(super) fn mac(registers: &Registers) -> [u8; 6] {
+    let (low, high): (u32, u32) = (registers.read(register::RAL), registers.read(register::RAH));
+    let ([a, b, c, d], [e, f, ..]) = (low.to_le_bytes(), high.to_le_bytes());
+    [a, b, c, d, e, f]
+}
+
+/// What became of the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkState {
+    Up {
+        /// Megabits a second.
+        speed: u32,
+    },
+    Down,
+    /// The card does not answer.
+    Absent,
+}
+
+pub(super) fn link(registers: &Registers) -> LinkState {
+    let status: u32 = registers.read(register::STATUS);
+    match status {
+        ABSENT => LinkState::Absent,
+        _ if status & LINK_UP == 0 => LinkState::Down,
+        _ => LinkState::Up { speed: [10, 100, 1000, 1000][((status >> SPEED_SHIFT) & 3) as usize] },
+    }
+}
+
+/// Waits until a register says what it should, not long: whether it came to say it.
+pub(super) fn wait(mut done: impl FnMut() -> bool) -> bool {
+    let begin = Instant::now();
+    while !done() {
+        if begin.elapsed() > Duration::from_millis(100) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    true
+}

@@ -1,0 +1,420 @@
+//! A queue pair over a receive and a transmit ring of a card.
+
+use super::card::{self, ABSENT, Buffer, Card, LinkState, Outgoing, RingPlaces, Signal};
+use super::receive::Receiver;
+use super::transmit::Transmitter;
+use crate::checksum;
+use crate::error::{Fault, OpenError};
+use crate::pci::{DmaArena, DmaRings, Function, Interrupt};
+use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair, Tally};
+use crate::rings::{self, Front, front};
+use ringbuf::{BURST, Burst, Frame, Loan, Offload, Packets, Pool};
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+/// What a queue is to be.
+#[derive(Clone, Debug)]
+pub(super) struct QueuePlan {
+    /// The driver's name on the command line.
+    pub(super) driver: &'static str,
+    pub(super) queue: u32,
+    /// Descriptors of each ring.
+    pub(super) ring: u16,
+    pub(super) mtu: u16,
+    /// What the port says of its link.
+    pub(super) speed: u32,
+    /// Whether the card completes checksums.
+    pub(super) checksums: bool,
+}
+
+/// Turns between two looks at what costs a read across the bus: whether the card is there, and its link up.
+const LOOK_EVERY: u32 = 1024;
+
+/// The shortest packet that the cards take; they pad it to sixty bytes (82574 §10.2.6.1: "padding works from 17 bytes on").
+const SHORTEST: u16 = 17;
+
+#[derive(Debug)]
+pub(super) struct IntelQueue<'p, C: Card> {
+    pool: &'p Pool,
+    card: C,
+    function: Arc<Function>,
+    signal: Signal,
+    interrupt: Option<Arc<Interrupt>>,
+    receiver: Receiver<'p, C>,
+    transmitter: Transmitter<'p, C>,
+    caps: Caps,
+    up: bool,
+    fault: Option<Fault>,
+    turns: u32,
+    /// Interrupts are on, for a worker that slept.
+    armed: Cell<bool>,
+    transmitted: Tally,
+    unsendable: u64,
+    checksums: u64,
+    link_down: u64,
+    missed: Cell<u64>,
+    // In this order: memory goes out of the card's reach before its slots are somebody else's.
+    arena: DmaArena<'p>,
+    _rings: DmaRings,
+    loans: Loans<'p>,
+}
+
+/// The slots that the card has. Recalled when this goes.
+#[derive(Debug)]
+struct Loans<'p> {
+    pool: &'p Pool,
+    receive: Loan,
+    transmit: Loan,
+}
+
+impl Drop for Loans<'_> {
+    fn drop(&mut self) {
+        self.pool.recall(self.receive);
+        self.pool.recall(self.transmit);
+    }
+}
+
+impl<'p, C: Card> IntelQueue<'p, C> {
+    /// Makes the rings, has the card use them, and fills the first with empty slots.
+    pub(super) fn open(
+        pool: &'p Pool,
+        card: &C,
+        function: &Arc<Function>,
+        plan: &QueuePlan,
+        interrupt: Option<Arc<Interrupt>>,
+        signal: Signal,
+    ) -> Result<Self, OpenError> {
+        let refused = |why: &str| OpenError::refused(function.name(), "setting up the rings", why);
+        let buffer = if plan.mtu <= 2048 - 18 { Buffer::Kib2 } else { Buffer::Kib3 };
+        let start = ringbuf::HEADROOM;
+        if pool.frame_size() < start + buffer.bytes() {
+            return Err(refused(
+                "slots of 4096 bytes are needed, since the card's buffers come in whole KiB",
+            ));
+        }
+        let loans = pool.open_loan().zip(pool.open_loan());
+        let (receive, transmit) =
+            loans.ok_or_else(|| refused("the pool has no loans left: fewer queues for each worker"))?;
+        let loans = Loans { pool, receive, transmit };
+        let bytes = usize::from(plan.ring) * 16;
+        let rings = function.rings(2 * bytes)?;
+        let arena = function.map_arena(pool)?;
+        let words = |offset| rings.memory().words(offset, bytes / 8);
+        let bell = |place| card.registers().doorbell(place);
+        let receiver =
+            Receiver::new(pool, loans.receive, words(0), bell(C::receive_tail(plan.queue)), buffer, start);
+        let transmitter =
+            Transmitter::new(pool, loans.transmit, words(bytes), bell(C::transmit_tail(plan.queue)));
+        let places =
+            RingPlaces { receive: rings.address(0), transmit: rings.address(bytes), ring: plan.ring, buffer };
+        let mut queue = Self {
+            pool,
+            card: card.clone(),
+            function: Arc::clone(function),
+            signal,
+            interrupt,
+            receiver,
+            transmitter,
+            caps: caps::<C>(plan, function.name()),
+            up: true,
+            fault: None,
+            turns: 0,
+            armed: Cell::new(false),
+            transmitted: Tally::default(),
+            unsendable: 0,
+            checksums: 0,
+            link_down: 0,
+            missed: Cell::new(0),
+            arena,
+            _rings: rings,
+            loans,
+        };
+        queue.card.disarm(plan.queue, signal);
+        queue.card.start(plan.queue, &places);
+        queue.receiver.refill(queue.arena.addresses());
+        // What was missed before is nobody's.
+        let _ = queue.card.missed(plan.queue);
+        Ok(queue)
+    }
+
+    #[cold]
+    fn latch(&mut self, fault: Fault) {
+        // The first fault is the cause of the others.
+        self.fault.get_or_insert(fault);
+    }
+
+    #[inline]
+    fn complete(&mut self) {
+        if let Err(fault) = self.transmitter.complete() {
+            self.latch(fault);
+        }
+    }
+
+    /// Whether a packet of so many descriptors fits, once what is done has been taken off.
+    #[inline]
+    fn has_room(&mut self, descriptors: usize) -> bool {
+        if descriptors > self.transmitter.vacant() {
+            self.complete();
+        }
+        descriptors <= self.transmitter.vacant()
+    }
+
+    /// Whether the card is there, and ours, and its link up.
+    #[cold]
+    fn look(&mut self) {
+        self.turns = 0;
+        match card::link(self.card.registers()) {
+            LinkState::Absent => self.latch(Fault::PulledOut),
+            _ if self.function.is_wanted_back() => self.latch(Fault::PulledOut),
+            LinkState::Up { .. } => self.up = true,
+            LinkState::Down => {
+                self.link_down += u64::from(self.up);
+                self.up = false;
+            }
+        }
+    }
+
+    /// No interrupts while we poll.
+    #[cold]
+    fn rise(&mut self) {
+        self.armed.set(false);
+        self.card.disarm(self.caps.queue, self.signal);
+        let calmed = self.interrupt.as_ref().map_or(Ok(()), |interrupt| interrupt.calm());
+        // The card is gone with its interrupt.
+        if calmed.is_err() {
+            self.latch(Fault::PulledOut);
+        }
+        self.look();
+    }
+
+    /// What the card is to do about the checksum of the packet that begins so; `None` when it is ours to complete.
+    fn context(&self, first: &Frame<'p>) -> Option<Option<super::card::Descriptor>> {
+        match first.offload() {
+            None | Some(Offload { checksum_offset: 0, .. }) => Some(None),
+            Some(offload) if self.caps.checksum => C::context(first, &offload).map(Some),
+            Some(_) => None,
+        }
+    }
+
+    /// Lends the next frame of a packet to the card.
+    fn depart(&mut self, frame: Frame<'p>, packet: Outgoing, last: bool) {
+        let (offset, len) = (frame.offset(), frame.len());
+        // Of this pool, as was seen before.
+        if self.pool.depart(frame, self.loans.transmit).is_ok() {
+            self.transmitter.put(offset, len, self.arena.addresses(), packet, last);
+        }
+    }
+
+    /// Sends the packet at the front of `burst`, which is there in `frames` frames; `false` when the ring has no room.
+    #[inline]
+    fn send(&mut self, burst: &mut Burst<'p>, frames: usize) -> bool {
+        // One more, should there be a context to be told.
+        if !self.has_room(frames + 1) {
+            return false;
+        }
+        let Some(first) = burst.peek(0) else { return true };
+        let mut packet = Outgoing { bytes: first.len().into(), checksum: false };
+        if frames > 1 {
+            packet.bytes =
+                (0..frames).filter_map(|i| burst.peek(i)).map(|frame| u32::from(frame.len())).sum();
+        }
+        if !first.is_plain() {
+            match self.context(first) {
+                Some(None) => {}
+                Some(Some(context)) => {
+                    self.transmitter.put_context(context);
+                    packet.checksum = true;
+                }
+                None => self.checksums += u64::from(checksum::finish(burst)),
+            }
+        }
+        for left in (0..frames).rev() {
+            let Some(frame) = burst.pop() else { break };
+            self.transmitted.add(frame.len(), frame.continues());
+            self.depart(frame, packet, left == 0);
+        }
+        true
+    }
+}
+
+fn caps<C: Card>(plan: &QueuePlan, device: &str) -> Caps {
+    let mut mode = format!("{} at {} Mb/s, rings of {}", C::NAME, plan.speed, plan.ring);
+    if plan.checksums {
+        mode += ", checksums";
+    }
+    Caps {
+        driver: plan.driver,
+        device: device.to_owned(),
+        queue: plan.queue,
+        copying: Copying::ZeroCopy,
+        mode,
+        packet_bytes: u32::from(plan.mtu) + 18,
+        buffer_bytes: 16_383,
+        packet_frames: u32::from(plan.ring / 2).min(u32::try_from(BURST).unwrap_or(1)),
+        checksum: plan.checksums,
+        segmentation: false,
+    }
+}
+
+impl<'p, C: Card> QueuePair<'p> for IntelQueue<'p, C> {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    #[inline]
+    fn receive(&mut self, burst: &mut Burst<'p>) -> usize {
+        if self.fault.is_some() {
+            return 0;
+        }
+        let before = burst.len();
+        if let Err(fault) = self.receiver.receive(burst) {
+            self.latch(fault);
+        }
+        burst.len() - before
+    }
+
+    #[inline]
+    fn transmit(&mut self, burst: &mut Burst<'p>) -> usize {
+        if self.fault.is_some() || !self.up {
+            return 0;
+        }
+        let waiting = burst.len();
+        loop {
+            match front(burst, &self.caps, 0) {
+                Front::Empty => break,
+                Front::Packet(frames)
+                    if rings::all_of(self.pool, burst, frames)
+                        && (frames > 1 || burst.peek(0).is_some_and(|frame| frame.len() >= SHORTEST)) =>
+                {
+                    if !self.send(burst, frames as usize) {
+                        break;
+                    }
+                }
+                Front::Packet(_) | Front::Unsendable => {
+                    burst.drop_packet();
+                    self.unsendable += 1;
+                }
+            }
+        }
+        self.transmitter.publish();
+        waiting - burst.len()
+    }
+
+    #[inline]
+    fn tend(&mut self) {
+        if self.fault.is_some() {
+            return;
+        }
+        if self.armed.get() {
+            self.rise();
+        }
+        self.turns += 1;
+        if self.turns >= LOOK_EVERY {
+            self.look();
+        }
+        self.complete();
+        self.receiver.refill(self.arena.addresses());
+    }
+
+    fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
+    fn counters(&self) -> QueueCounters {
+        let missed = if self.fault.is_some() { 0 } else { self.card.missed(self.caps.queue) };
+        self.missed.set(self.missed.get() + missed);
+        QueueCounters {
+            received: self.receiver.tally,
+            transmitted: self.transmitted,
+            receive_missed: self.missed.get(),
+            receive_malformed: self.receiver.malformed,
+            unsendable: self.unsendable,
+            link_down: self.link_down,
+            checksums_finished: self.checksums,
+            ..QueueCounters::default()
+        }
+    }
+
+    /// Turns interrupts on until the next [`tend`](QueuePair::tend).
+    fn waker(&self) -> Option<BorrowedFd<'_>> {
+        let interrupt = self.interrupt.as_ref()?;
+        self.armed.set(true);
+        self.card.arm(self.caps.queue, self.signal);
+        // What came before the card heard of it raises none.
+        if !self.receiver.is_idle() {
+            self.card.poke(self.caps.queue, self.signal);
+        }
+        Some(interrupt.as_fd())
+    }
+
+    fn pending(&self) -> u32 {
+        self.transmitter.lent()
+    }
+}
+
+impl<'p, C: Card> Gather<'p> for IntelQueue<'p, C> {
+    /// Pages go straight from the arena, as further descriptors of the packet.
+    fn gather(&mut self, packets: &mut Packets<'p>) -> usize {
+        if self.fault.is_some() || !self.up {
+            return 0;
+        }
+        let waiting = packets.len();
+        while let Some(front) = packets.front() {
+            let (buffers, bytes) = (front.buffers(), front.bytes());
+            if !rings::sendable(&front, self.pool, 0, &self.caps) || bytes < SHORTEST.into() {
+                self.unsendable += 1;
+                drop(packets.pop());
+                continue;
+            }
+            let context = self.context(front.head());
+            // What only the card may read, only the card can sum.
+            if context.is_none() && front.pages().any(ringbuf::Page::is_file) {
+                self.unsendable += 1;
+                drop(packets.pop());
+                continue;
+            }
+            if !self.has_room(buffers + 1) {
+                break;
+            }
+            let mut packet = Outgoing { bytes: u32::try_from(bytes).unwrap_or(0), checksum: false };
+            match context {
+                Some(None) => {}
+                Some(Some(context)) => {
+                    self.transmitter.put_context(context);
+                    packet.checksum = true;
+                }
+                None => {
+                    let Some((head, pages)) = packets.front_mut() else { break };
+                    self.checksums += u64::from(checksum::finish_packet(head, pages));
+                }
+            }
+            let Some((head, pages)) = packets.pop_parts() else { break };
+            self.transmitted.packets += 1;
+            self.transmitted.bytes += bytes as u64;
+            let mut left = buffers - 1;
+            self.depart(head, packet, left == 0);
+            for page in pages {
+                left -= 1;
+                let len = u16::try_from(page.len()).unwrap_or(0);
+                let Ok(offset) = self.pool.depart_page(page) else { continue };
+                self.transmitter.put(offset, len, self.arena.addresses(), packet, left == 0);
+            }
+        }
+        self.transmitter.publish();
+        waiting - packets.len()
+    }
+}
+
+impl<C: Card> Drop for IntelQueue<'_, C> {
+    fn drop(&mut self) {
+        // A card that is gone has stopped.
+        let control: u32 = self.card.registers().read(card::register::CTRL);
+        if control != ABSENT {
+            self.card.stop(self.caps.queue);
+            self.card.disarm(self.caps.queue, self.signal);
+        }
+        self.receiver.forget();
+        self.transmitter.forget();
+    }
+}

@@ -1,0 +1,139 @@
+//! NICs driven from user space, without the kernel: by VFIO behind an IOMMU, and by UIO without one.
+//!
+//! ```text
+//!   left: TCP, ping, curl ── left0 ══ 0000:01:00.0 [ forward, serve ] 0000:03:00.0 ══ right0 ── right: TCP, ping
+//!                            virtio   82574L, 82576, no kernel driver               virtio
+//! ```
+//!
+//! Before and after, the kernel's driver has them.
+
+use dataplane::lab::{Namespace, Side};
+use lab::guest::{Guest, Inside, Kernel, Nic};
+use lab::server::{PORT, SERVER, Server, Tree, fetch, url};
+use lab::traffic::{ping, tcp};
+use lab::{Forwarder, Outcome, Report, TestLab};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// By which door of the kernel's, and what it needs.
+#[derive(Clone, Copy)]
+struct Door {
+    driver: &'static str,
+    modules: &'static [&'static str],
+}
+
+const VFIO: Door = Door { driver: "vfio", modules: &["vfio-pci", "vfio_iommu_type1"] };
+const UIO: Door = Door { driver: "uio", modules: &["uio_pci_generic"] };
+
+impl Door {
+    fn guest(self, nic: Nic) -> Guest {
+        let guest = Guest::new(Kernel::V6_12).cable(nic).cable(nic).iommu(self.driver == "vfio");
+        let guest = guest.program("curl").arguments("hugepages=96").limit(Duration::from_secs(120));
+        self.modules.iter().fold(guest, |guest, module| guest.module(module))
+    }
+
+    fn load(self, inside: &Inside) -> Outcome<()> {
+        self.modules.iter().try_for_each(|module| inside.load(module))
+    }
+
+    fn ports(self, inside: &Inside, options: &str) -> [String; 2] {
+        [0, 1].map(|cable| format!("{}:{}{options}", self.driver, inside.near_pci(cable)))
+    }
+}
+
+fn traffic(lab: &TestLab, bytes: u64) -> Outcome<()> {
+    for from in Side::BOTH {
+        ping(lab, from, 3, 10)?;
+        let transfer = tcp(lab, from, bytes, 1, LIMIT)?;
+        assert!(transfer.intact(), "{transfer:?}");
+    }
+    Ok(())
+}
+
+/// TCP and ping pass each way; the books balance.
+fn forwards(lab: &TestLab, ports: &[String; 2]) -> Outcome<Report> {
+    let here = Namespace::current()?;
+    let forwarder = Forwarder::start(&here, &["--port", &ports[0], "--port", &ports[1]])?;
+    let outcome = traffic(lab, 1 << 20);
+    let report = forwarder.finish()?;
+    if outcome.is_err() {
+        // It says where packets went.
+        println!("{}\n{}", report.end, report.stderr);
+    }
+    outcome?;
+    for port in 0..2 {
+        let queue = &report.end["ports"][port]["queues"][0];
+        println!("{} {}", queue["copying"], queue["mode"]);
+        assert_eq!(queue["copying"], "zero-copy");
+    }
+    assert!(report.both("received_bytes") > 2 << 20, "{}", report.end);
+    Ok(report)
+}
+
+/// A body arrives whole, without a byte of it copied.
+fn serves(lab: &TestLab, port: &str) -> Outcome<Report> {
+    let tree = Tree::in_memory()?;
+    let content = tree.file("body.bin", 512 << 10)?;
+    let (address, root) = (format!("{SERVER}/24"), tree.path().to_string_lossy().into_owned());
+    let listen = PORT.to_string();
+    // Of huge pages there are not many.
+    let args =
+        ["--port", port, "--address", &address, "--listen", &listen, "--root", &root, "--content", "64"];
+    let server = Server::with(&Namespace::current()?, &args)?;
+    let reply = fetch(lab, &[&url("/body.bin")]);
+    let report = server.finish()?;
+    let reply = reply.map_err(|error| format!("{error}; {}; {}", report.end, report.stderr))?;
+    assert!(reply.status == 200 && reply.body == content, "another body, of {} bytes", reply.body.len());
+    assert_eq!(report.port(0, "flattened_bytes"), 0, "pages go from the arena");
+    Ok(report)
+}
+
+/// The kernel's driver has both cards.
+fn kernels(inside: &Inside, nic: Nic) -> Outcome<()> {
+    for cable in 0..2 {
+        let pci = inside.near_pci(cable);
+        assert_eq!(inside.driver(&pci).as_deref(), Some(nic.driver()), "{pci}");
+        assert!(!inside.near(cable)?.is_empty());
+    }
+    Ok(())
+}
+
+fn all(inside: &mut Inside, nic: Nic, door: Door) -> Outcome<()> {
+    door.load(inside)?;
+    let lab = inside.hosts(|_| {})?;
+    kernels(inside, nic)?;
+    let ports = door.ports(inside, "");
+    let begin = Instant::now();
+    forwards(&lab, &ports)?;
+    kernels(inside, nic)?;
+    println!("forward: {:?}", begin.elapsed());
+    serves(&lab, &ports[0])?;
+    kernels(inside, nic)?;
+    println!("serve: {:?}", begin.elapsed());
+    Ok(())
+}
+
+#[test]
+#[ignore = "tier guest"]
+fn e1000e_by_vfio() {
+    VFIO.guest(Nic::E1000e).run(|inside| all(inside, Nic::E1000e, VFIO));
+}
+
+#[test]
+#[ignore = "tier guest"]
+fn e1000e_by_uio() {
+    UIO.guest(Nic::E1000e).run(|inside| all(inside, Nic::E1000e, UIO));
+}
+
+#[test]
+#[ignore = "tier guest"]
+fn igb_by_vfio() {
+    VFIO.guest(Nic::Igb).run(|inside| all(inside, Nic::Igb, VFIO));
+}
+
+#[test]
+#[ignore = "tier guest"]
+fn igb_by_uio() {
+    UIO.guest(Nic::Igb).run(|inside| all(inside, Nic::Igb, UIO));
+}
