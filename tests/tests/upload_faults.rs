@@ -7,12 +7,14 @@
 
 use drivers::kernel::{Method, Receive};
 use lab::engine::{Engine, SOON, begin, connect, laboratory, number, response};
-use lab::server::{Reply, Tree};
+use lab::server::{PORT, Reply, SERVER, Tree};
 use lab::upload::{ask, chunked, left, names, put};
-use lab::{Outcome, needs};
+use lab::{Outcome, Ringway, needs};
+use rustix::mount::MountFlags;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Who vanishes, stops or crawls in the middle of a body leaves nothing, and the server goes on.
@@ -76,12 +78,11 @@ fn half_a_body_leaves_nothing() {
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount() -> Self {
+    fn mount(flags: MountFlags) -> Self {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("ringway-small-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a folder");
-        let flags = rustix::mount::MountFlags::empty();
         rustix::mount::mount("tmpfs", &path, "tmpfs", flags, Some(c"size=1m")).expect("a mount");
         Self(path)
     }
@@ -101,7 +102,7 @@ fn a_full_disk_is_told() {
     needs!(NET_ADMIN, SYS_ADMIN; tools: "ip", "ethtool");
     let lab = laboratory();
     for way in Receive::ALL {
-        let disk = SmallDisk::mount();
+        let disk = SmallDisk::mount(MountFlags::empty());
         std::fs::write(disk.0.join("old"), b"old").expect("a file");
         let server = Engine::at(&lab, Method::Sendfile, &disk.0, &["--upload", way.name()]);
         let large = vec![7; 8 << 20];
@@ -144,6 +145,35 @@ fn a_full_disk_is_told() {
         assert_eq!(std::fs::read(disk.0.join("old")).expect("a file"), b"old");
         let _ = server.finish();
     }
+}
+
+/// What is mounted to be read is not written to; and the server's own limit on files is one of uploads, not its end.
+#[test]
+fn what_may_not_be_written_is_told() {
+    needs!(NET_ADMIN, SYS_ADMIN; tools: "ip", "ethtool", "prlimit");
+    let lab = laboratory();
+    let disk = SmallDisk::mount(MountFlags::RDONLY);
+    let server = Engine::at(&lab, Method::Sendfile, &disk.0, &["--upload"]);
+    let reply = left(&lab, || ask(&put("/new", "", b"x")));
+    assert_eq!(reply.status, 403, "{}", reply.head);
+    let _ = server.finish();
+    let tree = Tree::new().expect("a folder");
+    let listen = format!("{SERVER}:{PORT}");
+    let mut limited = lab.middle().command("prlimit");
+    limited.args(["--fsize=100000:100000"]).arg(Ringway::program().expect("a program"));
+    limited.args(["serve", "--engine", "sendfile", "--listen", &listen, "--duration", "5", "--upload"]);
+    let mut limited =
+        limited.arg("--root").arg(tree.path()).stdout(Stdio::null()).spawn().expect("a process");
+    std::thread::sleep(Duration::from_millis(500));
+    let body = vec![1; 200_000];
+    let story = || -> Outcome<[u16; 3]> {
+        let long = ask(&put("/long", "", &body))?;
+        let chunks = ask(&chunked("/chunks", &body, 5000))?;
+        Ok([long.status, chunks.status, ask(&put("/short", "", &body[..100_000]))?.status])
+    };
+    assert_eq!(left(&lab, story), [413, 413, 201]);
+    assert!(limited.wait().expect("an end").success());
+    assert_eq!(names(tree.path()), ["short"]);
 }
 
 /// Many at once, on several threads of the server: all are stored; a reader finds one of them whole, or the end of the one

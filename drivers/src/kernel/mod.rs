@@ -16,7 +16,7 @@
 //! | `sendfile.rs` | `sendfile` |
 //! | `mapped.rs` | `mmap-write`, `zerocopy`: straight from a mapping, which only the kernel touches |
 //! | `pipes.rs` | `splice`, `vmsplice` (and `tee`) |
-//! | `uring.rs` | `uring`, `uring-splice`, `uring-zerocopy`, `direct-uring` |
+//! | `uring.rs`, `uring/begin.rs` | `uring`, `uring-splice`, `uring-zerocopy`, `direct-uring` |
 //! | `aio.rs` | `direct-aio` |
 //! | `receive.rs` | the other direction: `splice`, `read-write` |
 //! | `raw.rs` | the system calls that no safe crate has |
