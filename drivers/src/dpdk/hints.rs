@@ -63,6 +63,12 @@ pub(super) fn probing_hint(plan: &DpdkPlan, error: &io::Error) -> String {
     if let Some(hint) = general(&error.to_string()) {
         return hint.to_owned();
     }
+    if plan.is_pci() && error.to_string().contains("Expecting 'PA' IOVA mode") {
+        return format!(
+            "it is bound to a driver without an IOMMU, and reads memory by where it really lies: that takes huge pages, sysctl \
+             vm.nr_hugepages=N for the port's memory=MIB; or, where the machine has an IOMMU, dpdk-devbind.py -b vfio-pci {device}"
+        );
+    }
     if plan.is_pci() {
         return format!(
             "is it bound to vfio-pci? dpdk-devbind.py --status shows it, and dpdk-devbind.py -b vfio-pci {device} binds it; \
