@@ -10,7 +10,7 @@ use drivers::nic::vhost::{VhostPlan, VhostPort};
 use drivers::nic::{NicPlan, NicPort};
 use drivers::packet::{PacketPlan, PacketQueue};
 use drivers::pcap::{PcapPlan, PcapQueue};
-use drivers::pci::Way;
+use drivers::pci::{self, Way};
 use drivers::wrap::{Flatten, Lossy, LossyPlan, Segment, Tap, TapPlan};
 use drivers::xdp::{Filter, Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
 use drivers::{Gather, OpenError, PortSpec, SpecError};
@@ -341,6 +341,19 @@ impl Port {
             Device::Xdp(port) => Some(port.link()),
             _ => None,
         }
+    }
+}
+
+/// Gives PCI cards back that a process which died has left, but for those of these ports: they are taken over. Says in the log
+/// what it did.
+pub fn give_back_abandoned(specs: &[PortSpec]) {
+    let wanted: Vec<_> = specs
+        .iter()
+        .filter(|spec| matches!(spec.driver.as_deref(), Some("vfio" | "uio")))
+        .filter_map(|spec| spec.device.parse().ok())
+        .collect();
+    for told in pci::restore_abandoned(&wanted) {
+        tracing::warn!("{told}");
     }
 }
 

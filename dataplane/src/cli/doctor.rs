@@ -21,6 +21,7 @@ pub(crate) struct DoctorArgs {
 
 /// Exit code 0 when nothing is an error, 1 otherwise.
 pub(crate) fn run(args: &DoctorArgs) -> Outcome {
+    dataplane::ports::give_back_abandoned(&[]);
     let report = Report::examine(&args.interfaces);
     let mut out = io::stdout().lock();
     let written = match args.format {

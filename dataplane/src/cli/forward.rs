@@ -3,7 +3,7 @@
 use super::{Format, Outcome};
 use clap::{Args, ValueEnum};
 use dataplane::forward::{MacSwap, Wire};
-use dataplane::ports::Port;
+use dataplane::ports::{Port, give_back_abandoned};
 use dataplane::report::{self, Rates};
 use dataplane::session::{Each, SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
 use dataplane::{App, Ended, Idle, PortId, Snapshot};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Forward packets between ports.
 ///
 /// A port is driver:device[,key=value..]: af-xdp:eth0 | af-xdp:eth0,queues=0-3,mode=copy | packet:eth0 |
-/// pcap:in.pcap,out=out.pcap | vhost-user:/run/sock. A bare eth0 takes the best driver that works there. tap=FILE, with
+/// pcap:in.pcap,out=out.pcap | vhost-user:/run/sock | vfio:0000:03:00.0 | uio:0000:03:00.0. A bare eth0 takes the best driver that works there. tap=FILE, with
 /// any driver, records what passes.
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
@@ -102,6 +102,7 @@ where
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
+    give_back_abandoned(&args.ports);
     let ports: Vec<Port> =
         (0..).zip(&args.ports).map(|(id, spec)| Port::open(PortId(id), spec)).collect::<Result<_, _>>()?;
     let plan = SessionPlan {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 /// How many heads are remembered; a power of two.
 const PLACES: usize = 128;
+const _: () = assert!(PLACES <= 256, "a byte names a place");
 /// Heads that are longer are read each time.
 const KEY_MAX: usize = 512;
 /// So much of a head tells it from others: the method, the path, and mostly the host.
@@ -91,7 +92,7 @@ impl Repeats {
     /// The answer to a head at the beginning of `bytes`, if it was given before and still holds.
     #[inline]
     pub(in crate::serve) fn find(&self, bytes: &[u8]) -> Option<Repeat<'_>> {
-        let place = &self.places[mix(bytes) as usize % PLACES];
+        let place = &self.places[place(mix(bytes))];
         let source = place.source.as_ref()?;
         // A head ends with its empty line, so what begins with all of it is the same head.
         if place.second != self.second || !bytes.starts_with(&place.key[..place.key_len]) || source.is_stale()
@@ -117,7 +118,7 @@ impl Repeats {
         head: &[u8],
     ) {
         let mark = mix(bytes);
-        let place = &mut self.places[mark as usize % PLACES];
+        let place = &mut self.places[place(mark)];
         let seen = std::mem::replace(&mut place.mark, mark) == mark;
         // An answer that inotify does not watch over is good for a second only from when it was found, not from now.
         let lasts = matches!(source.found(), Found::File(_)) && source.good_for() > Duration::from_secs(1);
@@ -131,6 +132,11 @@ impl Repeats {
         (place.key_len, place.second, place.method) = (len, self.second, request.method);
         (place.response, place.source) = (response.clone(), Some(Arc::clone(source)));
     }
+}
+
+#[inline]
+fn place(mark: u64) -> usize {
+    usize::from(mark.to_le_bytes()[0]) % PLACES
 }
 
 /// Mixes the beginning of a head, and what comes directly behind a very short one: then it is found only where the same

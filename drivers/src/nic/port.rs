@@ -2,7 +2,7 @@
 
 use super::intel::IntelPort;
 use crate::error::OpenError;
-use crate::pci::{self, Function, Identity, PciPlan, Way};
+use crate::pci::{Function, Identity, PciPlan, Way};
 use crate::queue::Gather;
 use crate::spec::{PortSpec, SpecError};
 use ringbuf::{Arena, ArenaError, ArenaPlan, Pool};
@@ -87,14 +87,11 @@ enum Card {
 }
 
 impl NicPort {
-    /// Takes the card from the kernel, and readies it. Cards that processes which died have left are given back first.
+    /// Takes the card from the kernel, and readies it.
     ///
     /// # Errors
     /// [`OpenError`], with the cure in words. The card is given back then.
     pub fn open(pci: &PciPlan, plan: &NicPlan) -> Result<Self, OpenError> {
-        for told in pci::restore_abandoned(&[pci.address]) {
-            tracing::warn!("{told}");
-        }
         let known = |identity: &Identity| match IntelPort::knows(identity) {
             Some(_) => Ok(()),
             None => Err(format!(

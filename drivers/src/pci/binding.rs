@@ -147,11 +147,25 @@ pub fn restore_abandoned(except: &[PciAddress]) -> Vec<String> {
     told
 }
 
-/// The driver that had it has it again.
+/// The driver that had it has it again; if it is still there.
 fn give_back(folder: &Path, former: &Former) -> io::Result<()> {
-    if former.stays || !folder.exists() {
+    if former.stays {
         return Ok(());
     }
+    give_back_now(folder, former).or_else(|error| {
+        // Who pulls it out has waited for us, and goes on just now.
+        let begin = std::time::Instant::now();
+        while folder.exists() {
+            if begin.elapsed().as_millis() > 500 {
+                return Err(error);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Ok(())
+    })
+}
+
+fn give_back_now(folder: &Path, former: &Former) -> io::Result<()> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     unbind(folder, &name)?;
     // A line of its own ends the wish (drivers/pci/pci-sysfs.c, `driver_override_store`).

@@ -98,6 +98,7 @@ impl DmaRings {
         let place = Memory { base, bytes: memory.bytes(), huge };
         // SAFETY: *mapped*: the memory is kept here until it was unmapped; it is read and written by atomics alone.
         let addresses = unsafe { function.bus().map(place, Reach::ReadsAndWrites)? };
+        function.bus().show_rings(&memory, &addresses);
         Ok(Self { memory, addresses, function: Arc::clone(function) })
     }
 

@@ -7,6 +7,7 @@ use super::Bus;
 use super::dma::{Addresses, Dma, Memory, Reach};
 use super::interrupt::Interrupt;
 use super::registers::{Model, Registers};
+use crate::nic::RingMemory;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +32,8 @@ pub struct Wires {
     bars: [usize; 6],
     /// What is mapped: the address for the device, the length.
     mapped: Mutex<Vec<(u64, u64)>>,
+    /// Those of them that are rings.
+    rings: Mutex<Vec<(u64, Arc<RingMemory>)>>,
     next: Mutex<u64>,
     resets: Mutex<u32>,
     wanted_back: AtomicBool,
@@ -45,6 +48,7 @@ impl FakeBus {
             config: Mutex::new([0; 256]),
             bars,
             mapped: Mutex::default(),
+            rings: Mutex::default(),
             next: Mutex::new(FIRST),
             resets: Mutex::default(),
             wanted_back: AtomicBool::new(false),
@@ -76,6 +80,23 @@ impl Wires {
     #[must_use]
     pub fn is_mapped(&self, address: u64, bytes: u64) -> bool {
         locked(&self.mapped).iter().any(|(base, len)| address >= *base && address + bytes <= base + len)
+    }
+
+    /// The rings that an address lies in, and where they begin: for a model.
+    pub(crate) fn rings_at(&self, address: u64) -> Option<(Arc<RingMemory>, u64)> {
+        let rings = locked(&self.rings);
+        let (base, memory) = rings.iter().find(|(base, memory)| {
+            address.checked_sub(*base).is_some_and(|offset| offset < memory.bytes() as u64)
+        })?;
+        Some((Arc::clone(memory), *base))
+    }
+
+    /// Where the first arena is mapped.
+    pub(crate) fn arena_base(&self) -> Option<u64> {
+        let rings = locked(&self.rings);
+        let mapped = locked(&self.mapped);
+        let arena = mapped.iter().find(|(base, _)| !rings.iter().any(|(ring, _)| ring == base))?;
+        Some(arena.0)
     }
 
     /// How many pieces are mapped.
@@ -154,6 +175,12 @@ impl Bus for FakeBus {
     fn wants_huge_pages(&self) -> bool {
         false
     }
+
+    fn show_rings(&self, memory: &Arc<RingMemory>, addresses: &Addresses) {
+        if let Addresses::Linear(base) = addresses {
+            locked(&self.wires.rings).push((*base, Arc::clone(memory)));
+        }
+    }
 }
 
 // SAFETY: the model reaches memory only through what a test gives it, and looks here whether it may.
@@ -168,5 +195,6 @@ unsafe impl Dma for FakeBus {
 
     fn unmap(&self, addresses: &Addresses, _bytes: usize) {
         locked(&self.wires.mapped).retain(|(base, _)| Addresses::Linear(*base) != *addresses);
+        locked(&self.wires.rings).retain(|(base, _)| Addresses::Linear(*base) != *addresses);
     }
 }

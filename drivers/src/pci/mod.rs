@@ -37,8 +37,10 @@ pub use function::{Capability, Function, PciPlan, Way};
 pub use interrupt::Interrupt;
 pub use registers::{Doorbell, Model, Registers, Width};
 
+use crate::nic::RingMemory;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 /// How a function is reached. The side of the seam that knows the kernel; [`Dma`] is the part of it with duties.
 pub trait Bus: Dma + fmt::Debug + Send + Sync {
@@ -77,4 +79,9 @@ pub trait Bus: Dma + fmt::Debug + Send + Sync {
 
     /// Whether memory must lie in huge pages to be mapped.
     fn wants_huge_pages(&self) -> bool;
+
+    /// Shows the memory of rings that was mapped at `addresses`, to a bus that must look into it itself.
+    fn show_rings(&self, memory: &Arc<RingMemory>, addresses: &Addresses) {
+        let _ = (memory, addresses);
+    }
 }

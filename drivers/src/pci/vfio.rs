@@ -379,3 +379,34 @@ unsafe impl Dma for Vfio {
         let _ = unsafe { call(&self.container, request::UNMAP, (&raw mut unmap).cast()) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A card and its neighbours as sysfs shows them: those with drivers of the kernel's are in the way, bridges are not.
+    #[test]
+    fn neighbours_in_a_group_are_named() {
+        let top = std::env::temp_dir().join(format!("ringway-group-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&top);
+        let card = |name: &str, class: &str, driver: Option<&str>| {
+            let folder = top.join("devices").join(name);
+            std::fs::create_dir_all(&folder).expect("ours");
+            std::fs::write(folder.join("class"), class).expect("ours");
+            if let Some(driver) = driver {
+                std::os::unix::fs::symlink(format!("/drivers/{driver}"), folder.join("driver"))
+                    .expect("ours");
+            }
+            folder
+        };
+        let own = card("0000:03:00.0", "0x020000", Some("e1000e"));
+        std::os::unix::fs::symlink(&top, own.join("iommu_group")).expect("ours");
+        card("0000:02:00.0", "0x060400", Some("pcieport"));
+        card("0000:03:00.1", "0x020000", None);
+        card("0000:03:00.2", "0x020000", Some("vfio-pci"));
+        assert!(others(&own).is_empty());
+        card("0000:03:00.3", "0x010000", Some("ahci"));
+        assert_eq!(others(&own), ["0000:03:00.3 (ahci)"]);
+        std::fs::remove_dir_all(&top).expect("ours");
+    }
+}

@@ -5,7 +5,7 @@ use super::{Fallible, log_plan, policy, tree};
 use crate::cli::forward::say;
 use crate::cli::{Format, Outcome};
 use dataplane::net::{self, Prefix};
-use dataplane::ports::{Port, Purpose};
+use dataplane::ports::{Port, Purpose, give_back_abandoned};
 use dataplane::report::{self, Rates};
 use dataplane::serve::Stage;
 use dataplane::serve::content::{Kinds, StorePlan};
@@ -39,6 +39,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     }
     let hangup = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&hangup))?;
+    give_back_abandoned(std::slice::from_ref(args.port()));
     let link = Link::by_name(&args.port().device).ok();
     // A device that is no interface of the kernel's must be asked itself, before there is a plan; and has no filter.
     let own = if matches!(args.port().driver.as_deref(), Some("dpdk" | "vfio" | "uio")) {

@@ -388,10 +388,9 @@ impl Link {
             ecn = 3;
         }
         let mut leaves = self.now;
-        if weather.rate > 0 {
-            let bits = 8 * (ETHERNET + IP_HEADER + bytes.len()) as u64;
-            leaves =
-                leaves.max(self.wire_free[from]) + Duration::from_nanos(bits * 1_000_000_000 / weather.rate);
+        let bits = 8 * (ETHERNET + IP_HEADER + bytes.len()) as u64;
+        if let Some(nanoseconds) = (bits * 1_000_000_000).checked_div(weather.rate) {
+            leaves = leaves.max(self.wire_free[from]) + Duration::from_nanos(nanoseconds);
             self.wire_free[from] = leaves;
         }
         let copies = if self.random.chance(weather.copies) { 2 } else { 1 };

@@ -52,7 +52,11 @@ const MRQC: usize = 0x5818;
 const RETA: usize = 0x5c00;
 const RSSRK: usize = 0x5c80;
 const RSS: u32 = 2;
-const RSS_FIELDS: u32 = 0x33 << 16;
+/// TCP, UDP and anything else, over IPv4 and IPv6 (bits 16, 22, 17, 18, 23, 20).
+const RSS_FIELDS: u32 = 0b1101_0111 << 16;
+/// RXCSUM (§8.10.13): descriptors hold the hash, and not the fragment's checksum, which shares its place.
+const RXCSUM: usize = 0x5000;
+const HASH_IN_DESCRIPTOR: u32 = 1 << 13;
 /// Interrupts of queues (§8.8): set, enable, disable, clear by the message, mask by the message, mode, vectors.
 const EICS: usize = 0x1520;
 const EIMS: usize = 0x1524;
@@ -109,6 +113,7 @@ impl Igb {
             let entry = |n: u32| ((4 * place + n) % queues) << (8 * n);
             self.0.write(RETA + 4 * place as usize, entry(0) | entry(1) | entry(2) | entry(3));
         }
+        self.0.change(RXCSUM, HASH_IN_DESCRIPTOR, HASH_IN_DESCRIPTOR);
         self.0.write(MRQC, RSS | RSS_FIELDS);
     }
 }

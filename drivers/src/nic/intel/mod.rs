@@ -4,6 +4,7 @@
 //!   e1000e, igb   the two cards: registers, descriptors, how a queue is started and stopped
 //!   card          what the rest asks of a card
 //!   queue         a queue pair over two descriptor rings          receive, transmit   its halves
+//!   fake          a card in memory, which can lie
 //! ```
 //!
 //! Both have rings of descriptors of 16 bytes. What lies from head to tail is the card's; we write the tail, and learn what
@@ -23,6 +24,7 @@
 
 mod card;
 mod e1000e;
+pub mod fake;
 mod igb;
 mod port;
 mod queue;

@@ -1,0 +1,320 @@
+//! A card in memory: registers, and DMA that goes through the map of the [fake bus](crate::pci::fake); it lies when it is told to.
+//!
+//! ```text
+//!   IntelQueue ══ rings in shared words ══ FakeCard ── deliver(packet), take() ── a test
+//! ```
+//!
+//! It fetches descriptors where its registers say that the rings are, and buffers where descriptors say that they are,
+//! if the bus has these mapped, and it may move data at all: a driver that forgets one of these is found out.
+
+use super::card::{ABSENT, rctl, register};
+use super::port::IntelPort;
+use crate::error::OpenError;
+use crate::nic::NicPlan;
+use crate::nic::memory::{RingMemory, Sight};
+use crate::pci::fake::{FakeBus, Wires};
+use crate::pci::{Function, Identity, Model};
+use core::sync::atomic::{AtomicU64, Ordering};
+use ringbuf::Pool;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Which card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// 82574L.
+    E1000e,
+    /// 82576.
+    Igb,
+}
+
+/// A lie that the card tells about the next buffer that it fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// More bytes than the buffer holds.
+    TooLong,
+    /// None at all.
+    Empty,
+    /// A packet that never ends.
+    Endless,
+    /// A damaged packet.
+    Damaged,
+    /// A slot that was posted is said to be sent already.
+    SentEarly,
+    /// Nothing answers any more.
+    Gone,
+}
+
+impl Lie {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::TooLong, Self::Empty, Self::Endless, Self::Damaged, Self::SentEarly, Self::Gone];
+}
+
+/// The registers of a card.
+#[derive(Debug)]
+struct Cells {
+    registers: Mutex<BTreeMap<usize, u32>>,
+    /// How often each was written.
+    written: Mutex<BTreeMap<usize, u64>>,
+    gone: Mutex<bool>,
+}
+
+/// Where the rings of queue 0 have their registers.
+struct Places {
+    receive: usize,
+    transmit: usize,
+}
+
+const LOW: usize = 0x00;
+const HIGH: usize = 0x04;
+const BYTES: usize = 0x08;
+const HEAD: usize = 0x10;
+const TAIL: usize = 0x18;
+const SRRCTL: usize = 0x0c;
+const CONTROL: usize = 0x28;
+const QUEUE_ENABLE: u32 = 1 << 25;
+
+impl Kind {
+    const fn places(self) -> Places {
+        match self {
+            Self::E1000e => Places { receive: 0x2800, transmit: 0x3800 },
+            Self::Igb => Places { receive: 0xc000, transmit: 0xe000 },
+        }
+    }
+
+    const fn identity(self) -> Identity {
+        let device = match self {
+            Self::E1000e => 0x10d3,
+            Self::Igb => 0x10c9,
+        };
+        Identity { vendor: 0x8086, device, class: 0x02_0000, revision: 0 }
+    }
+}
+
+impl Cells {
+    fn get(&self, offset: usize) -> u32 {
+        locked(&self.registers).get(&offset).copied().unwrap_or(0)
+    }
+
+    fn set(&self, offset: usize, value: u32) {
+        locked(&self.registers).insert(offset, value);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Model for Cells {
+    fn read(&self, _bar: u8, offset: usize, _bytes: usize) -> u64 {
+        if *locked(&self.gone) {
+            return ABSENT.into();
+        }
+        match offset {
+            // The link is up, at 1000 Mb/s.
+            register::STATUS => 0x83,
+            // Every command of the PHY is done at once.
+            register::MDIC => (self.get(offset) | 1 << 28).into(),
+            // A reset is over at once.
+            register::CTRL => (self.get(offset) & !(1 << 26)).into(),
+            register::MPC => u64::from(locked(&self.registers).remove(&offset).unwrap_or(0)),
+            _ => self.get(offset).into(),
+        }
+    }
+
+    fn write(&self, _bar: u8, offset: usize, _bytes: usize, value: u64) {
+        *locked(&self.written).entry(offset).or_default() += 1;
+        self.set(offset, u32::try_from(value).unwrap_or(ABSENT));
+    }
+}
+
+/// A card with a port on it.
+#[derive(Debug)]
+pub struct FakeCard {
+    kind: Kind,
+    cells: Arc<Cells>,
+    wires: Arc<Wires>,
+    /// Packets that were sent, whole.
+    sent: Vec<Sent>,
+    /// The packet that is being sent.
+    piece: Vec<u8>,
+    context: Option<[u64; 2]>,
+}
+
+/// A packet as it left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The context by which its checksum is to be completed.
+    pub context: Option<[u64; 2]>,
+}
+
+impl FakeCard {
+    /// A card, and a port that drives it.
+    ///
+    /// # Errors
+    /// As [`IntelPort::open`].
+    pub fn open(kind: Kind, plan: NicPlan) -> Result<(Self, IntelPort), OpenError> {
+        let cells = Arc::new(Cells {
+            // Its address is 02:52:57:00:00:01.
+            registers: Mutex::new(BTreeMap::from([
+                (register::RAL, 0x0057_5202),
+                (register::RAH, 0x8000_0100),
+            ])),
+            written: Mutex::default(),
+            gone: Mutex::new(false),
+        });
+        let bus = FakeBus::new(Arc::clone(&cells) as Arc<dyn Model>, [0x2_0000, 0, 0, 0, 0, 0]);
+        let wires = bus.wires();
+        let function = Function::fake("0000:00:03.0", kind.identity(), bus);
+        let port = IntelPort::open(function, plan)?;
+        Ok((Self { kind, cells, wires, sent: Vec::new(), piece: Vec::new(), context: None }, port))
+    }
+
+    /// The bus that it is on.
+    #[must_use]
+    pub const fn wires(&self) -> &Arc<Wires> {
+        &self.wires
+    }
+
+    /// How often the register that tells of empty buffers was written, and the one that tells of packets.
+    #[must_use]
+    pub fn bells(&self) -> [u64; 2] {
+        let places = self.kind.places();
+        let written = locked(&self.cells.written);
+        [places.receive, places.transmit].map(|ring| written.get(&(ring + TAIL)).copied().unwrap_or(0))
+    }
+
+    /// Whether the queue's receive half may work.
+    #[must_use]
+    pub fn is_receiving(&self) -> bool {
+        let enabled = self.cells.get(register::RCTL) & rctl::ENABLE != 0;
+        let queue = self.cells.get(self.kind.places().receive + CONTROL) & QUEUE_ENABLE != 0;
+        self.wires.is_bus_master() && enabled && (queue || self.kind == Kind::E1000e)
+    }
+
+    /// The packets that were sent since this was last asked.
+    pub fn take(&mut self) -> Vec<Sent> {
+        core::mem::take(&mut self.sent)
+    }
+
+    /// Bytes of a buffer, as the registers say.
+    fn buffer_bytes(&self) -> usize {
+        match self.kind {
+            Kind::E1000e => match self.cells.get(register::RCTL) >> rctl::FLEXIBLE_BUFFER_SHIFT & 0xf {
+                0 => 2048,
+                kib => kib as usize * 1024,
+            },
+            Kind::Igb => (self.cells.get(self.kind.places().receive + SRRCTL) & 0x7f) as usize * 1024,
+        }
+    }
+
+    /// The words of a ring, where its registers say that it is.
+    fn ring(&self, ring: usize) -> Option<(crate::nic::memory::Words<AtomicU64>, u32)> {
+        let at = |register| self.cells.get(ring + register);
+        let address = u64::from(at(LOW)) | u64::from(at(HIGH)) << 32;
+        let bytes = at(BYTES);
+        if bytes == 0 || !self.wires.is_mapped(address, bytes.into()) {
+            return None;
+        }
+        let (memory, offset) = self.memory(address)?;
+        Some((memory.words(offset, bytes as usize / 8), bytes / 16))
+    }
+
+    fn memory(&self, address: u64) -> Option<(Arc<RingMemory>, usize)> {
+        let (memory, base) = self.wires.rings_at(address)?;
+        Some((memory, usize::try_from(address - base).ok()?))
+    }
+
+    /// Puts a packet into the buffers that come next; `false` when there are too few.
+    pub fn deliver(&mut self, pool: &Pool, packet: &[u8], lie: Option<Lie>) -> bool {
+        if lie == Some(Lie::Gone) {
+            *locked(&self.cells.gone) = true;
+            return true;
+        }
+        let ring = self.kind.places().receive;
+        let Some((words, count)) = self.ring(ring).filter(|_| self.is_receiving()) else { return false };
+        let (mut head, tail) = (self.cells.get(ring + HEAD), self.cells.get(ring + TAIL));
+        let pieces: Vec<&[u8]> = packet.chunks(self.buffer_bytes()).collect();
+        if (tail + count - head) % count < u32::try_from(pieces.len()).unwrap_or(u32::MAX) {
+            return false;
+        }
+        for (number, piece) in pieces.iter().enumerate() {
+            let at = 2 * head as usize;
+            let address = u64::from_le(words[at].load(Ordering::Acquire));
+            if !self.reach(pool, address, piece.len()).is_some_and(|sight| sight.write(address, piece)) {
+                return false;
+            }
+            let (len, ends, damaged) = match lie {
+                Some(Lie::TooLong) => (self.buffer_bytes() + 1, true, false),
+                Some(Lie::Empty) => (0, true, false),
+                Some(Lie::Endless) => (piece.len(), false, false),
+                Some(Lie::Damaged) => (piece.len(), number + 1 == pieces.len(), true),
+                _ => (piece.len(), number + 1 == pieces.len(), false),
+            };
+            let status = 1 | u64::from(ends) << 1;
+            let word = match self.kind {
+                Kind::E1000e => len as u64 | status << 32 | u64::from(damaged) << 40,
+                Kind::Igb => (len as u64) << 32 | status | u64::from(damaged) << 31,
+            };
+            words[at + 1].store(word.to_le(), Ordering::Release);
+            head = (head + 1) % count;
+        }
+        self.cells.set(ring + HEAD, head);
+        true
+    }
+
+    /// Sends what was posted: how many descriptors. With a lie, says that all is sent without having looked.
+    pub fn send(&mut self, pool: &Pool, lie: Option<Lie>) -> u32 {
+        let ring = self.kind.places().transmit;
+        let enabled = self.cells.get(register::TCTL) & 2 != 0 && self.wires.is_bus_master();
+        let Some((words, count)) = self.ring(ring).filter(|_| enabled) else { return 0 };
+        let (mut head, tail) = (self.cells.get(ring + HEAD), self.cells.get(ring + TAIL));
+        let mut fetched = 0;
+        while head != tail {
+            let at = 2 * head as usize;
+            let load = |at: usize| u64::from_le(words[at].load(Ordering::Acquire));
+            let (address, word) = (load(at), load(at + 1));
+            self.fetch(pool, address, word, lie);
+            if word & 1 << 27 != 0 {
+                words[at + 1].store((word | 1 << 32).to_le(), Ordering::Release);
+            }
+            head = (head + 1) % count;
+            fetched += 1;
+        }
+        self.cells.set(ring + HEAD, head);
+        fetched
+    }
+
+    fn fetch(&mut self, pool: &Pool, address: u64, word: u64, lie: Option<Lie>) {
+        let (context, len) = match self.kind {
+            Kind::E1000e => (word >> 20 & 0xf == 0, word & 0xf_ffff),
+            Kind::Igb => (word >> 20 & 0xf == 2, word & 0xffff),
+        };
+        if context {
+            self.context = Some([address, word]);
+            return;
+        }
+        let len = usize::try_from(len).unwrap_or(0);
+        if lie.is_none() {
+            let whole =
+                self.reach(pool, address, len).is_some_and(|sight| sight.read(address, len, &mut self.piece));
+            assert!(whole, "a buffer of {len} bytes at {address:#x}, which is not mapped");
+        }
+        if word & 1 << 24 != 0 {
+            // TXSM of both.
+            let context = self.context.filter(|_| word & 1 << 41 != 0);
+            self.sent.push(Sent { bytes: core::mem::take(&mut self.piece), context });
+        }
+    }
+
+    /// The arena, where the bus has it mapped.
+    fn reach<'p>(&self, pool: &'p Pool, address: u64, len: usize) -> Option<Sight<'p>> {
+        if !self.wires.is_mapped(address, len as u64) {
+            return None;
+        }
+        Some(Sight::new(pool, self.wires.arena_base()?))
+    }
+}
