@@ -21,6 +21,7 @@ mod receive;
 mod ring;
 mod shadow;
 mod split;
+mod transmit;
 mod transport;
 
 pub use memory::RingMemory;
