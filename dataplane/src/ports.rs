@@ -207,8 +207,8 @@ impl Port {
             // The kernel hands over TCP before it is cut.
             Device::Packet(_) => 4096,
             Device::Pcap(_) => 2048,
-            // 256 bytes of each slot are headroom.
-            Device::Vhost(port) if port.plan().mtu + 18 <= 2048 - 256 => 2048,
+            // 256 bytes of each slot are headroom, and 12 the header.
+            Device::Vhost(port) if port.plan().mtu + 18 <= 2048 - 256 - 12 => 2048,
             Device::Vhost(_) => 4096,
             Device::Nic(port) => port.slot_bytes(),
             #[cfg(feature = "dpdk")]
