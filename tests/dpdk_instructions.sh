@@ -14,11 +14,11 @@ count() { awk '/^summary:|^totals:/ { print $2; exit }' "$1"; }
 ours() { # seconds, where to: instructions and packets
     valgrind --tool=callgrind --dump-instr=yes --callgrind-out-file="$2" target/release/ringway forward --mode wire --idle spin \
         --format json --duration "$1" --port dpdk:net_null0,size=64,memory=256 --port dpdk:net_null1,size=64 >"$2.json" 2>"$2.log"
-    echo "$(count "$2") $(sed -n 's/.*"end".*//; $p' "$2.json" | sed 's/.*"received":\([0-9]*\).*/\1/')"
+    echo "$(count "$2") $(tail -n 1 "$2.json" | sed 's/.*"received":\([0-9]*\).*/\1/')"
 }
 
 theirs() {
-    timeout --preserve-status -s INT "$1" valgrind --tool=callgrind --callgrind-out-file="$2" dpdk-testpmd --no-huge --no-shconf \
+    timeout --preserve-status -s TERM "$1" valgrind --tool=callgrind --callgrind-out-file="$2" dpdk-testpmd --no-huge --no-shconf \
         -m 256 --no-telemetry --file-prefix="$prefix" --no-pci --lcores '0@0,1@1' --vdev net_null0 --vdev net_null1 -- \
         --no-mlockall --total-num-mbufs=8192 --forward-mode=io --nb-cores=1 --burst=64 --stats-period 60 >"$2.txt" 2>&1 || true
     echo "$(count "$2") $(awk '/Accumulated/ { all = 1 } all && /RX-packets/ { print $2; exit }' "$2.txt")"
