@@ -252,25 +252,6 @@ impl Pool {
         (slot.0 as u64) << self.shift
     }
 
-    /// Asks for the cache lines around an offset, for what a device on another core has written there: its header ends a
-    /// line, and its packet begins the next. A hint that reads nothing; without one on this machine it does nothing.
-    #[inline]
-    pub fn expect_soon(&self, offset: u64) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let Ok(offset) = usize::try_from(offset) else { return };
-            // Wherever that is: an address that is only asked for need not be one.
-            let at = self.base.as_ptr().wrapping_add(offset);
-            // SAFETY: a prefetch never faults and changes no memory.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-            // SAFETY: as above.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64).cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = offset;
-    }
-
     /// The slot that an offset lies in, and how far in; [`Stray::Unknown`] if it is not a frame's.
     ///
     /// # Errors

@@ -147,6 +147,53 @@ fn a_back_end_may_go_and_come_back() {
     assert!(report.both("received_packets") > 0 && report.both("transmitted_packets") > 0, "{}", report.end);
 }
 
+/// A forwarder that is killed leaves a back end that serves the next one.
+#[test]
+fn a_front_end_may_be_killed_and_come_back() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "dpdk-testpmd");
+    let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");
+    let folder = Folder::new("killed");
+    let socket = folder.socket("a.sock");
+    let peer = testpmd(&[&socket], "", &ECHO).expect("testpmd");
+    let port = format!("vhost-user:{socket}");
+    let ports = ["--port", "af-xdp:rw-left,ring=64", "--port", &port];
+    let stream = Stream { count: 300, bytes: 200, window: 16, vlan: None };
+    for round in 0..3 {
+        let forwarder = Forwarder::start(lab.middle(), &ports).expect("a forwarder");
+        let landed = exchange(&lab, Side::Left, stream, Expect::Swapped).expect("peers");
+        assert_eq!((landed.whole, landed.damaged), (300, 0), "round {round}: {landed:?}");
+        if round == 2 {
+            forwarder.finish().expect("books in order");
+        } else {
+            // Dropped while it runs, it is killed.
+            drop(forwarder);
+        }
+    }
+    drop(peer);
+}
+
+/// Two queue pairs: whichever of them the back end answers on, it comes back.
+#[test]
+fn two_queue_pairs_carry_every_byte() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "dpdk-testpmd");
+    for options in ["", ",packed=on"] {
+        let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");
+        let folder = Folder::new(&format!("pairs{}", options.len()));
+        let socket = folder.socket("a.sock");
+        let two = ["--rxq=2", "--txq=2"];
+        let peer = testpmd(&[&socket], ",queues=2", &[&ECHO[..], &two[..]].concat()).expect("testpmd");
+        let port = format!("vhost-user:{socket},queues=2{options}");
+        let ports = ["--port", "af-xdp:rw-left,ring=64", "--port", &port];
+        let forwarder = Forwarder::start(lab.middle(), &ports).expect("a forwarder");
+        let stream = Stream { count: 600, bytes: 200, window: 16, vlan: None };
+        let landed = exchange(&lab, Side::Left, stream, Expect::Swapped).expect("peers");
+        let report = forwarder.finish().expect("books in order");
+        drop(peer);
+        assert_eq!((landed.whole, landed.damaged), (600, 0), "{options}: {landed:?}, {}", report.end);
+        assert_eq!(report.queues(1, "received_packets").len(), 2, "{}", report.end);
+    }
+}
+
 /// The back end connects to us, where it is the client.
 #[test]
 fn a_back_end_may_connect_to_us() {

@@ -78,6 +78,8 @@ struct VirtioQueue<'p, R: Ring, T: Transport> {
     fault: Option<Fault>,
     /// Something was posted for sending since the device was last told.
     posted: bool,
+    /// Turns since something was posted for sending; round and round from 1 to 128.
+    quiet: u8,
     /// Whether the device sleeps was last looked at without a fence.
     unsure: bool,
     /// What was posted for receiving and for sending since the device was last rung for, or known to be awake.
@@ -112,6 +114,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
             up: false,
             fault: None,
             posted: false,
+            quiet: 0,
             unsure: false,
             owed: (false, false),
             armed: Cell::new(false),
@@ -407,9 +410,10 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
         if self.armed.get() {
             self.disarm();
         }
-        // Not while more goes out and there is room: each look takes the ring's lines away from the device that writes
-        // them.
-        if !self.posted || self.sent.lent() > self.sent.vacant() {
+        // Not while more goes out and there is room, and the longer nothing went out the seldomer: each look takes the ring's
+        // lines away from the device that writes them.
+        self.quiet = if self.posted { 0 } else { self.quiet % 128 + 1 };
+        if self.quiet.is_power_of_two() || self.sent.lent() > self.sent.vacant() {
             self.complete();
         }
         self.wake();
