@@ -28,7 +28,8 @@ tiers=(
 # Each test boots a guest of two processors: one after another. What QEMU and the kernels need is downloaded once, below target/guest.
 guest() {
     cargo build -p ringway -p ringway-lab --bins || return 1
-    cargo test -p ringway-lab --test 'guest_*' -- --ignored --test-threads=1
+    cargo test -p ringway-lab --test 'guest_*' -- --ignored --test-threads=1 &&
+        cargo test -p ringway-examples --test bare_nic -- --ignored --test-threads=1
 }
 
 # Only with --cfg loom are the ring's atomics loom's: a build of its own, in a folder of its own.
