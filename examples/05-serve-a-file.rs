@@ -9,7 +9,7 @@
 
 use dataplane::PortId;
 use dataplane::net::Prefix;
-use dataplane::ports::Port;
+use dataplane::ports::{Port, Purpose};
 use dataplane::serve::content::{Share, StorePlan};
 use dataplane::serve::http::{Limits, Policy, PolicyPlan};
 use dataplane::serve::server::{ServePlan, Servers};
@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     // Only what is for that address is ours: the kernel keeps the rest of the port.
     let filter = Filter::flows([Endpoint::own((address.address, LISTEN).into())])?;
-    let ports = [Port::open_for(PortId(0), &spec, &filter)?];
+    let ports = [Port::open_for(PortId(0), &spec, &filter, Purpose::Files { workers: 1 })?];
     let duration = Some(Duration::from_secs(seconds.parse()?));
     let plan = SessionPlan { duration, content_bytes: 64 << 20, ..SessionPlan::default() };
     let ends = session(

@@ -24,5 +24,5 @@ if [ "${1:-}" = profile ]; then
     exit
 fi
 count loopback 62
-count "virtio, split rings" 350 split
-count "virtio, packed rings" 400 packed
+count "virtio, split rings" 122 split
+count "virtio, packed rings" 137 packed

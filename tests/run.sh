@@ -58,9 +58,11 @@ dpdk() {
         return 0
     fi
     cargo clippy -p ringway-dpdk-sys -p ringway-drivers -p ringway -p ringway-lab --features dpdk --all-targets -- -D warnings &&
-        cargo build -p ringway --features dpdk &&
+        cargo build -p ringway -p ringway-lab --features dpdk --bins &&
         cargo test -p ringway-drivers --features dpdk --lib -- dpdk spec &&
-        cargo test -p ringway-lab --features dpdk --test dpdk_matrix --test dpdk_devices --test dpdk_serve
+        cargo test -p ringway-lab --features dpdk --test dpdk_build --test dpdk_matrix --test dpdk_devices \
+            --test dpdk_serve --test dpdk_load --test dpdk_life --test dpdk_queues &&
+        cargo test -p ringway-lab --features dpdk --test dpdk_nics -- --ignored
 }
 
 # cargo-deny is built once, below target/, and nothing of it lands in the user's home.

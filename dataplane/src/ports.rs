@@ -5,7 +5,7 @@ use crate::app::PortId;
 use drivers::QueuePair;
 #[cfg(feature = "dpdk")]
 use drivers::dpdk::{self, DpdkPlan, DpdkPort, DpdkQueue};
-use drivers::link::{self, Link};
+use drivers::link::{self, Link, ZeroCopy};
 use drivers::nic::vhost::{VhostPlan, VhostPort};
 use drivers::nic::{NicPlan, NicPort};
 use drivers::packet::{PacketPlan, PacketQueue};
@@ -39,6 +39,18 @@ pub struct Port {
     bad_wire: Option<LossyPlan>,
 }
 
+/// What a port is opened for, where that makes one driver better than another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Each packet by itself: forwarding, and the client of a load.
+    Frames,
+    /// Long streams of the server's, by so many workers, each of which wants a queue.
+    Files {
+        /// How many.
+        workers: usize,
+    },
+}
+
 #[derive(Debug)]
 enum Device {
     Xdp(Arc<XdpPort>),
@@ -66,16 +78,22 @@ impl Port {
     /// # Errors
     /// [`OpenError`], with the cure in words.
     pub fn open(id: PortId, spec: &PortSpec) -> Result<Self, OpenError> {
-        Self::open_for(id, spec, &Filter::whole_port())
+        Self::open_for(id, spec, &Filter::whole_port(), Purpose::Frames)
     }
 
     /// The same, but of what arrives only what `filter` takes is ours; the rest reaches the kernel as before. Drivers
-    /// without a filter of their own deliver everything, and leave the choice to the app.
+    /// without a filter of their own deliver everything, and leave the choice to the app. The purpose decides which driver
+    /// is the best when the user names none.
     ///
     /// # Errors
     /// [`OpenError`], with the cure in words: also when the filter shares an address with the kernel, and the driver
     /// cannot keep the kernel from answering for it.
-    pub fn open_for(id: PortId, spec: &PortSpec, filter: &Filter) -> Result<Self, OpenError> {
+    pub fn open_for(
+        id: PortId,
+        spec: &PortSpec,
+        filter: &Filter,
+        purpose: Purpose,
+    ) -> Result<Self, OpenError> {
         let wrong = |error: SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
         let mut bare = spec.clone();
         let tap = bare.take("tap").map(PathBuf::from);
@@ -104,7 +122,7 @@ impl Port {
                 let why = format!("unknown driver \"{other}\"");
                 return Err(OpenError::refused(&spec.device, "reading the port", why));
             }
-            None => best(&bare, filter)?,
+            None => best(&bare, filter, purpose)?,
         };
         if let (Device::Packet(_), Some(endpoint)) =
             (&device, filter.endpoints().iter().find(|at| !at.is_own()))
@@ -165,6 +183,22 @@ impl Port {
         }
     }
 
+    /// Frames that all its queues together take in before anybody looks: what comes beyond is lost. `None` where nothing is,
+    /// because the other side waits.
+    #[must_use]
+    pub fn receive_slots(&self) -> Option<u32> {
+        let (ring, queues) = match &self.device {
+            Device::Xdp(port) => (port.ring(), port.queues().len()),
+            Device::Packet(plan) => (plan.ring, plan.queues as usize),
+            Device::Pcap(_) => return None,
+            Device::Vhost(port) => (port.plan().ring.into(), port.plan().queues as usize),
+            Device::Nic(port) => (port.plan().ring.into(), port.plan().queues as usize),
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => (port.receive_ring().into(), port.plan().queues.into()),
+        };
+        Some(ring.saturating_mul(u32::try_from(queues).unwrap_or(u32::MAX)))
+    }
+
     /// Bytes of a slot that suits it: 2048, or 4096 where longer frames come, or the device leaves less room in a slot.
     #[must_use]
     pub fn slot_bytes(&self) -> u16 {
@@ -173,8 +207,8 @@ impl Port {
             // The kernel hands over TCP before it is cut.
             Device::Packet(_) => 4096,
             Device::Pcap(_) => 2048,
-            // 256 bytes of each slot are headroom.
-            Device::Vhost(port) if port.plan().mtu + 18 <= 2048 - 256 => 2048,
+            // 256 bytes of each slot are headroom, and 12 the header.
+            Device::Vhost(port) if port.plan().mtu + 18 <= 2048 - 256 - 12 => 2048,
             Device::Vhost(_) => 4096,
             Device::Nic(port) => port.slot_bytes(),
             #[cfg(feature = "dpdk")]
@@ -274,6 +308,13 @@ impl Port {
         })
     }
 
+    /// Waits until what is sent to the port gets somewhere, once all its queues are open; for a few seconds at most.
+    pub fn wait_ready(&self) {
+        if let Device::Vhost(port) = &self.device {
+            port.wait_ready();
+        }
+    }
+
     /// What the XDP program decided, where there is one.
     #[must_use]
     pub fn verdicts(&self) -> Option<Verdicts> {
@@ -336,8 +377,15 @@ fn bad_wire(spec: &mut PortSpec) -> Result<Option<LossyPlan>, SpecError> {
 }
 
 /// The best driver that works on an interface, and why it is that one.
-fn best(spec: &PortSpec, filter: &Filter) -> Result<(Device, Option<String>), OpenError> {
+fn best(spec: &PortSpec, filter: &Filter, purpose: Purpose) -> Result<(Device, Option<String>), OpenError> {
     let wrong = |error: SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
+    if let Purpose::Files { workers } = purpose
+        && let Some((plan, why)) = packet_for_files(spec, filter, workers)
+    {
+        let words =
+            format!("{} runs over packet, which cuts large segments in the kernel: {why}", spec.device);
+        return Ok((Device::Packet(plan), Some(words)));
+    }
     // An interface that is not there, or is down, is so for every driver.
     let plan = XdpPlan::from_spec(spec).map_err(wrong)?;
     let refusal = match XdpPort::open(XdpPlan { filter: filter.clone(), ..plan }) {
@@ -351,6 +399,22 @@ fn best(spec: &PortSpec, filter: &Filter) -> Result<(Device, Option<String>), Op
     let plan = PacketPlan::from_spec(spec).map_err(wrong)?;
     let words = format!("{} runs over packet, since af-xdp does not work there: {refusal}", spec.device);
     Ok((Device::Packet(plan), Some(words)))
+}
+
+/// How `packet` would serve files, and why it does so faster than `af-xdp`; `None` where it does not, or cannot.
+///
+/// Without zero-copy both copy each byte, but `af-xdp` pays for each packet what `packet` pays for each 60 KiB, which the
+/// kernel cuts (measured in the book's chapter on measuring, beside nginx). An address that the kernel has as well can be
+/// shared over `af-xdp` only, and options of `af-xdp`'s are a wish to have it.
+fn packet_for_files(spec: &PortSpec, filter: &Filter, workers: usize) -> Option<(PacketPlan, String)> {
+    let link = Link::by_name(&spec.device).ok().filter(|link| link.up)?;
+    let ZeroCopy::No(why) = link.zero_copy() else { return None };
+    if filter.endpoints().iter().any(|endpoint| !endpoint.is_own()) {
+        return None;
+    }
+    let plan = PacketPlan::from_spec(spec).ok()?;
+    let queues = plan.queues.max(u32::try_from(workers).ok()?);
+    Some((PacketPlan { queues, ..plan }, why))
 }
 
 /// Records all that a queue receives and transmits.

@@ -19,6 +19,8 @@ pub struct Rates {
     pub transmitted_mpps: f64,
     /// Bits transmitted, thousand millions a second, Ethernet headers included.
     pub transmitted_gbps: f64,
+    /// Time of turns that moved something, of all workers: 1.0 is all of one.
+    pub busy: f64,
 }
 
 impl Rates {
@@ -37,6 +39,7 @@ impl Rates {
             received_mpps: grown(|counters| counters.received.packets) / 1e6,
             transmitted_mpps: grown(|counters| counters.transmitted.packets) / 1e6,
             transmitted_gbps: grown(|counters| counters.transmitted.bytes) * 8.0 / 1e9,
+            busy: after.busy.saturating_sub(before.busy).as_secs_f64() / seconds,
         }
     }
 }
@@ -93,6 +96,7 @@ pub fn end_json(
             "home": ends.iter().map(|end| end.census.free).sum::<u32>(),
         },
         "turns": last.turns,
+        "busy_seconds": last.busy.as_secs_f64(),
     })
 }
 
@@ -172,11 +176,12 @@ pub fn interval_text(at: Duration, rates: Rates, before: &Snapshot, now: &Snapsh
         |snapshot: &Snapshot| snapshot.queues.iter().map(|queue| queue.counters.receive_missed).sum::<u64>();
     let lost = |snapshot: &Snapshot| snapshot.books().discarded + snapshot.books().unsendable;
     format!(
-        "{:>5.0} s   in {:>7.3} Mpps   out {:>7.3} Mpps  {:>7.3} Gb/s   discarded {:>7}   missed {:>7}",
+        "{:>5.0} s   in {:>7.3} Mpps   out {:>7.3} Mpps  {:>7.3} Gb/s   busy {:>4.0} %   discarded {:>7}   missed {:>7}",
         at.as_secs_f64(),
         rates.received_mpps,
         rates.transmitted_mpps,
         rates.transmitted_gbps,
+        100.0 * rates.busy,
         lost(now).saturating_sub(lost(before)),
         missed(now).saturating_sub(missed(before)),
     )

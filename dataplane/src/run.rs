@@ -72,11 +72,15 @@ pub fn run<'p, Q: Gather<'p>, A: App<'p>>(
     }
     let begin = Instant::now();
     let (mut last_frame, mut next_look) = (Duration::ZERO, Duration::ZERO);
+    let mut now = begin.elapsed();
     let ended = loop {
-        let now = begin.elapsed();
         let busy = worker.turn(Tick(now)) > 0;
         if busy {
             last_frame = now;
+            // The end of this turn is the beginning of the next: the clock is read once a turn.
+            let after = begin.elapsed();
+            worker.note_busy(after - now);
+            now = after;
             // A worker that is never idle must still hear the word, but not ask for it at every turn.
             if now < next_look {
                 continue;
@@ -93,6 +97,9 @@ pub fn run<'p, Q: Gather<'p>, A: App<'p>>(
             // As if it had been quiet for long.
             Idle::Wait => rest(worker, now, SLEEP_AFTER, duration),
             Idle::Adaptive => rest(worker, now, now - last_frame, duration),
+        }
+        if !busy {
+            now = begin.elapsed();
         }
     };
     settle(worker, stop);

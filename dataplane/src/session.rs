@@ -192,8 +192,8 @@ enum News {
 
 /// Runs one worker a CPU over the ports until the first of them ends, then the others.
 ///
-/// `ready` hears of all workers once every queue is open; `second` is called about once a second until the end.
-/// Both return whether to go on; without a start there are no ends.
+/// `ready` hears of all workers once every queue is open and what is sent there gets somewhere; `second` is called about
+/// once a second until the end. Both return whether to go on; without a start there are no ends.
 ///
 /// # Errors
 /// [`SessionError`] when a queue could not be opened; nothing runs then. [`SessionError::Died`] when a worker panicked
@@ -232,6 +232,9 @@ pub fn session(
         }
         drop(news);
         let facts = gather_facts(&inbox, shares.len());
+        if facts.is_ok() {
+            ports.iter().for_each(Port::wait_ready);
+        }
         let goes = facts.as_ref().is_ok_and(|facts| ready(facts));
         let _ = go.set(goes);
         let ends = match facts {

@@ -9,6 +9,7 @@ use drivers::{Caps, QueueCounters};
 use serde::Serialize;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $advice:literal;)+) => {
@@ -76,6 +77,7 @@ reasons! {
 pub struct Board {
     queues: Vec<QueueBoard>,
     turns: AtomicU64,
+    busy_nanoseconds: AtomicU64,
     allocated: AtomicU64,
     held: AtomicU64,
     delivered: AtomicU64,
@@ -102,6 +104,7 @@ impl Board {
         Self {
             queues: queues.into_iter().map(queue).collect(),
             turns: AtomicU64::new(0),
+            busy_nanoseconds: AtomicU64::new(0),
             allocated: AtomicU64::new(0),
             held: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
@@ -120,7 +123,7 @@ impl Board {
 
     pub(crate) fn publish_worker(
         &self,
-        turns: u64,
+        (turns, busy): (u64, Duration),
         allocated: u64,
         held: u64,
         discards: &[u64; Reason::COUNT],
@@ -128,6 +131,8 @@ impl Board {
         handed: Handed,
     ) {
         self.turns.store(turns, Ordering::Relaxed);
+        let busy = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
+        self.busy_nanoseconds.store(busy, Ordering::Relaxed);
         self.allocated.store(allocated, Ordering::Relaxed);
         self.held.store(held, Ordering::Relaxed);
         for (cell, number) in self.discards.iter().zip(discards) {
@@ -153,6 +158,7 @@ impl Board {
         Snapshot {
             queues: self.queues.iter().map(queue).collect(),
             turns: self.turns.load(Ordering::Relaxed),
+            busy: Duration::from_nanos(self.busy_nanoseconds.load(Ordering::Relaxed)),
             allocated: self.allocated.load(Ordering::Relaxed),
             held: self.held.load(Ordering::Relaxed),
             delivered: self.delivered.load(Ordering::Relaxed),
@@ -182,6 +188,9 @@ pub struct Snapshot {
     pub queues: Vec<QueueSnapshot>,
     /// Turns of the loop.
     pub turns: u64,
+    /// Time of those turns that moved something. What is left was spent waiting, by whatever way of being idle: how much more a
+    /// worker could do is seen here, also when it spins. The kernel's work inside of our system calls is in it.
+    pub busy: Duration,
     /// Packets that the app made.
     pub allocated: u64,
     /// Packets that the app keeps, or that wait in the outbox.
@@ -199,6 +208,7 @@ impl Snapshot {
     pub fn add(&mut self, other: Self) {
         self.queues.extend(other.queues);
         self.turns += other.turns;
+        self.busy += other.busy;
         self.allocated += other.allocated;
         self.held += other.held;
         self.delivered += other.delivered;

@@ -34,6 +34,7 @@ pub struct Worker<'p, Q, A> {
     hand_off: Option<HandOff<'p>>,
     board: Arc<Board>,
     turns: u64,
+    busy: Duration,
     next_tick: Tick,
 }
 
@@ -46,7 +47,7 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
         let board = Arc::new(Board::new(members.iter().map(|m| (m.port, m.queue.caps().clone())).collect()));
         let outbox = Outbox::new(pool, &ports);
         let (burst, next_tick) = (Burst::new(), Tick::default());
-        Self { members, app, burst, outbox, hand_off: None, board, turns: 0, next_tick }
+        Self { members, app, burst, outbox, hand_off: None, board, turns: 0, busy: Duration::ZERO, next_tick }
     }
 
     /// The same worker, linked to others: it hands over what must leave by their ports, and takes over what must
@@ -197,7 +198,7 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
             self.board.publish_queue(index, &counters, member.queue.pending());
         }
         self.board.publish_worker(
-            self.turns,
+            (self.turns, self.busy),
             self.outbox.allocated(),
             self.app.held() + self.outbox.waiting() as u64,
             &discards,
@@ -215,6 +216,11 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
             self.take_over();
         }
         self.gather();
+    }
+
+    /// Notes how long a turn took that moved something: a worker has no clock.
+    pub const fn note_busy(&mut self, time: Duration) {
+        self.busy = self.busy.saturating_add(time);
     }
 
     /// Packets that wait for room at a queue.

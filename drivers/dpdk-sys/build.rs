@@ -32,8 +32,12 @@ mod link {
     pub(super) fn build() -> Result<(), String> {
         println!("cargo:rerun-if-changed=shim");
         let found = pkg_config::Config::new().atleast_version(OLDEST).probe("libdpdk").map_err(|error| {
+            let finds = match version() {
+                Some(version) => format!("only finds version {version}"),
+                None => "does not find it".to_owned(),
+            };
             format!(
-                "The feature `dpdk` needs libdpdk {OLDEST} or newer, and pkg-config does not find it.\n\
+                "The feature `dpdk` needs libdpdk {OLDEST} or newer, and pkg-config {finds}.\n\
                  On Debian and Ubuntu it is in the package `libdpdk-dev`: `make dpdk` installs it, or \
                  `apt-get install libdpdk-dev pkg-config`. Elsewhere set PKG_CONFIG_PATH.\n\
                  Without DPDK: build without `--features dpdk`.\n\n{error}"
@@ -51,15 +55,22 @@ mod link {
             }
         }
         // Bursts are inlined into the shim: unoptimised, they would cost more than what they measure.
-        shim.opt_level(3).debug(true).files(SHIM.iter().map(Path::new));
+        shim.opt_level(3).debug(true).force_frame_pointer(false).files(SHIM.iter().map(Path::new));
         shim.try_compile("ringway_dpdk").map_err(|error| format!("compiling drivers/dpdk-sys/shim: {error}"))
     }
 
     fn other_flags() -> Vec<String> {
+        ask("--cflags-only-other").split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Of the library that is there, whichever that is.
+    fn version() -> Option<String> {
+        Some(ask("--modversion").trim().to_owned()).filter(|version| !version.is_empty())
+    }
+
+    fn ask(question: &str) -> String {
         let tool = std::env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());
-        let printed = Command::new(tool).args(["--cflags-only-other", "libdpdk"]).output();
-        let text =
-            printed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-        text.split_whitespace().map(str::to_owned).collect()
+        let printed = Command::new(tool).args([question, "libdpdk"]).output();
+        printed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
     }
 }

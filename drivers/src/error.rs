@@ -57,6 +57,8 @@ impl std::error::Error for OpenError {
 pub enum Fault {
     /// The interface is no longer there.
     Gone,
+    /// The process at the other end of a link of shared memory is gone, and this side does not connect again.
+    Severed,
     /// The device does not answer any more, or the kernel asks for it back.
     PulledOut,
     /// The device returned a slot that it did not have.
@@ -81,6 +83,10 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the interface was deleted, or moved to another namespace"),
+            Self::Severed => f.write_str(
+                "the process at the other end is gone, and this side of such a link does not connect again: start it once the \
+                 other is there, or let this side listen (server=1)",
+            ),
             Self::PulledOut => f.write_str("the device was pulled out, or the kernel asks for it back"),
             Self::Stray(stray) => stray.fmt(f),
             Self::Ring(Impossible { claimed, head, tail }) => write!(

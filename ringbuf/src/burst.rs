@@ -25,6 +25,9 @@ pub struct Burst<'p> {
     tail: u32,
 }
 
+/// Bytes of a line of the cache, on all that we run on.
+const LINE: usize = 64;
+
 impl<'p> Burst<'p> {
     /// An empty one.
     #[must_use]
@@ -61,6 +64,15 @@ impl<'p> Burst<'p> {
         let first = unsafe { self.frames.as_ptr().add(self.head as usize) };
         // SAFETY: *filled*: they hold frames; a `MaybeUninit` is laid out as its content.
         unsafe { core::slice::from_raw_parts(first.cast(), self.len()) }
+    }
+
+    /// Reads of each frame what the headers of its packet fill, before anybody looks at the first: lines that another core or
+    /// a device has written come into the cache all at once then, and not each when it is its turn.
+    #[inline]
+    pub fn warm(&self) {
+        let lines = |frame: &Frame<'p>| [0, LINE].map(|at| frame.get(at).copied().unwrap_or(0));
+        let read = self.as_slice().iter().flat_map(lines).fold(0, |sum: u8, byte| sum ^ byte);
+        core::hint::black_box(read);
     }
 
     /// The frames, front first, to be changed in place.
@@ -172,6 +184,50 @@ impl<'p> Burst<'p> {
         departed
     }
 
+    /// As [`fill_from`](Self::fill_from), with something that changes `beside` each item.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `fill_from`")]
+    pub(crate) fn fill_beside<B, T>(
+        &mut self,
+        beside: &mut [B],
+        items: &[T],
+        mut turn: impl FnMut(&mut B, &T) -> Option<Frame<'p>>,
+    ) -> u32 {
+        self.close_up();
+        let Some(places) = self.frames.get_mut(self.tail as usize..) else { return 0 };
+        let filled = narrow(three_by_three(places, beside, items, |place, beside, item| {
+            let Some(frame) = turn(beside, item) else { return false };
+            place.write(frame);
+            true
+        }));
+        // As in `fill_from`.
+        self.tail += filled;
+        filled
+    }
+
+    /// Takes frames from the front that `turn` agrees to keep in its own way: they are forgotten here. Returns how many.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `fill_from`")]
+    pub(crate) fn drain_beside<B, T>(
+        &mut self,
+        beside: &mut [B],
+        items: &[T],
+        mut turn: impl FnMut(&mut B, &T, &Frame<'p>) -> bool,
+    ) -> u32 {
+        let head = self.head;
+        let frames: *mut [Frame<'p>] = self.as_mut_slice();
+        // As in `depart_into`.
+        self.head = self.tail;
+        // SAFETY: *filled*: they were there when the head was at the first, nothing was moved or written since, and
+        // `&mut self` makes the reference unique.
+        let frames = unsafe { &mut *frames };
+        let gone =
+            narrow(three_by_three(frames, beside, items, |frame, beside, item| turn(beside, item, frame)));
+        // Those in front are forgotten: `turn` has their slots.
+        self.head = head + gone;
+        gone
+    }
+
     /// The frame `ahead` places behind the front.
     #[inline]
     #[must_use]
@@ -274,6 +330,36 @@ fn step_by_step<A, B>(to: &mut [A], from: &[B], mut step: impl FnMut(&mut A, &B)
     }
     for (to, from) in rest.iter_mut().zip(from_rest) {
         if !step(to, from) {
+            break;
+        }
+        done += 1;
+    }
+    done
+}
+
+/// The same with three sides.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "what `step` holds stays in registers")]
+fn three_by_three<A, B, C>(
+    a: &mut [A],
+    b: &mut [B],
+    c: &[C],
+    mut step: impl FnMut(&mut A, &mut B, &C) -> bool,
+) -> usize {
+    let count = a.len().min(b.len()).min(c.len());
+    let ((a, a_rest), (b, b_rest), (c, c_rest)) =
+        (a[..count].as_chunks_mut::<8>(), b[..count].as_chunks_mut::<8>(), c[..count].as_chunks::<8>());
+    let mut done = 0;
+    for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
+        for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
+            if !step(a, b, c) {
+                return done;
+            }
+            done += 1;
+        }
+    }
+    for ((a, b), c) in a_rest.iter_mut().zip(b_rest).zip(c_rest) {
+        if !step(a, b, c) {
             break;
         }
         done += 1;

@@ -17,7 +17,7 @@ pub struct Loan {
     pub(crate) pool: u32,
 }
 
-/// A slot is free, or this thread's, or another worker's, or out on a loan.
+/// A slot is at home (free, or on a [shelf](crate::shelf)), or this thread's, or another worker's, or out on a loan.
 pub(crate) const FREE: u8 = 0;
 pub(crate) const THREAD: u8 = 1;
 pub(crate) const ELSEWHERE: u8 = 2;
@@ -102,6 +102,15 @@ impl Ledger {
     pub(crate) fn hand_on(&self, slot: Slot, to: u8) {
         if let Some(holder) = self.holders.get(slot.0 as usize) {
             debug_assert_eq!(holder.get(), THREAD, "a frame is its thread's");
+            holder.set(to);
+        }
+    }
+
+    /// Hands a slot on that is known to be `from`'s without a look.
+    #[inline]
+    pub(crate) fn hand_between(&self, slot: Slot, from: u8, to: u8) {
+        if let Some(holder) = self.holders.get(slot.0 as usize) {
+            debug_assert_eq!(holder.get(), from, "a slot is where it was left");
             holder.set(to);
         }
     }

@@ -23,7 +23,7 @@
 //!
 //! # Reading order
 //! [`cursor`] (the algebra of every ring), [`shared`] (rings over memory that a peer writes too), [`arena`],
-//! [`ledger`], [`pool`], [`frame`], [`burst`], [`page`], [`content`], [`parcel`].
+//! [`ledger`], [`pool`], [`frame`], [`burst`], [`shelf`], [`page`], [`content`], [`parcel`].
 
 pub mod arena;
 pub mod burst;
@@ -35,6 +35,7 @@ pub mod page;
 pub mod parcel;
 pub mod pool;
 pub mod shared;
+pub mod shelf;
 mod sync;
 
 pub use arena::{Arena, ArenaError, ArenaPlan, Backing, FileMap, Keeper};
@@ -47,3 +48,4 @@ pub use page::{Front, PACKET_PAGES, Packet, Packets, Page};
 pub use parcel::Parcel;
 pub use pool::{Census, Gate, HEADROOM, Pool};
 pub use shared::{Batch, Grant, RingParts, SharedConsumer, SharedProducer, ring_pair};
+pub use shelf::Shelf;

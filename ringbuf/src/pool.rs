@@ -233,7 +233,8 @@ impl Pool {
     #[must_use]
     pub fn census(&self) -> Census {
         let (thread, elsewhere) = (self.ledger.count(THREAD), self.ledger.count(ELSEWHERE));
-        let free = self.ledger.count(FREE);
+        // By the ledger, what is on a shelf is at home too.
+        let free = self.free();
         Census { free, thread, elsewhere, device: self.arena().frames() - free - thread - elsewhere }
     }
 
@@ -337,6 +338,41 @@ impl Pool {
         }
     }
 
+    /// The numbers of up to `count` free slots, which are the caller's from now on; the ledger is not told.
+    #[inline]
+    pub(crate) fn take_free(&self, count: usize) -> &[Cell<u32>] {
+        let free = self.free_count.get() as usize;
+        let left = free - count.min(free);
+        self.free_count.set(low32(left as u64));
+        self.free.get(left..free).unwrap_or_default()
+    }
+
+    /// Takes slots home that [`take_free`](Self::take_free) gave away, or that were frames and are at home by the ledger.
+    #[inline]
+    pub(crate) fn give_free(&self, slots: &[u32]) {
+        let count = self.free_count.get() as usize;
+        // Never out of bounds, as in `push`.
+        if let Some(top) = self.free.get(count..count + slots.len()) {
+            for (top, slot) in top.iter().zip(slots) {
+                top.set(*slot);
+            }
+            self.free_count.set(low32((count + slots.len()) as u64));
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn shift(&self) -> u32 {
+        self.shift
+    }
+
+    /// What a [shelf](crate::shelf)'s loops know of the pool; `None` where `SHIFT` is another pool's.
+    #[inline]
+    pub(crate) fn numbers<const SHIFT: u32>(&self) -> Option<Numbers<'_>> {
+        let shift = if SHIFT == 0 { self.shift } else { SHIFT };
+        let numbers = Numbers { holders: self.ledger.holders(), shift, base: self.base };
+        (shift == self.shift).then_some(numbers)
+    }
+
     /// A frame's last act.
     #[inline]
     pub(crate) fn put_back(&self, slot: Slot) {
@@ -435,6 +471,13 @@ impl<'p, const SHIFT: u32> Gate<'p, SHIFT> {
         holder.set(self.loan);
         Some(offset)
     }
+}
+
+/// A copy of the pool's numbers, for the same reason.
+pub(crate) struct Numbers<'p> {
+    pub(crate) holders: &'p [Cell<u8>],
+    pub(crate) shift: u32,
+    pub(crate) base: NonNull<u8>,
 }
 
 fn arena_frame_size(arena: &Arena) -> u16 {

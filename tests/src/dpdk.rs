@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -32,6 +33,21 @@ impl Socket {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Waits until somebody listens there.
+    ///
+    /// # Errors
+    /// When nobody does.
+    pub fn wait(&self) -> Outcome<()> {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !self.0.exists() {
+            if Instant::now() > until {
+                return Err(format!("nobody made {}", self.0.display()).into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// What a port calls the side that listens, `net_vhost`, as device of this number.
@@ -82,4 +98,31 @@ pub fn pool(frames: u32, content_bytes: usize) -> Outcome<Pool> {
 /// When the device does not start.
 pub fn queue<'p>(umem: &Rc<Umem<'p>>, port: &Arc<DpdkPort>) -> Outcome<DpdkQueue<'p>> {
     Ok(DpdkQueue::open(umem, port, 0)?)
+}
+
+/// Files of processes that are gone, which DPDK makes unless it is told not to. Its folder is there for a moment while a
+/// process begins, and others' may just do so.
+#[must_use]
+pub fn traces() -> Vec<String> {
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        let found = traces_now();
+        if found.is_empty() || Instant::now() > until {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn traces_now() -> Vec<String> {
+    let list = |folder: &str| -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.path().display().to_string()).collect()
+    };
+    // Of a process that is gone: one that lives may be somebody else's.
+    let left = |path: &String| {
+        let pid = path.rsplit_once("ringway-").and_then(|(_, pid)| pid.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    };
+    ["/var/run/dpdk", "/dev/hugepages"].map(list).concat().into_iter().filter(left).collect()
 }

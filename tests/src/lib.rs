@@ -6,6 +6,7 @@
 //! * [`traffic`] and [`counters`] are the real peers: the kernel's own TCP, UDP and ping, and what its interfaces counted;
 //! * [`Forwarder`] is `ringway forward` between its two ports, [`Report`] what it printed;
 //! * [`server`] is `ringway serve` with a tree of files, and its clients;
+//! * [`engine`] is the same over the kernel's sockets;
 //! * [`client`] is a client of our own, for paths that no kernel here can take;
 //! * [`indoors`] is the file server and that client over wires in memory;
 //! * [`guest`] is a kernel of our choice with emulated NICs, in QEMU;
@@ -13,12 +14,14 @@
 //! * [`raw`] sends frames that no kernel stack touches, and looks at each that arrives;
 //! * `dpdk`, with the feature, opens DPDK devices in the test's own process;
 //! * [`stories`] is what any server is told: requests, and the status of each;
+//! * [`upload`] is requests that store something, and what is left of them;
 //! * [`source`] reads Rust source for the tests that hold the tree to its own rules.
 #![forbid(unsafe_code)]
 
 pub mod client;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod engine;
 mod forwarder;
 pub mod guest;
 pub mod indoors;
@@ -30,6 +33,7 @@ pub mod server;
 pub mod source;
 pub mod stories;
 mod testlab;
+pub mod upload;
 
 pub use dataplane::lab::{counters, traffic};
 pub use forwarder::{Forwarder, Report};

@@ -3,12 +3,15 @@
 use crate::Outcome;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A program at work. Dropped while it runs, it is killed.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    /// Reads what it prints, and has the last line in the end.
+    reader: Option<JoinHandle<String>>,
 }
 
 impl Running {
@@ -31,9 +34,16 @@ impl Running {
                 break;
             }
         }
+        line.clear();
         // Somebody must go on reading, or it stops when the pipe is full.
-        std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
-        Ok(Self { child })
+        let reader = std::thread::spawn(move || {
+            let mut last = String::new();
+            while reader.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+                (last, line) = (line, String::new());
+            }
+            last
+        });
+        Ok(Self { child, reader: Some(reader) })
     }
 
     /// CPU seconds of the process so far, user and system.
@@ -44,11 +54,11 @@ impl Running {
         cpu_seconds(self.child.id())
     }
 
-    /// Ends it as its user would, and kills it if that takes longer than `patience`.
+    /// Ends it as its user would, and kills it if that takes longer than `patience`; the last line that it printed.
     ///
     /// # Errors
     /// When it cannot be signalled.
-    pub fn stop(mut self, patience: Duration) -> Outcome<()> {
+    pub fn stop(mut self, patience: Duration) -> Outcome<String> {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
         let begin = Instant::now();
@@ -58,7 +68,8 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(())
+        let last = self.reader.take().and_then(|reader| reader.join().ok());
+        Ok(last.unwrap_or_default())
     }
 }
 

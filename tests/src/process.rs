@@ -165,6 +165,14 @@ impl Ringway {
         self.signal(Signal::TERM)
     }
 
+    /// Sends SIGHUP: it opens anew what it serves.
+    ///
+    /// # Errors
+    /// When it has been waited for already.
+    pub fn hang_up(&self) -> Outcome<()> {
+        self.signal(Signal::HUP)
+    }
+
     /// Sends SIGKILL: no code of the program's own runs after that.
     ///
     /// # Errors

@@ -128,11 +128,17 @@ impl Server {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn with(namespace: &Namespace, args: &[&str]) -> Outcome<Self> {
-        let mut all = vec!["serve", "--format", "json"];
-        all.extend(args);
-        let mut ringway = Ringway::start(namespace, &all)?;
-        ringway.ready("\"event\":\"ready\"", OPENING)?;
-        Ok(Self(ringway))
+        let mut server = Self::begin(namespace, args)?;
+        server.0.ready("\"event\":\"ready\"", OPENING)?;
+        Ok(server)
+    }
+
+    /// Starts it, and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(namespace: &Namespace, args: &[&str]) -> Outcome<Self> {
+        Ok(Self(Ringway::start(namespace, &[&["serve", "--format", "json"], args].concat())?))
     }
 
     /// The process.

@@ -8,10 +8,9 @@
 #![forbid(unsafe_code)]
 
 use dataplane::lab::{Namespace, Side};
-use lab::dpdk::Socket;
+use lab::dpdk::{Socket, traces};
 use lab::traffic::{ping, tcp};
 use lab::{Forwarder, Outcome, Ringway, TestLab, needs};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -22,32 +21,6 @@ fn quiet() -> TestLab {
 
 fn here() -> Namespace {
     Namespace::current().expect("a namespace")
-}
-
-/// Files that DPDK makes unless it is told not to. Its folder is there for a moment while a process begins, and others'
-/// may just do so.
-fn traces() -> Vec<String> {
-    let until = Instant::now() + Duration::from_secs(5);
-    loop {
-        let found = traces_now();
-        if found.is_empty() || Instant::now() > until {
-            return found;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn traces_now() -> Vec<String> {
-    let list = |folder: &str| -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-        entries.flatten().map(|entry| entry.path().display().to_string()).collect()
-    };
-    // Of a process that is gone: one that lives may be somebody else's.
-    let left = |path: &String| {
-        let pid = path.rsplit_once("ringway-").and_then(|(_, pid)| pid.parse::<u32>().ok());
-        pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
-    };
-    ["/var/run/dpdk", "/dev/hugepages"].map(list).concat().into_iter().filter(left).collect()
 }
 
 fn between(lab: &TestLab, driver: &str) -> Outcome<Forwarder> {
@@ -176,6 +149,48 @@ fn refused(args: &[&str], words: &[&str]) {
     assert_eq!(traces(), [""; 0]);
 }
 
+/// A tap that a program has is not shared with another: both would lose frames to each other. A tap that was made to stay, and
+/// which nobody has, is taken.
+#[test]
+fn a_tap_in_use_is_refused() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool");
+    let lab = quiet();
+    let args = ["--mode", "mac-swap", "--port", "dpdk:net_tap0,iface=dtap6"];
+    let first = Forwarder::start(lab.middle(), &args).expect("a forwarder");
+    let all = [&["forward"][..], &args].concat();
+    let second = Ringway::complete(lab.middle(), &all, SOON).expect("an end");
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    for word in ["making the tap dtap6", "the device is in use", "iface="] {
+        assert!(second.stderr.contains(word), "no {word:?} in: {}", second.stderr);
+    }
+    first.finish().expect("books in order");
+    lab.ip("tuntap add dev dtap6 mode tap multi_queue").expect("a tap that stays");
+    lab.ip("link set dtap6 up").expect("up");
+    let third = Forwarder::start(lab.middle(), &args).expect("a forwarder");
+    third.finish().expect("books in order");
+}
+
+/// Who has no right to what a virtual device stands on is told which.
+#[test]
+fn rights_that_are_missing_are_named() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "setpriv");
+    let lab = quiet();
+    let program = Ringway::program().expect("built");
+    for device in
+        ["net_tap0,iface=dtap8", "net_af_packet0,iface=lo", "net_pcap0,iface=lo", "net_af_xdp0,iface=lo"]
+    {
+        let mut command = lab.middle().command("setpriv");
+        command.args(["--bounding-set=-net_admin,-net_raw", "--inh-caps=-net_admin,-net_raw"]).arg(&program);
+        let port = format!("dpdk:{device}");
+        let output =
+            command.args(["forward", "--mode", "mac-swap", "--port", &port]).output().expect("an end");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{device}: {said}");
+        assert!(said.contains("takes root, or CAP_NET_ADMIN and CAP_NET_RAW"), "{device}: {said}");
+        assert_eq!(traces(), [""; 0]);
+    }
+}
+
 /// Each mistake is answered in a sentence that has the cure.
 #[test]
 fn what_is_wrong_is_said() {
@@ -190,6 +205,12 @@ fn what_is_wrong_is_said() {
         ("dpdk:net_af_packet0,iface=nothing0", &["net_af_packet0,iface=nothing0", "No such device"]),
         ("dpdk:net_tap0,mtu=65535", &["configuring it", "frames of 1522 bytes are the longest"]),
         ("dpdk:net_null0,ring=5", &["from 32 to 32768"]),
+        ("dpdk:net_vhost0,iface=/nonexistent/socket", &["its folder is not there", "make the folder"]),
+        (
+            "dpdk:net_memif0,role=server,socket=/nonexistent/s,socket-abstract=no",
+            &["its folder is not there"],
+        ),
+        ("dpdk:net_pcap0,rx_pcap=/nonexistent.pcap", &["Couldn't open /nonexistent.pcap", "is told"]),
     ] {
         refused(&port(text), words);
     }
@@ -197,4 +218,21 @@ fn what_is_wrong_is_said() {
         &["--mode", "mac-swap", "--port", "dpdk:net_null0,memory=64", "--frames", "65536"],
         &["128 MiB", "memory=MIB", "vm.nr_hugepages"],
     );
+}
+
+/// More memory than the system gives a process.
+#[test]
+fn memory_that_is_not_to_be_had_is_named() {
+    let program = Ringway::program().expect("built");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -v 3000000; exec \"$0\" \"$@\""]).arg(program);
+    let output =
+        command.args(["forward", "--mode", "mac-swap", "--port", "dpdk:net_null0,memory=8192"]).output();
+    let output = output.expect("an end");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for word in ["starting DPDK's environment failed", "8192 MiB are not to be had", "memory=MIB"] {
+        assert!(said.contains(word), "no {word:?} in: {said}");
+    }
+    assert_eq!(traces(), [""; 0]);
 }

@@ -7,54 +7,13 @@
 
 use dataplane::lab::Side;
 use drivers::kernel::Method;
+use lab::engine::{Engine, SOON, laboratory, number};
 use lab::server::{PORT, SERVER, Tree, fetch, url};
 use lab::stories::{ANSWERED, REFUSED, compare, tree};
 use lab::{Outcome, Ringway, TestLab, needs};
-use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-
-const SOON: Duration = Duration::from_secs(15);
-
-/// A laboratory whose middle has the server's address itself.
-fn laboratory() -> TestLab {
-    let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");
-    lab.ip("link set rw-left arp on").expect("ip");
-    lab.ip(&format!("addr add {SERVER}/24 dev rw-left")).expect("ip");
-    lab
-}
-
-/// `ringway serve --engine METHOD`, ready for clients.
-struct Engine(Ringway);
-
-impl Engine {
-    fn start(lab: &TestLab, method: Method, tree: &Tree, args: &[&str]) -> Self {
-        let (listen, root) = (format!("{SERVER}:{PORT}"), tree.path().to_string_lossy().into_owned());
-        let mut all = vec!["serve", "--format", "json", "--engine", method.name(), "--listen", &listen];
-        all.extend(["--root", &root, "--drain", "1"]);
-        all.extend(args);
-        let mut ringway = Ringway::start(lab.middle(), &all).expect("started");
-        ringway.ready("\"event\":\"ready\"", SOON).expect("ready");
-        Self(ringway)
-    }
-
-    /// Ends it in order; returns its counters.
-    fn finish(self) -> Value {
-        self.0.interrupt().expect("a signal");
-        let ended = self.0.wait(SOON).expect("ends");
-        assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
-        let last = ended.json_lines().expect("JSON").pop().expect("a last word");
-        assert_eq!(last["event"], "end", "{last}");
-        let serve = last["serve"].clone();
-        assert_eq!(serve["connections_opened"], serve["connections_closed"], "no connection is left: {last}");
-        serve
-    }
-}
-
-fn number(serve: &Value, name: &str) -> u64 {
-    serve[name].as_u64().unwrap_or_else(|| panic!("no {name} in {serve}"))
-}
 
 /// Bodies of every kind of size come whole, in parts, one after another on a connection; what is no request, or nothing
 /// that there is, has its status.
@@ -174,7 +133,7 @@ fn slow_readers_keep_nobody_waiting(lab: &TestLab, method: Method, slow: usize) 
     };
     let took = lab.host(Side::Left).run(story).expect("a host").expect("answered");
     assert!(took < Duration::from_secs(5), "{method}: {took:?} beside {slow} slow readers");
-    server.finish();
+    let _ = server.finish();
 }
 
 #[test]

@@ -6,9 +6,12 @@
 #![forbid(unsafe_code)]
 
 use dataplane::lab::Side;
-use lab::server::{Server, Tree, curl, fetch, url, url6};
+use lab::server::{SERVER, Server, Tree, curl, fetch, url, url6};
 use lab::{Outcome, Report, TestLab, needs};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// Sizes of the bodies: none, one byte, one segment, a window, and much more than any.
 const SIZES: [usize; 5] = [0, 1, 1 << 10, 100 << 10, 8 << 20];
@@ -159,6 +162,82 @@ fn curl_is_served_in_long_frames() {
     // Long segments, not short ones: otherwise the frames were not long.
     let per_packet = report.port(0, "transmitted_bytes") / report.port(0, "transmitted_packets");
     assert!(per_packet > 3000, "{per_packet} bytes a packet: {}", report.end);
+}
+
+/// A client that writes a request in three pieces: its kernel holds the second and the third back until the first is
+/// acknowledged, so that must not wait for an answer that is not going to come.
+#[test]
+fn a_request_in_pieces_is_not_kept_waiting() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool");
+    let lab = TestLab::up().expect("a laboratory");
+    let tree = Tree::new().expect("a folder");
+    let content = tree.file("page", 1000).expect("a file");
+    let server = Server::start(&lab, "packet", &tree, &[]).expect("a server");
+    let mut times =
+        lab.host(Side::Left).run(|| in_pieces(&content)).expect("a namespace").expect("responses");
+    times.sort();
+    // An acknowledgement that waits for company takes 40 ms, each time.
+    assert!(times[times.len() / 2] < Duration::from_millis(25), "{times:?}");
+    let report = server.finish().expect("books in order");
+    assert_eq!(report.served("requests"), 20, "{}", report.end);
+}
+
+/// How long each of twenty responses takes over one connection.
+fn in_pieces(content: &[u8]) -> std::io::Result<Vec<Duration>> {
+    let mut stream = TcpStream::connect((SERVER, 8080))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let (mut times, mut room) = (Vec::new(), vec![0; 64 << 10]);
+    for _ in 0..20 {
+        let begin = Instant::now();
+        for piece in ["GET /", "page", " HTTP/1.1\r\nHost: h\r\n\r\n"] {
+            stream.write_all(piece.as_bytes())?;
+        }
+        let mut have = 0;
+        while !room[..have].ends_with(content) {
+            match stream.read(&mut room[have..])? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                more => have += more,
+            }
+        }
+        times.push(begin.elapsed());
+    }
+    Ok(times)
+}
+
+/// A bare interface: over a veth, where AF_XDP copies, files leave faster by `packet`; an address that the kernel has as well
+/// can be shared over `af-xdp` only, and an option of `af-xdp`'s is a wish to have it.
+#[test]
+fn a_bare_interface_is_served_by_the_best_driver_for_files() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW, BPF; tools: "ip", "ethtool", "curl");
+    let lab = TestLab::up().expect("a laboratory");
+    let tree = Tree::new().expect("a folder");
+    let content = tree.file("file", 300_000).expect("a file");
+    let root = tree.path().to_str().expect("a plain path");
+    let bare = Side::Left.port();
+    let wish = format!("{bare},mode=copy");
+    let (foreign, own) = (format!("{SERVER}/24"), "10.77.0.99");
+    let afterwards = format!("{own}/24");
+    let fastest = "the fastest driver that works there";
+    let cuts = "which cuts large segments in the kernel: veth is a software interface";
+    let cases = [
+        (bare, &foreign, "packet", cuts),
+        (&wish, &foreign, "af-xdp", fastest),
+        (bare, &afterwards, "af-xdp", fastest),
+    ];
+    for (port, address, driver, why) in cases {
+        if *address == afterwards {
+            lab.ip("link set rw-left arp on").expect("ARP");
+            lab.ip(&format!("address add {address} dev {bare}")).expect("an address");
+        }
+        let args = ["--port", port, "--address", address, "--root", root];
+        let server = Server::with(lab.middle(), &args).expect("a server");
+        let at = address.split('/').next().expect("an address");
+        let got = curl(&lab, &[&format!("http://{at}:8080/file")]).expect("curl runs");
+        assert!(got.stdout == content, "{port} {address}: {} bytes: {got:?}", got.stdout.len());
+        let report = server.finish().expect("books in order");
+        let said = report.end["ports"][0]["choice"].as_str().expect("a choice");
+        assert!(said.contains(&format!("runs over {driver}")) && said.contains(why), "{port}: {said}");
+    }
 }
 
 /// Files in memory (tmpfs) are served as those on a disk.

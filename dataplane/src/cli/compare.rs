@@ -81,9 +81,14 @@ fn method(text: &str) -> Result<&'static Method, String> {
     })
 }
 
-/// `1024`, `64k`, `1m`, `1g`, in powers of two.
 fn size(text: &str) -> Result<u64, String> {
     const LARGEST: u64 = 1 << 30;
+    let bytes = bytes(text)?;
+    if bytes <= LARGEST { Ok(bytes) } else { Err("it must be 1 byte to 1g".to_owned()) }
+}
+
+/// `1024`, `64k`, `1m`, `1g`, in powers of two.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
     let (digits, unit) = match lower.trim_end_matches("ib").char_indices().last() {
         Some((at, 'k')) => (&lower[..at], 1 << 10),
@@ -92,8 +97,8 @@ fn size(text: &str) -> Result<u64, String> {
         _ => (lower.as_str(), 1),
     };
     let number: u64 = digits.parse().map_err(|_| "not a size; write 1024, 64k or 1m".to_owned())?;
-    let bytes = number.checked_mul(unit).filter(|bytes| (1..=LARGEST).contains(bytes));
-    bytes.ok_or_else(|| "it must be 1 byte to 1g".to_owned())
+    let bytes = number.checked_mul(unit).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "it must be 1 byte at least, and fewer than 2^64".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

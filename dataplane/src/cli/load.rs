@@ -10,7 +10,7 @@ use dataplane::load::client::{ClientPlan, LoadClients};
 use dataplane::load::report::{self, CpuSeconds, Setting};
 use dataplane::load::{BodyHash, LoadPlan, Mode, Progress, Questions, Run, Threads, Verify};
 use dataplane::net::Prefix;
-use dataplane::ports::Port;
+use dataplane::ports::{Port, Purpose};
 use dataplane::session::{SessionPlan, WorkerEnd, blamed, session, total};
 use drivers::PortSpec;
 use drivers::link::Link;
@@ -86,9 +86,10 @@ pub(crate) struct LoadArgs {
     /// Frames of each worker's arena.
     #[arg(long, value_name = "N", requires = "port")]
     frames: Option<u32>,
-    /// KiB that the server may send ahead, over each connection of our own TCP.
-    #[arg(long, value_name = "KIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=65536), requires = "port")]
-    receive_window: u32,
+    /// KiB that the server may send ahead, over each connection of our own TCP; without it as many as fit into the port's
+    /// rings when all connections are sent so much at once, 256 at most.
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(4..=65536), requires = "port")]
+    receive_window: Option<u32>,
     /// How to print what happens: a table, or one JSON object a line.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -185,12 +186,15 @@ fn over_port(
     check_threads(args, cpus.len())?;
     let server = SocketAddr::new(ip, questions.url.port);
     let link = Link::by_name(&spec.device).ok();
-    let client = client(args, spec, link.as_ref(), ip)?;
+    let mut client = client(args, spec, link.as_ref(), ip)?;
     let every_port = client.addresses.iter().map(|own| Endpoint::own(SocketAddr::new(own.address, 0)));
     let filter = Filter::flows(every_port)?;
     let run = Arc::new(Run::new(args.plan(questions, server), cpus.len().max(1)));
+    let ports = [Port::open_for(PortId(0), spec, &filter, Purpose::Frames)?];
+    if args.receive_window.is_none() {
+        client.receive_window = window_that_fits(&ports[0], client.mtu, args.connections);
+    }
     let clients = LoadClients::new(&run, client)?;
-    let ports = [Port::open_for(PortId(0), spec, &filter)?];
     let transport = spec.to_string();
     let at = Setting { url, transport: &transport };
     let plan =
@@ -233,6 +237,20 @@ fn over_port(
         ends.map(|ends| (ends, cpu))
     })?;
     end_over_port(args, &run, at, &ports, &ends, begun.elapsed(), cpu)
+}
+
+/// What a connection may be sent ahead when the user says nothing, at most.
+const WINDOW_MAX: u32 = 256 << 10;
+
+/// A receive window such that the windows of all connections together fit into the port's rings: what finds them full is
+/// lost, and must be sent again. At least two segments, because one alone is acknowledged late (RFC 9293 section 3.8.6.3).
+fn window_that_fits(port: &Port, mtu: u16, connections: u32) -> u32 {
+    // The header of IPv4 with that of TCP and its timestamps; that of IPv6 only makes it safer.
+    let segment = u32::from(mtu).saturating_sub(52).max(536);
+    let Some(slots) = port.receive_slots() else { return WINDOW_MAX };
+    let room = u64::from(slots) * u64::from(segment.min(port.slot_bytes().into()));
+    let share = u32::try_from(room / u64::from(connections.max(1))).unwrap_or(u32::MAX);
+    share.clamp(2 * segment, WINDOW_MAX)
 }
 
 /// Prints what came of it, with the books.
@@ -325,7 +343,7 @@ fn client(
         mtu: link.map_or(1500, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
         addresses: args.addresses.clone(),
         gateway: args.gateway,
-        receive_window: args.receive_window << 10,
+        receive_window: args.receive_window.map_or(WINDOW_MAX, |kib| kib << 10),
     })
 }
 

@@ -54,6 +54,16 @@ pub(in crate::serve) struct Found<'a> {
     pub(in crate::serve) source: Option<&'a Arc<Answer>>,
 }
 
+/// A response that has become a part of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::serve) struct Added<'a> {
+    pub(in crate::serve) response: &'a Response,
+    /// What the path was found to be.
+    pub(in crate::serve) source: Option<&'a Arc<Answer>>,
+    /// The bytes of its head.
+    pub(in crate::serve) head: &'a [u8],
+}
+
 /// All responses of a worker. The slab grows to as many as were ever under way at once, and keeps its size then.
 #[derive(Debug, Default)]
 pub(in crate::serve) struct Answers {
@@ -64,15 +74,14 @@ pub(in crate::serve) struct Answers {
 impl Answers {
     /// A response in the making: `write` is given the room for its head.
     ///
-    /// It becomes the last of `chain`, from `start` in the stream on; returns its length in bytes. `None` when there
-    /// are four thousand million already.
+    /// It becomes the last of `chain`, from `start` in the stream on. `None` when there are four thousand million already.
     pub(in crate::serve) fn add(
         &mut self,
         chain: &mut Chain,
         start: u64,
         source: Option<Arc<Answer>>,
         write: impl FnOnce(Option<&Arc<Answer>>, &mut [u8; HEAD_MAX]) -> Response,
-    ) -> Option<&Response> {
+    ) -> Option<Added<'_>> {
         let place = match self.free.pop() {
             Some(place) => place,
             None => {
@@ -93,7 +102,8 @@ impl Answers {
         }
         chain.last = place;
         chain.len += 1;
-        Some(&self.slots[place as usize].response)
+        let Slot { response, source, head, .. } = &self.slots[place as usize];
+        Some(Added { response, source: source.as_ref(), head: &head[..usize::from(response.head_len)] })
     }
 
     /// The bytes of the stream from `offset` on.
@@ -161,7 +171,7 @@ mod tests {
             let head_len = u16::try_from(head.len()).expect("short");
             Response { body: Body::Static(body), head_len, status: 200, close: false }
         });
-        start + response.expect("a place").total_len()
+        start + response.expect("a place").response.total_len()
     }
 
     #[test]

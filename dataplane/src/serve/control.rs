@@ -15,6 +15,8 @@ pub(in crate::serve) struct Control {
     pub(in crate::serve) site: Mutex<Arc<Site>>,
     /// Sites that were served before.
     pub(in crate::serve) retired: Mutex<Vec<Retired>>,
+    /// Held while an upload gets its name.
+    pub(in crate::serve) order: Mutex<()>,
 }
 
 /// A site that was served before, and a worker's finder over it. Kept for a while: its librarian watches the files of
@@ -43,6 +45,7 @@ impl Control {
             edition: AtomicU64::new(0),
             site: Mutex::new(Arc::new(site)),
             retired: Mutex::default(),
+            order: Mutex::default(),
         }
     }
 

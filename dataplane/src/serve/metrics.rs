@@ -105,6 +105,14 @@ impl Text {
             self.sample("ringway_turns_total", &[("worker", &worker)], snapshot.turns);
         }
         self.family(
+            "ringway_busy_seconds_total",
+            Kind::Counter,
+            "Time of a worker's turns that moved something.",
+        );
+        for (worker, snapshot) in workers.iter().enumerate() {
+            self.sample("ringway_busy_seconds_total", &[("worker", &worker)], snapshot.busy.as_secs_f64());
+        }
+        self.family(
             "ringway_discarded_packets_total",
             Kind::Counter,
             "Packets that went no further, by reason.",

@@ -11,6 +11,7 @@
 //! | [`content`] | a file's bytes as pages that a device can read |
 //! | [`bell`] | waking a thread that sleeps |
 //! | `responder`, `answers` | a request to a response that is under way, whatever it travels over |
+//! | `repeats` | the answers of this second, for those who ask the same |
 //! | `control` | what workers are told from outside |
 //! | [`site`] | what is served, exchanged as a whole |
 
@@ -22,6 +23,7 @@ pub mod http;
 pub mod kernel;
 pub mod log;
 pub mod metrics;
+mod repeats;
 mod responder;
 pub mod server;
 pub mod site;

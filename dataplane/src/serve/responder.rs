@@ -1,14 +1,15 @@
 //! A request to a queued response: which file, what HTTP says of it, who hears of it. The same over our own TCP and over
 //! the kernel's sockets; whoever owns the connections sees to bytes and times.
 
-use super::answers::{Answers, Chain};
+use super::answers::{Added, Answers, Chain};
 use super::http::{
-    Clock, Counts, Intake, Limits, Peers, Policy, Refusal, Request, Resource, Response, Scratch, refuse,
-    respond,
+    Clock, Counts, Intake, Limits, Peers, Policy, Refusal, Request, Resource, Response, Scratch, Storage,
+    invite, refuse, respond, stored,
 };
 use super::log::{LogQueue, Record};
+use super::repeats::Repeats;
 use super::site::{self, Site};
-use super::tree::{Finder, Lookup, Tree};
+use super::tree::{Finder, HostId, Lookup, Tree};
 use super::{Waiter, bell::Bell};
 use crate::worker::Tick;
 use std::cell::RefCell;
@@ -28,6 +29,7 @@ pub(in crate::serve) struct Responder {
     pub(in crate::serve) finder: Finder,
     tree: Arc<Tree>,
     policy: Arc<Policy>,
+    pub(in crate::serve) repeats: Repeats,
     pub(in crate::serve) limits: Limits,
     clock: Clock,
     /// The wall clock, as of the last tick.
@@ -81,6 +83,7 @@ impl Responder {
             finder: site::finder(site, bell),
             tree: Arc::clone(site.librarian.tree()),
             policy: Arc::clone(&site.policy),
+            repeats: Repeats::default(),
             limits: limits.clone(),
             clock: Clock::new(now),
             now,
@@ -99,22 +102,52 @@ impl Responder {
     /// What the wall clock says now, at each tick.
     pub(in crate::serve) fn at(&mut self, now: SystemTime) {
         self.now = now;
-        self.clock.at(now);
+        self.repeats.at(self.clock.at(now).seconds());
     }
 
     /// Goes over to another site; returns the finder over the old one.
     pub(in crate::serve) fn take_up(&mut self, site: &Site, bell: &Arc<Bell>) -> Finder {
         self.tree = Arc::clone(site.librarian.tree());
         self.policy = Arc::clone(&site.policy);
+        self.repeats.clear();
         std::mem::replace(&mut self.finder, site::finder(site, bell))
     }
 
-    /// Answers one request.
+    /// Answers the request at the beginning of `bytes`, if the very same was answered in this second; the bytes of
+    /// its head, and those by which the stream grows. `None`: it must be read.
+    #[inline]
+    pub(in crate::serve) fn repeat(&mut self, caller: Caller<'_>, bytes: &[u8]) -> Option<(usize, u64)> {
+        // The log's lines have the words of each request.
+        if self.draining || self.log.is_some() || caller.answers.len() >= PIPELINE {
+            return None;
+        }
+        if !caller.intake.may_repeat(&self.limits) {
+            return None;
+        }
+        let repeat = self.repeats.find(bytes)?;
+        let mut answers = self.answers.borrow_mut();
+        let source = Some(Arc::clone(repeat.source));
+        let response = answers
+            .add(caller.answers, caller.queued, source, |_, out| {
+                out[..repeat.head.len()].copy_from_slice(repeat.head);
+                repeat.response.clone()
+            })?
+            .response;
+        self.finder.count_hit();
+        self.counts.answered(repeat.method, response);
+        caller.intake.repeated();
+        let done = (repeat.len, response.total_len());
+        self.repeats.count += 1;
+        Some(done)
+    }
+
+    /// Answers one request, whose head is the first `len` of these bytes.
     pub(in crate::serve) fn answer(
         &mut self,
         now: Tick,
         caller: Caller<'_>,
         request: &mut Request<'_>,
+        (bytes, len): (&[u8], usize),
     ) -> Said {
         if caller.answers.len() >= PIPELINE {
             return Said::Full;
@@ -134,7 +167,33 @@ impl Responder {
             let resource = source.map_or(Resource::Busy, |answer| answer.found().resource());
             respond(request, resource, &self.policy, self.clock.date(), out)
         });
-        let Some(response) = written else { return Said::NoPlace };
+        let Some(Added { response, source, head }) = written else { return Said::NoPlace };
+        self.counts.answered(request.method, response);
+        if let Some(log) = &self.log {
+            log.push(Record::new(caller.peer, request, response, self.now));
+        }
+        caller.intake.answered(request, response, &self.limits);
+        if self.log.is_none()
+            && let Some(source) = source
+        {
+            self.repeats.learn((bytes, len), request, source, response, head);
+        }
+        said(response)
+    }
+
+    /// Answers a request that was to store something. Nothing is asked of anybody: it is answered, or there is no place.
+    pub(in crate::serve) fn stored(
+        &mut self,
+        caller: Caller<'_>,
+        request: &mut Request<'_>,
+        storage: Storage,
+    ) -> Said {
+        request.persistent &= !self.draining;
+        let mut answers = self.answers.borrow_mut();
+        let written = answers.add(caller.answers, caller.queued, None, |_, out| {
+            stored(request, storage, &self.policy, self.clock.date(), out)
+        });
+        let Some(Added { response, .. }) = written else { return Said::NoPlace };
         self.counts.answered(request.method, response);
         if let Some(log) = &self.log {
             log.push(Record::new(caller.peer, request, response, self.now));
@@ -143,13 +202,32 @@ impl Responder {
         said(response)
     }
 
+    /// Tells a client to go on: the stream grows by so many bytes. `None` when there is no place for them.
+    pub(in crate::serve) fn invite(&mut self, caller: Caller<'_>) -> Option<u64> {
+        let mut answers = self.answers.borrow_mut();
+        let interim = answers.add(caller.answers, caller.queued, None, |_, out| invite(out))?;
+        Some(interim.response.total_len())
+    }
+
+    /// What is served.
+    pub(in crate::serve) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The host of a name.
+    pub(in crate::serve) fn host(&self, name: &str) -> HostId {
+        self.tree.host(name)
+    }
+
     /// Answers what was no request. The connection ends after it. `None` when there is no place for a response.
     #[cold]
     pub(in crate::serve) fn refuse(&mut self, caller: Caller<'_>, refusal: Refusal) -> Option<u64> {
         let mut answers = self.answers.borrow_mut();
-        let response = answers.add(caller.answers, caller.queued, None, |_, out| {
-            refuse(refusal, &self.policy, self.clock.date(), out)
-        })?;
+        let response = answers
+            .add(caller.answers, caller.queued, None, |_, out| {
+                refuse(refusal, &self.policy, self.clock.date(), out)
+            })?
+            .response;
         self.counts.refused(refusal, Some(response));
         if let Some(log) = &self.log {
             log.push(Record::refused(caller.peer, refusal, response, self.now));

@@ -156,6 +156,12 @@ impl<S> Conn<'_, S> {
         self.core.bits.set(Bits::MORE);
     }
 
+    /// Acknowledges what came at once, not soon. For who waits for the rest of something: a peer that holds small pieces
+    /// back until all before them is acknowledged (Nagle, RFC 9293 section 3.7.4) would wait for us, and we for it.
+    pub const fn acknowledge(&mut self) {
+        self.core.bits.set(Bits::ACK_NOW);
+    }
+
     /// Calls [`Service::timer`] at this time, or never. There is one timer; a new time replaces the old one.
     pub fn set_timer(&mut self, at: Option<Tick>) {
         self.core.app_at = at.map_or(NEVER, micros);

@@ -1,10 +1,13 @@
 /* DPDK's environment, and devices from probing to closing. Opening is allowed to be slow: nothing here is in a loop. */
 #define _GNU_SOURCE
+/* rte_dev_event_callback_register is marked so in 22.11, and stays as it is in later ones. */
+#define ALLOW_EXPERIMENTAL_API
 #include "herd.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <net/if.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -97,6 +100,14 @@ static int on_removed(uint16_t port, enum rte_eth_event_type event, void *argume
 	return 0;
 }
 
+/* A NIC that is about to be pulled out: the kernel waits until it is closed (VFIO's request; drivers/bus/pci/pci_common.c). */
+static void on_unplugged(const char *device, enum rte_dev_event_type event, void *port)
+{
+	(void)device;
+	if (event == RTE_DEV_EVENT_REMOVE)
+		__atomic_store_n(&removed[(uintptr_t)port], 1, __ATOMIC_RELAXED);
+}
+
 /* The port of a device: the one of that name, or the first that the device has made. */
 static int port_of(const char *device, uint16_t *port)
 {
@@ -133,11 +144,25 @@ static uint32_t can(const struct rte_eth_dev_info *info)
 	return can;
 }
 
+/* A virtio-user that listens waits in here for its peer, as long as that takes. A signal that asks us to end must end the
+ * wait too: for that its handler must not have calls begun again. */
+static int probe(const char *device)
+{
+	int error;
+
+	siginterrupt(SIGINT, 1);
+	siginterrupt(SIGTERM, 1);
+	error = rte_dev_probe(device);
+	siginterrupt(SIGINT, 0);
+	siginterrupt(SIGTERM, 0);
+	return error;
+}
+
 int rwd_device_open(const char *device, struct rwd_facts *facts)
 {
 	struct rte_eth_dev_info info;
 	struct rte_ether_addr mac;
-	int error = rte_dev_probe(device);
+	int error = probe(device);
 
 	memset(facts, 0, sizeof(*facts));
 	if (error)
@@ -151,6 +176,8 @@ int rwd_device_open(const char *device, struct rwd_facts *facts)
 		return error;
 	interfaces[facts->port] = info.if_index;
 	rte_eth_dev_callback_register(facts->port, RTE_ETH_EVENT_INTR_RMV, on_removed, NULL);
+	if (info.device)
+		rte_dev_event_callback_register(rte_dev_name(info.device), on_unplugged, (void *)(uintptr_t)facts->port);
 	facts->rss = info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
 	facts->can = can(&info);
 	facts->max_packet = info.max_rx_pktlen;
@@ -237,8 +264,10 @@ void rwd_device_close(uint16_t port)
 	(void)rte_eth_promiscuous_disable(port);
 	(void)rte_eth_dev_stop(port);
 	(void)rte_eth_dev_close(port);
-	if (known && info.device)
+	if (known && info.device) {
+		rte_dev_event_callback_unregister(rte_dev_name(info.device), on_unplugged, (void *)(uintptr_t)port);
 		(void)rte_dev_remove(info.device);
+	}
 }
 
 bool rwd_device_up(uint16_t port)

@@ -17,26 +17,28 @@
 #include <rte_malloc.h>
 #include <rte_memory.h>
 
-__thread char rwd_thread;
+__thread char rwd_thread __attribute__((tls_model("initial-exec")));
 
 /* Herds of this thread. While it has any, DPDK knows it as one of its own, so that mempools have a cache for it. */
 static __thread uint32_t herds;
+static __thread bool joined;
 
 static void thread_joins(void)
 {
 	if (herds++ == 0 && rte_lcore_id() == LCORE_ID_ANY && rte_thread_register() == 0)
-		rwd_thread = 1;
+		joined = true;
 }
 
 static void thread_leaves(void)
 {
-	if (--herds == 0 && rwd_thread) {
-		rwd_thread = 0;
+	if (--herds == 0 && joined) {
+		joined = false;
 		rte_thread_unregister();
 	}
 }
 
-/* Mbufs that the cache holds at most half as many again of: a driver frees bursts into it, and takes bursts from it. */
+/* Mbufs that the cache holds at most half as many again of: a driver frees bursts into it, and takes bursts from it. It is a
+ * little cheaper than our stack without it, which a driver reaches by a call (docs/measuring.md). */
 #define CACHE 128
 
 /* Slots are a power of two apart, so that what is read of each frame, its first line, would lie in few sets of a cache. So a
@@ -82,19 +84,28 @@ static int side_take(struct rwd_stack *stack, void **objects, unsigned int count
 	return done;
 }
 
-static int stack_put(struct rte_mempool *mp, void *const *objects, unsigned int count)
+static __rte_noinline int stack_put_many(struct rwd_stack *stack, void *const *objects, unsigned int count)
 {
-	struct rwd_stack *stack = mp->pool_data;
-
 	if (unlikely(stack->owner != rwd_self()))
 		return side_put(stack, objects, count);
 	if (unlikely(stack->count + count > stack->capacity))
 		return -ENOBUFS;
-	if (likely(count == 1))
-		stack->own[stack->count] = objects[0];
-	else
-		memcpy(&stack->own[stack->count], objects, count * sizeof(*objects));
+	memcpy(&stack->own[stack->count], objects, count * sizeof(*objects));
 	stack->count += count;
+	return 0;
+}
+
+/* Most drivers free what they have sent one by one (rte_pktmbuf_free): that is a dozen instructions without a frame of
+ * their own, and everything else a call. */
+static int stack_put(struct rte_mempool *mp, void *const *objects, unsigned int count)
+{
+	struct rwd_stack *stack = mp->pool_data;
+	const uint32_t at = stack->count;
+
+	if (unlikely(count != 1 || stack->owner != rwd_self() || at >= stack->capacity))
+		return stack_put_many(stack, objects, count);
+	stack->own[at] = objects[0];
+	stack->count = at + 1;
 	return 0;
 }
 
@@ -252,6 +263,12 @@ int rwd_herd_copies(struct rwd_herd *herd, uint32_t mbufs, uint16_t room)
 	return herd->copies ? 0 : -rte_errno;
 }
 
+/* The mbufs of the slots, in their order. */
+struct rte_mbuf *rwd_herd_frames(const struct rwd_herd *herd)
+{
+	return herd->frames;
+}
+
 /* The owner lets go: it has no cache any more. */
 void rwd_herd_leave(struct rwd_herd *herd)
 {
@@ -295,11 +312,12 @@ static void gather_side(struct rwd_stack *stack)
 	rte_spinlock_unlock(&stack->lock);
 }
 
-/* Takes over what other threads have freed. */
-void rwd_herd_gather(struct rwd_herd *herd)
+/* Takes over what other threads have freed; returns how many frames rest here then. */
+uint32_t rwd_herd_gather(struct rwd_herd *herd)
 {
 	gather_side(&herd->rest);
 	gather_side(&herd->page_rest);
+	return rwd_herd_resting(herd);
 }
 
 static struct rte_mbuf *frame_at(const struct rwd_herd *herd, uint64_t offset)

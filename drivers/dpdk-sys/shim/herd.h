@@ -39,10 +39,11 @@ struct rwd_herd {
 	uint32_t page_free_count;
 };
 
-/* No two threads have the same. */
+/* No two threads have the same. Its place is known when the program starts (initial-exec): otherwise position-independent code
+ * asks a function for it, which costs each frame that is freed as much again. */
 static inline const void *rwd_self(void)
 {
-	extern __thread char rwd_thread;
+	extern __thread char rwd_thread __attribute__((tls_model("initial-exec")));
 
 	return &rwd_thread;
 }

@@ -1,15 +1,31 @@
 /* One queue pair: bursts of mbufs on one side, of descriptors on the other. */
 #include "herd.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <rte_ethdev.h>
-#include <rte_prefetch.h>
 
 /* So many flushes in a row that move nothing, some milliseconds of polling at least: the packet in front is given up, since
  * a device that refuses it for ever looks just the same as a ring that is full. */
 #define PATIENCE (1u << 16)
+
+/* What src/shim.rs says of an mbuf (Mbuf): the hot halves read and write these fields of its first line, as vector drivers of
+ * DPDK's do. */
+#define AT(field, offset, bytes)                                                                            \
+	_Static_assert(offsetof(struct rte_mbuf, field) == (offset) &&                                      \
+		       sizeof(((struct rte_mbuf *)0)->field) == (bytes), "rte_mbuf." #field " lies elsewhere in this DPDK")
+AT(buf_addr, 0, 8);
+AT(data_off, 16, 2);
+AT(refcnt, 18, 2);
+AT(nb_segs, 20, 2);
+AT(ol_flags, 24, 8);
+AT(pkt_len, 36, 4);
+AT(data_len, 40, 2);
+_Static_assert(sizeof(struct rte_mbuf) == 128, "rte_mbuf has another size in this DPDK");
+_Static_assert(RWD_NOT_PLAIN == (RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL | RTE_MBUF_F_RX_LRO | RTE_MBUF_F_RX_L4_CKSUM_BAD),
+	       "flags of rte_mbuf have other numbers in this DPDK");
 
 struct rwd_queue {
 	struct rwd_herd *herd;
@@ -110,52 +126,33 @@ static bool is_ours(const struct rwd_queue *q, const struct rte_mbuf *mbuf)
 	return seen <= RWD_BURST;
 }
 
-/* The hot half of receiving: packets in one frame with nothing undone; returns how many, and stops at any other. */
-static inline uint32_t describe_plain(const struct rwd_herd *herd, struct rte_mbuf *const *from, uint32_t count,
-				      struct rwd_descriptor *out)
+/* Asks the device for packets, unless there are some left: how many of them can be had now, at most so many, and where. The
+ * hot half of receiving is in Rust (drivers/src/dpdk/mbuf.rs): what is plain it takes off the front (rwd_took), and rwd_receive
+ * has the rest. */
+uint32_t rwd_poll(struct rwd_queue *q, uint32_t room, struct rte_mbuf *const **first)
 {
-	const uint64_t out_of_the_ordinary = RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL | RTE_MBUF_F_RX_LRO |
-					     RTE_MBUF_F_RX_L4_CKSUM_NONE;
-	const struct rte_mempool *const pool = herd->pool;
-	const uintptr_t base = (uintptr_t)herd->base;
-	uint32_t i;
-
-	for (i = 0; i < count; i++) {
-		const struct rte_mbuf *mbuf = from[i];
-
-		if (i + 4 < count)
-			rte_prefetch0(from[i + 4]);
-		if (unlikely(mbuf->pool != pool || mbuf->refcnt != 1 || mbuf->nb_segs != 1 ||
-			     (mbuf->ol_flags & out_of_the_ordinary) || mbuf->data_len == 0))
-			break;
-		/* Whoever sent it wrote it on another core, or by DMA. */
-		rte_prefetch0((const char *)mbuf->buf_addr + mbuf->data_off);
-		out[i].offset = (uintptr_t)mbuf->buf_addr - base + mbuf->data_off;
-		out[i].len = mbuf->data_len;
-		out[i].options = 0;
-	}
-	return i;
-}
-
-/* Fills `out` with whole packets in Ringway's own frames, up to the first that is not in them (rwd_foreign). */
-uint32_t rwd_receive(struct rwd_queue *q, struct rwd_descriptor *out, uint32_t room)
-{
-	struct rwd_descriptor *const begin = out, *const end = out + room;
-
 	if (q->rx_at == q->rx_count) {
 		q->rx_at = 0;
 		q->rx_count = rte_eth_rx_burst(q->port, q->queue, q->rx, RTE_MIN(room, (uint32_t)RWD_BURST));
 	}
-	while (q->rx_at < q->rx_count && out < end) {
-		uint32_t plain = describe_plain(q->herd, &q->rx[q->rx_at],
-						RTE_MIN((uint32_t)(q->rx_count - q->rx_at), (uint32_t)(end - out)), out);
-		struct rte_mbuf *mbuf;
+	*first = &q->rx[q->rx_at];
+	return RTE_MIN((uint32_t)(q->rx_count - q->rx_at), room);
+}
 
-		q->rx_at += plain;
-		out += plain;
-		if (likely(q->rx_at == q->rx_count) || out == end)
-			break;
-		mbuf = q->rx[q->rx_at];
+void rwd_took(struct rwd_queue *q, uint32_t count)
+{
+	q->rx_at += count;
+}
+
+/* Fills `out` with whole packets in Ringway's own frames of those that were polled, up to the first that is not in them
+ * (rwd_foreign). */
+uint32_t rwd_receive(struct rwd_queue *q, struct rwd_descriptor *out, uint32_t room)
+{
+	struct rwd_descriptor *const begin = out, *const end = out + room;
+
+	while (q->rx_at < q->rx_count && out < end) {
+		struct rte_mbuf *mbuf = q->rx[q->rx_at];
+
 		if (is_ours(q, mbuf)) {
 			struct rwd_descriptor *next = describe_chain(q, mbuf, out, end);
 
@@ -207,38 +204,34 @@ uint32_t rwd_waiting(const struct rwd_queue *q)
 	return q->tx_count;
 }
 
-static void widen(const struct rwd_herd *herd, struct rte_mbuf *mbuf, uint64_t offset)
+/* Where packets are laid down for the device: so many pointers from here on, and rwd_flush is told of how many there are
+ * more. Called while none waits. */
+struct rte_mbuf **rwd_places(struct rwd_queue *q)
+{
+	return q->tx;
+}
+
+/* Lets the buffer of a frame's mbuf begin where its slot does, for data in front of the buffer's first byte. */
+void rwd_widen(const struct rwd_herd *herd, struct rte_mbuf *mbuf, uint64_t offset)
 {
 	mbuf->buf_addr = herd->base + (offset >> herd->shift << herd->shift);
 	mbuf->buf_len = 1u << herd->shift;
 	rte_mbuf_iova_set(mbuf, herd->physical ? rte_mem_virt2iova(mbuf->buf_addr) : (rte_iova_t)(uintptr_t)mbuf->buf_addr);
 }
 
+/* A frame's mbuf, as Rust's hot half does it too (Mbuf::carry). */
 static inline struct rte_mbuf *ready(const struct rwd_herd *herd, const struct rwd_descriptor *frame)
 {
 	struct rte_mbuf *mbuf = &herd->frames[frame->offset >> herd->shift];
-
 	const char *data = herd->base + frame->offset;
 
-	/* In front of the buffer's first byte: then the buffer is the whole slot from now on. */
 	if (unlikely(data < (const char *)mbuf->buf_addr))
-		widen(herd, mbuf, frame->offset);
+		rwd_widen(herd, mbuf, frame->offset);
 	mbuf->data_off = data - (const char *)mbuf->buf_addr;
 	mbuf->ol_flags = 0;
 	mbuf->pkt_len = frame->len;
 	mbuf->data_len = frame->len;
 	return mbuf;
-}
-
-/* Lays packets of one frame down for the device. The caller has seen to the room: RWD_BURST less those that wait. */
-void rwd_push_plain(struct rwd_queue *q, const struct rwd_descriptor *frames, uint32_t count)
-{
-	const struct rwd_herd herd = *q->herd;	/* a copy: the stores below cannot change it */
-	struct rte_mbuf **to = &q->tx[q->tx_count];
-
-	for (uint32_t i = 0; i < count; i++)
-		to[i] = ready(&herd, &frames[i]);
-	q->tx_count += count;
 }
 
 static struct rte_mbuf *ready_page(struct rwd_herd *herd, const struct rwd_descriptor *page)
@@ -288,11 +281,12 @@ void rwd_push(struct rwd_queue *q, const struct rwd_descriptor *parts, uint32_t 
 	q->tx[q->tx_count++] = head;
 }
 
-/* Hands what waits to the device; returns how many packets still wait. */
-uint32_t rwd_flush(struct rwd_queue *q)
+/* Hands what waits to the device, and so many more that lie behind (rwd_places); returns how many packets still wait. */
+uint32_t rwd_flush(struct rwd_queue *q, uint32_t more)
 {
 	uint16_t fit, sent;
 
+	q->tx_count += more;
 	if (q->tx_count == 0)
 		return 0;
 	fit = q->tx_count;

@@ -72,6 +72,11 @@ struct rwd_statistics {
 	uint64_t dropped;	/* taken by the device and not sent */
 };
 
+/* Flags of a received mbuf that is more than a frame: another's buffer, not cut yet, or a checksum that is bad or not there (of the two bits, both mean the
+ * latter, and the other alone good). */
+#define RWD_NOT_PLAIN (1ull << 62 | 1ull << 61 | 1ull << 16 | 1ull << 3)
+
+struct rte_mbuf;
 struct rwd_herd;
 struct rwd_queue;
 
@@ -96,10 +101,11 @@ int rwd_register_ops(void);
 struct rwd_herd *rwd_herd_new(void *base, size_t bytes, uint32_t frames, uint32_t shift, uint32_t pages);
 void rwd_herd_free(struct rwd_herd *herd);
 int rwd_herd_copies(struct rwd_herd *herd, uint32_t mbufs, uint16_t room);
+struct rte_mbuf *rwd_herd_frames(const struct rwd_herd *herd);
 uint32_t rwd_herd_resting(const struct rwd_herd *herd);
 void rwd_herd_leave(struct rwd_herd *herd);
 void rwd_herd_flush(struct rwd_herd *herd);
-void rwd_herd_gather(struct rwd_herd *herd);
+uint32_t rwd_herd_gather(struct rwd_herd *herd);
 void rwd_herd_offer(struct rwd_herd *herd, const uint64_t *offsets, uint32_t count);
 void rwd_herd_reserve(struct rwd_herd *herd, const uint64_t *offsets, uint32_t count);
 uint32_t rwd_herd_take(struct rwd_herd *herd, uint64_t *offsets, uint32_t count);
@@ -109,6 +115,8 @@ uint32_t rwd_herd_page_room(const struct rwd_herd *herd);
 /* queue.c */
 struct rwd_queue *rwd_queue_new(struct rwd_herd *herd, uint16_t port, uint16_t queue);
 void rwd_queue_free(struct rwd_queue *queue);
+uint32_t rwd_poll(struct rwd_queue *queue, uint32_t room, struct rte_mbuf *const **first);
+void rwd_took(struct rwd_queue *queue, uint32_t count);
 uint32_t rwd_receive(struct rwd_queue *queue, struct rwd_descriptor *out, uint32_t room);
 uint32_t rwd_foreign(const struct rwd_queue *queue, uint32_t *options);
 void rwd_foreign_read(const struct rwd_queue *queue, uint32_t from, void *to, uint32_t bytes);
@@ -116,9 +124,10 @@ void rwd_foreign_drop(struct rwd_queue *queue);
 uint64_t rwd_malformed(const struct rwd_queue *queue);
 uint64_t rwd_refused(const struct rwd_queue *queue);
 uint32_t rwd_waiting(const struct rwd_queue *queue);
-void rwd_push_plain(struct rwd_queue *queue, const struct rwd_descriptor *frames, uint32_t count);
+struct rte_mbuf **rwd_places(struct rwd_queue *queue);
+void rwd_widen(const struct rwd_herd *herd, struct rte_mbuf *mbuf, uint64_t offset);
 void rwd_push(struct rwd_queue *queue, const struct rwd_descriptor *parts, uint32_t count, const struct rwd_offload *offload);
-uint32_t rwd_flush(struct rwd_queue *queue);
+uint32_t rwd_flush(struct rwd_queue *queue, uint32_t more);
 void rwd_tidy(struct rwd_queue *queue);
 
 #endif

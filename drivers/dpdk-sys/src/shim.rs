@@ -1,6 +1,7 @@
 //! `shim/ringway_dpdk.h`, declaration by declaration.
 #![expect(missing_docs, reason = "each function is explained where it is written, in shim/*.c")]
 
+use core::cell::Cell;
 use core::ffi::{c_char, c_int, c_void};
 
 /// Packets of a burst.
@@ -115,6 +116,41 @@ pub struct Statistics {
     pub dropped: u64,
 }
 
+/// A number of four bytes that lies between two of their places.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy, Debug)]
+pub struct Pair(pub u32);
+
+/// The first line of an `rte_mbuf`, as far as a frame needs it; `shim/queue.c` does not compile where a field lies elsewhere.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Mbuf {
+    /// Where its buffer begins.
+    pub buf_addr: Cell<*mut u8>,
+    _iova: u64,
+    /// Where the bytes begin in there.
+    pub data_off: Cell<u16>,
+    /// How many hold it, and how many segments its packet has: see [`ALONE`].
+    pub holders_and_segments: Cell<Pair>,
+    _port: u16,
+    /// What is known of it, or asked for.
+    pub ol_flags: Cell<u64>,
+    _packet_type: u32,
+    /// Bytes of the packet.
+    pub pkt_len: Cell<u32>,
+    /// Of this segment.
+    pub data_len: Cell<u16>,
+    _rest: [u16; 43],
+}
+
+const _: () = assert!(size_of::<Mbuf>() == 128);
+
+/// One holder, one segment.
+pub const ALONE: u32 = 0x0001_0001;
+
+/// Flags of a received mbuf that is more than a frame.
+pub const NOT_PLAIN: u64 = 1 << 62 | 1 << 61 | 1 << 16 | 1 << 3;
+
 /// One arena's frames as DPDK knows them.
 #[repr(C)]
 #[derive(Debug)]
@@ -151,10 +187,11 @@ unsafe extern "C" {
     pub fn rwd_herd_new(base: *mut c_void, bytes: usize, frames: u32, shift: u32, pages: u32) -> *mut Herd;
     pub fn rwd_herd_free(herd: *mut Herd);
     pub fn rwd_herd_copies(herd: *mut Herd, mbufs: u32, room: u16) -> c_int;
+    pub fn rwd_herd_frames(herd: *const Herd) -> *mut Mbuf;
     pub fn rwd_herd_resting(herd: *const Herd) -> u32;
     pub fn rwd_herd_leave(herd: *mut Herd);
     pub fn rwd_herd_flush(herd: *mut Herd);
-    pub fn rwd_herd_gather(herd: *mut Herd);
+    pub fn rwd_herd_gather(herd: *mut Herd) -> u32;
     pub fn rwd_herd_offer(herd: *mut Herd, offsets: *const u64, count: u32);
     pub fn rwd_herd_reserve(herd: *mut Herd, offsets: *const u64, count: u32);
     pub fn rwd_herd_take(herd: *mut Herd, offsets: *mut u64, count: u32) -> u32;
@@ -162,6 +199,8 @@ unsafe extern "C" {
     pub fn rwd_herd_page_room(herd: *const Herd) -> u32;
     pub fn rwd_queue_new(herd: *mut Herd, port: u16, queue: u16) -> *mut Queue;
     pub fn rwd_queue_free(queue: *mut Queue);
+    pub fn rwd_poll(queue: *mut Queue, room: u32, first: *mut *const *mut Mbuf) -> u32;
+    pub fn rwd_took(queue: *mut Queue, count: u32);
     pub fn rwd_receive(queue: *mut Queue, out: *mut Descriptor, room: u32) -> u32;
     pub fn rwd_foreign(queue: *const Queue, options: *mut u32) -> u32;
     pub fn rwd_foreign_read(queue: *const Queue, from: u32, to: *mut u8, bytes: u32);
@@ -169,8 +208,9 @@ unsafe extern "C" {
     pub fn rwd_malformed(queue: *const Queue) -> u64;
     pub fn rwd_refused(queue: *const Queue) -> u64;
     pub fn rwd_waiting(queue: *const Queue) -> u32;
-    pub fn rwd_push_plain(queue: *mut Queue, frames: *const Descriptor, count: u32);
+    pub fn rwd_places(queue: *mut Queue) -> *mut *const Mbuf;
+    pub fn rwd_widen(herd: *const Herd, mbuf: *const Mbuf, offset: u64);
     pub fn rwd_push(queue: *mut Queue, parts: *const Descriptor, count: u32, offload: *const Offload);
-    pub fn rwd_flush(queue: *mut Queue) -> u32;
+    pub fn rwd_flush(queue: *mut Queue, more: u32) -> u32;
     pub fn rwd_tidy(queue: *mut Queue);
 }

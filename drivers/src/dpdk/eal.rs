@@ -28,8 +28,13 @@ pub(super) fn start(plan: &DpdkPlan) -> Result<Backing, OpenError> {
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
     let outcome = started.get_or_insert_with(|| begin(plan));
     outcome.clone().map_err(|words| {
-        OpenError::new(&plan.device, "starting DPDK's environment", io::Error::other(words))
-            .hint("RINGWAY_LOG=drivers=debug shows all that DPDK says")
+        let hint = if words.contains("memory") {
+            let wanted = plan.memory_mib.unwrap_or(MEMORY_MIB);
+            format!("{wanted} MiB are not to be had: ask for less, memory=MIB at the first port, and have fewer --frames")
+        } else {
+            "RINGWAY_LOG=drivers=debug shows all that DPDK says".to_owned()
+        };
+        OpenError::new(&plan.device, "starting DPDK's environment", io::Error::other(words)).hint(hint)
     })
 }
 

@@ -5,6 +5,7 @@
 //! started and closed, which the port's lock keeps apart; **lent**: only slots and pages that the ledger says are on loan
 //! are offered or sent, so their bytes are nobody else's; **room**: the shim is told of arrays no longer than they are.
 
+use super::mbuf::{Place, Received};
 use crate::rings::Descriptor;
 use core::ffi::{CStr, c_char};
 use core::ptr::NonNull;
@@ -235,8 +236,22 @@ impl HerdHandle {
         unsafe { sys::rwd_herd_flush(self.0.as_ptr()) }
     }
 
-    /// Takes over what other threads have freed.
-    pub(super) fn gather(&self) {
+    /// The mbufs of the slots, in their order.
+    pub(super) fn frames(&self) -> NonNull<sys::Mbuf> {
+        // SAFETY: *owner*.
+        let first = unsafe { sys::rwd_herd_frames(self.0.as_ptr()) };
+        // SAFETY: a herd without is not made.
+        unsafe { NonNull::new_unchecked(first) }
+    }
+
+    /// Lets the buffer of a slot's mbuf begin where the slot does.
+    pub(super) fn widen(&self, mbuf: &sys::Mbuf, offset: u64) {
+        // SAFETY: *owner*; the mbuf is the herd's, of the slot at that offset, and its fields are cells.
+        unsafe { sys::rwd_widen(self.0.as_ptr(), mbuf, offset) };
+    }
+
+    /// Takes over what other threads have freed; returns how many frames rest then.
+    pub(super) fn gather(&self) -> u32 {
         // SAFETY: *owner*.
         unsafe { sys::rwd_herd_gather(self.0.as_ptr()) }
     }
@@ -302,8 +317,24 @@ impl QueueHandle {
         NonNull::new(unsafe { sys::rwd_queue_new(herd.0.as_ptr(), device.port, queue) }).map(Self)
     }
 
-    /// Fills `out` with whole packets in slots of the herd; returns how many descriptors.
+    /// Packets that can be had now, at most so many; the device is asked when none is left.
     #[inline]
+    pub(super) fn poll(&mut self, room: u32) -> &[Received] {
+        let mut first = core::ptr::null();
+        // SAFETY: *owner*; a pointer to be set.
+        let found = unsafe { sys::rwd_poll(self.0.as_ptr(), room, &raw mut first) };
+        // SAFETY: so many mbufs lie there, as pointers that are not null, until the next call.
+        unsafe { core::slice::from_raw_parts(first.cast(), found as usize) }
+    }
+
+    /// So many of them were taken.
+    #[inline]
+    pub(super) fn took(&mut self, count: u32) {
+        // SAFETY: *owner*; no more than were there.
+        unsafe { sys::rwd_took(self.0.as_ptr(), count) };
+    }
+
+    /// Fills `out` with whole packets in slots of the herd, of those that were polled; returns how many descriptors.
     pub(super) fn receive(&mut self, out: &mut [Descriptor]) -> usize {
         let (to, room) = (out.as_mut_ptr().cast(), count(out));
         // SAFETY: *owner* and *room*; both types of descriptor are two words of plain numbers.
@@ -351,12 +382,14 @@ impl QueueHandle {
         unsafe { sys::rwd_waiting(self.0.as_ptr()) }
     }
 
-    /// Lays packets of one frame down; with those that wait, at most a burst.
+    /// Where packets are laid down while none waits; [`flush`](Self::flush) is told how many.
     #[inline]
-    pub(super) fn push_plain(&mut self, frames: &[Descriptor]) {
-        debug_assert!(self.waiting() as usize + frames.len() <= sys::BURST);
-        // SAFETY: *owner*, *lent* and *room*.
-        unsafe { sys::rwd_push_plain(self.0.as_ptr(), frames.as_ptr().cast(), count(frames)) };
+    pub(super) fn places(&mut self) -> &mut [Place] {
+        debug_assert_eq!(self.waiting(), 0);
+        // SAFETY: *owner*.
+        let first = unsafe { sys::rwd_places(self.0.as_ptr()) };
+        // SAFETY: the shim's array of a burst of pointers, of which none is in use.
+        unsafe { core::slice::from_raw_parts_mut(first.cast(), sys::BURST) }
     }
 
     /// Lays one packet down: frames and pages in their order. Likewise, and there is room for its pages.
@@ -367,11 +400,12 @@ impl QueueHandle {
         unsafe { sys::rwd_push(self.0.as_ptr(), parts.as_ptr().cast(), count(parts), offload) };
     }
 
-    /// Hands what waits to the device; returns how many packets still wait.
+    /// Hands what waits to the device, and so many more that were laid down at [`places`](Self::places); returns how many
+    /// packets still wait.
     #[inline]
-    pub(super) fn flush(&mut self) -> u32 {
-        // SAFETY: *owner*.
-        unsafe { sys::rwd_flush(self.0.as_ptr()) }
+    pub(super) fn flush(&mut self, more: u32) -> u32 {
+        // SAFETY: *owner*, and *lent*: the places were filled, with frames that are on loan.
+        unsafe { sys::rwd_flush(self.0.as_ptr(), more) }
     }
 
     /// Asks the device to free what it has sent.

@@ -1,6 +1,7 @@
 //! An arena's frames as DPDK knows them, shared by all DPDK queues of a worker.
 
 use super::ffi::HerdHandle;
+use super::mbuf::Mbufs;
 use crate::error::{Fault, OpenError};
 use crate::xdp::Umem;
 use ringbuf::{BURST, Loan, PACKET_PAGES, Pool, Stray};
@@ -70,6 +71,12 @@ impl Herd {
         Ok(herd)
     }
 
+    /// The mbufs of the slots.
+    #[inline]
+    pub(super) fn mbufs(&self, pool: &Pool) -> Mbufs<'_> {
+        Mbufs::of(&self.handle, pool)
+    }
+
     /// Lays empty frames down for a device that is about to start, maybe by another thread, and that receives packets of so
     /// many frames.
     pub(super) fn reserve(&self, pool: &Pool, ring: u16, packet_frames: u32) {
@@ -87,8 +94,7 @@ impl Herd {
     /// Sees to it that a device finds empty frames, and that the pool has the others.
     #[inline]
     pub(super) fn balance(&self, pool: &Pool) -> Result<(), Fault> {
-        self.handle.gather();
-        let resting = self.handle.resting();
+        let resting = self.handle.gather();
         if self.to_be_filled.get().is_none() {
             self.to_be_filled.set(Some(self.lent.get() - i64::from(resting)));
         }

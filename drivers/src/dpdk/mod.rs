@@ -17,13 +17,18 @@
 //! | `plan.rs` | what a user types |
 //! | `eal.rs` | DPDK's environment, so that nobody learns its arguments |
 //! | `port.rs` | a device: probed, configured, started with its last queue, closed with its first |
+//! | `in_the_way.rs`, `hints.rs` | what keeps a device from opening, and what usually helps |
 //! | `herd.rs` | an arena's frames as DPDK knows them |
 //! | `queue.rs`, `packet.rs` | the running queue; packets out of the ordinary |
-//! | `ffi.rs` | every call into the shim, and all unsafe code |
+//! | `mbuf.rs` | the hot halves of that: between mbufs and frames in one step |
+//! | `ffi.rs` | every call into the shim |
 
 mod eal;
 mod ffi;
 mod herd;
+mod hints;
+mod in_the_way;
+mod mbuf;
 mod packet;
 mod plan;
 mod port;

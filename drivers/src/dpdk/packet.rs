@@ -13,18 +13,15 @@ const TCP_FIELD: u16 = 16;
 const UDP_FIELD: u16 = 6;
 
 impl<'p> DpdkQueue<'p> {
-    /// Whether a packet waits that could not be handed over as it is.
-    pub(super) fn raw_has_more(&self) -> bool {
-        self.raw.foreign().is_some()
-    }
-
     /// The careful half of receiving: from the first that is not plain, and then what lies in others' memory.
     #[cold]
     #[inline(never)]
-    pub(super) fn receive_rest(&mut self, from: usize, to: usize, burst: &mut Burst<'p>) -> usize {
+    pub(super) fn receive_rest(&mut self, burst: &mut Burst<'p>) -> usize {
         let before = burst.len();
         let mut run = Burst::new();
-        for at in from..to {
+        let room = burst.room().min(BURST);
+        let filled = self.raw.receive(&mut self.scratch[..room]);
+        for at in 0..filled {
             let descriptor = self.scratch[at];
             match arrive(self.pool, self.herd.loan, descriptor) {
                 Ok(mut frame) => {
@@ -134,6 +131,7 @@ impl<'p> DpdkQueue<'p> {
             }
             self.raw.push(&self.scratch[..frames], offload.as_ref());
         }
+        self.raw.flush(0);
     }
 
     fn note(&self, frame: &mut Frame<'p>, options: u32) {
@@ -152,12 +150,12 @@ impl<'p> DpdkQueue<'p> {
 
     /// Whether one more packet can be laid down, after the device was asked.
     fn has_room(&mut self) -> bool {
-        (self.raw.waiting() as usize) < BURST || (self.raw.flush() as usize) < BURST
+        (self.raw.waiting() as usize) < BURST || (self.raw.flush(0) as usize) < BURST
     }
 
     pub(super) fn gather_inside(&mut self, packets: &mut Packets<'p>) -> usize {
         let waiting = packets.len();
-        if self.raw.waiting() > 0 && self.raw.flush() > 0 {
+        if self.raw.waiting() > 0 && self.raw.flush(0) > 0 {
             return 0;
         }
         while self.is_well()
@@ -213,7 +211,7 @@ impl<'p> DpdkQueue<'p> {
             self.transmitted.packets += 1;
             self.transmitted.bytes += bytes as u64;
         }
-        self.raw.flush();
+        self.raw.flush(0);
         waiting - packets.len()
     }
 

@@ -156,6 +156,27 @@ impl DpdkPlan {
         }
     }
 
+    /// Whether the other side is an interface of the kernel's with the same address: DPDK gives both sides of a tap one, also
+    /// where virtio-user has made the tap. Not so for a tap that stands for another interface (`remote`).
+    pub(super) fn shares_its_address(&self) -> bool {
+        match self.driver() {
+            "net_tap" => self.argument("remote").is_none(),
+            "net_virtio_user" => self.argument("path") == Some("/dev/vhost-net"),
+            _ => false,
+        }
+    }
+
+    /// Whether the link stays down once its peer has gone, also when that is started again: virtio-user connects once, when it is
+    /// opened, and only where it listens can another come (`virtio_user_dev.c` of 22.11).
+    pub(super) fn never_connects_again(&self) -> bool {
+        self.driver() == "net_virtio_user" && self.argument("server") != Some("1")
+    }
+
+    /// The name of the kernel's interface that this device makes.
+    pub(super) fn makes_a_tap(&self) -> Option<&str> {
+        if self.driver() == "net_tap" { self.argument("iface") } else { None }
+    }
+
     /// Whether the driver looks for data behind the mbuf itself, so that it gets mbufs of its own, and what it receives
     /// is copied: net_af_xdp, whose UMEM is the pool's own memory.
     pub(super) fn wants_own_mbufs(&self) -> bool {
@@ -186,6 +207,26 @@ mod tests {
         // A capture file of each queue: the same word twice.
         let four = plan("dpdk:net_pcap0,rx_pcap=a,rx_pcap=b");
         assert_eq!(four.device_string(), "net_pcap0,rx_pcap=a,rx_pcap=b");
+    }
+
+    /// What holds of a driver may hang on what it is told.
+    #[test]
+    fn drivers_have_their_ways() {
+        for (text, shares, for_good) in [
+            ("dpdk:net_tap0,iface=t", true, false),
+            ("dpdk:net_tap0,iface=t,remote=eth0", false, false),
+            ("dpdk:net_virtio_user0,path=/dev/vhost-net,queues=1", true, true),
+            ("dpdk:net_virtio_user0,path=/tmp/s", false, true),
+            ("dpdk:net_virtio_user0,path=/tmp/s,server=1", false, false),
+            ("dpdk:net_vhost0,iface=/tmp/s", false, false),
+        ] {
+            let plan = plan(text);
+            assert_eq!(
+                (plan.shares_its_address(), plan.never_connects_again()),
+                (shares, for_good),
+                "{text}"
+            );
+        }
     }
 
     #[test]

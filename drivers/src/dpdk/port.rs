@@ -3,14 +3,13 @@
 use super::eal;
 use super::ffi::{self, Device, Facts, HerdHandle, can};
 use super::herd;
+use super::hints::{MEMORY_HINT, mtu_hint, probing_hint, queue_hint};
+use super::in_the_way;
 use super::plan::DpdkPlan;
 use crate::error::OpenError;
 use crate::queue::{Caps, Copying};
 use ringbuf::Backing;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
@@ -22,6 +21,9 @@ const RING: u16 = 1024;
 /// Bytes of an Ethernet header and two tags, and of the longest IP packet.
 const ETHERNET: u32 = 14 + 8;
 const LONGEST: u32 = 65_535 + ETHERNET;
+
+/// Addresses that are given away without a registry have this bit (IEEE 802 §8.4).
+const LOCAL: u8 = 2;
 
 /// How long a queue that ends waits for those of other threads. A worker hears the word to end within ten milliseconds.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -58,14 +60,13 @@ impl DpdkPort {
     /// [`OpenError`] naming the device, the step, what DPDK says, and the cure.
     pub fn open(plan: &DpdkPlan) -> Result<Arc<Self>, OpenError> {
         let backing = eal::start(plan)?;
-        if let Some(path) = plan.listens_at() {
-            clear_away(plan, Path::new(path))?;
-        }
+        in_the_way::look(plan)?;
         eal::forget_complaints();
         let name = plan.device.as_str();
         let fail = |step: &str, error: &io::Error| OpenError::new(name, step, said(error));
         let (device, facts) = Device::open(&plan.device_string()).map_err(|error| {
             let error = said(&error);
+            in_the_way::sweep(plan);
             let hint = probing_hint(plan, &error);
             OpenError::new(name, "probing the device", error).hint(hint)
         })?;
@@ -121,10 +122,16 @@ impl DpdkPort {
         &self.plan
     }
 
-    /// Its address.
+    /// Its address, for who speaks as a host here. Where the kernel's interface at the other side has the very same one, it is
+    /// another: what bears one's own address was sent by oneself.
     #[must_use]
-    pub const fn mac(&self) -> [u8; 6] {
-        self.facts.mac
+    pub fn mac(&self) -> [u8; 6] {
+        let mut mac = self.facts.mac;
+        if self.plan.shares_its_address() {
+            mac[0] |= LOCAL;
+            mac[5] ^= 1;
+        }
+        mac
     }
 
     /// Bytes of its longest IP packet.
@@ -135,6 +142,12 @@ impl DpdkPort {
 
     pub(super) const fn rings(&self) -> (u16, u16) {
         self.rings
+    }
+
+    /// Slots of a queue's receive ring.
+    #[must_use]
+    pub const fn receive_ring(&self) -> u16 {
+        self.rings.0
     }
 
     /// Bytes that a slot should hold, its headroom aside.
@@ -189,9 +202,9 @@ impl DpdkPort {
                 .map_err(|error| fail("making mbufs".to_owned(), &error).hint(MEMORY_HINT))?;
         }
         device.queue(queue, self.rings, herd, copies).map_err(|error| {
-            fail(format!("setting queue {queue} up"), &error).hint(
-                "frames of this MTU may not fit a buffer: this driver cannot chain when it receives; a smaller mtu= may help",
-            )
+            let error = fail(format!("setting queue {queue} up"), &error);
+            let hint = queue_hint(&self.plan, &error.source);
+            error.hint(hint)
         })?;
         let made = make(device)
             .ok_or_else(|| fail(format!("opening queue {queue}"), &io::ErrorKind::OutOfMemory.into()))?;
@@ -306,86 +319,7 @@ pub(super) struct Look {
     pub(super) lost: ffi::Statistics,
 }
 
-/// Removes a socket that a process has left which was killed; one at which somebody listens is in use.
-fn clear_away(plan: &DpdkPlan, path: &Path) -> Result<(), OpenError> {
-    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
-    let refuse = |why: &str, cure: &str| {
-        let step = format!("making the socket {}", path.display());
-        Err(OpenError::refused(plan.device.as_str(), step, why).hint(cure))
-    };
-    if !found.file_type().is_socket() {
-        return refuse("there is something else at this path", "name a path where nothing is");
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!("{}: removing the socket of a process that is gone", path.display());
-            std::fs::remove_file(path).map_err(|error| {
-                OpenError::new(
-                    plan.device.as_str(),
-                    format!("removing the old socket {}", path.display()),
-                    error,
-                )
-            })
-        }
-        _ => {
-            refuse("the device is in use: a process listens there", "end that process, or name another path")
-        }
-    }
-}
-
-const MEMORY_HINT: &str = "it may lack memory: give the first port more, memory=MIB, or reserve more huge pages, sysctl \
-                           vm.nr_hugepages=N; or a smaller ring=";
-
 /// The error with what DPDK said of it.
 fn said(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), eal::with_complaint(error))
-}
-
-fn mtu_hint(plan: &DpdkPlan, facts: &Facts) -> String {
-    match plan.mtu {
-        Some(mtu) if mtu > facts.max_mtu && facts.max_mtu > 0 => {
-            format!("an MTU of {} is the most that it can", facts.max_mtu)
-        }
-        Some(mtu) if u32::from(mtu) > facts.max_packet && facts.max_packet > 0 => {
-            format!(
-                "frames of {} bytes are the longest that it takes, header included: a smaller mtu=",
-                facts.max_packet
-            )
-        }
-        Some(_) => "leave mtu= away".to_owned(),
-        None => "RINGWAY_LOG=drivers=debug shows all that DPDK says".to_owned(),
-    }
-}
-
-/// What usually helps when a device is not there.
-fn probing_hint(plan: &DpdkPlan, error: &io::Error) -> String {
-    let device = plan.device.as_str();
-    if plan.is_pci() {
-        return format!(
-            "is it bound to vfio-pci? dpdk-devbind.py --status shows it, and dpdk-devbind.py -b vfio-pci {device} binds it; \
-             the chapter \"DPDK\" of the book has the rest"
-        );
-    }
-    let words = error.to_string();
-    let driver = plan.driver();
-    if error.kind() == io::ErrorKind::AlreadyExists {
-        "another port has this name: give it another number".to_owned()
-    } else if !driver.starts_with("net_") {
-        "virtual devices begin with net_, as net_tap0; a NIC is named by its PCI address, as 0000:03:00.0"
-            .to_owned()
-    } else if words.contains("failed to parse device") {
-        format!(
-            "there is no driver {driver}: on Debian it may be in the package librte-{}, with DPDK's number behind it, and \
-             all of them are in librte-meta-net",
-            driver.replace('_', "-")
-        )
-    } else if driver == "net_virtio_user" {
-        "is the vhost side there, and its socket? start it first, or let this side wait for it: server=1"
-            .to_owned()
-    } else {
-        format!(
-            "the driver is there, so look at what {device} is told: {}; https://doc.dpdk.org/guides/nics/ names its words",
-            if plan.arguments.is_empty() { "nothing".to_owned() } else { plan.device_string() }
-        )
-    }
 }

@@ -2,10 +2,10 @@
 
 use super::ffi::{QueueHandle, Statistics};
 use super::herd::Herd;
+use super::mbuf;
 use super::port::{DpdkPort, Look};
 use crate::checksum;
 use crate::error::{Fault, OpenError};
-use crate::plain::{Limits, arrive_any, depart_any};
 use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair, Tally};
 use crate::rings::{Descriptor, room};
 use crate::xdp::Umem;
@@ -38,6 +38,8 @@ pub struct DpdkQueue<'p> {
     idle: u32,
     link_down: Cell<u64>,
     down: Cell<bool>,
+    /// The link was up once.
+    up: Cell<bool>,
     pub(super) malformed: u64,
     pub(super) herd: Rc<Herd>,
     _umem: Rc<Umem<'p>>,
@@ -87,6 +89,7 @@ impl<'p> DpdkQueue<'p> {
             idle: 0,
             link_down: Cell::new(0),
             down: Cell::new(false),
+            up: Cell::new(false),
             malformed: 0,
             herd,
             _umem: Rc::clone(umem),
@@ -108,48 +111,51 @@ impl<'p> DpdkQueue<'p> {
     #[inline]
     fn receive_inside(&mut self, burst: &mut Burst<'p>) -> usize {
         let looks = self.looks;
-        let Self { pool, raw, herd, scratch, received, .. } = self;
-        let room = room(burst) as usize;
-        let filled = raw.receive(&mut scratch[..room.min(BURST)]);
-        let mut note = |frame: &mut Frame<'p>, _| {
-            if looks && let Some(offload) = checksum::undone(frame) {
-                frame.set_offload(Some(offload));
-            }
-        };
-        let (taken, bytes) = arrive_any(pool, herd.loan, &scratch[..filled], burst, &mut note);
-        let taken = taken as usize;
-        herd.lent(-(taken as i64));
-        received.packets += taken as u64;
-        received.bytes += bytes;
-        if taken == filled && (filled > 0 || room == 0) {
-            self.idle = 0;
-            return taken;
-        }
-        if filled == 0 && !self.raw_has_more() {
-            self.idle = self.idle.wrapping_add(1);
+        let Self { pool, raw, herd, received, .. } = self;
+        let room = room(burst);
+        if room == 0 {
             return 0;
         }
+        let polled = raw.poll(room);
+        let found = polled.len();
+        let (taken, bytes) = if looks {
+            let note = |frame: &mut Frame<'p>| {
+                if let Some(offload) = checksum::undone(frame) {
+                    frame.set_offload(Some(offload));
+                }
+            };
+            mbuf::arrive(pool, herd.loan, polled, burst, note)
+        } else {
+            mbuf::arrive(pool, herd.loan, polled, burst, |_| ())
+        };
+        raw.took(taken);
+        herd.lent(-i64::from(taken));
+        received.packets += u64::from(taken);
+        received.bytes += bytes;
+        let taken = taken as usize;
+        if taken == found {
+            self.idle = if found > 0 { 0 } else { self.idle.wrapping_add(1) };
+            return taken;
+        }
         self.idle = 0;
-        taken + self.receive_rest(taken, filled, burst)
+        taken + self.receive_rest(burst)
     }
 
     #[inline]
     fn transmit_inside(&mut self, burst: &mut Burst<'p>) -> usize {
-        if self.raw.waiting() > 0 && self.raw.flush() > 0 {
+        if self.raw.waiting() > 0 && self.raw.flush(0) > 0 {
             return 0;
         }
-        let Self { pool, raw, herd, scratch, longest, transmitted, .. } = self;
+        let Self { pool, raw, herd, longest, transmitted, .. } = self;
         let before = burst.len();
-        let limits = Limits { headroom: 0, bytes: *longest };
-        let (sent, bytes) = depart_any(pool, herd.loan, burst, &mut scratch[..], limits);
+        let (sent, bytes) = mbuf::depart(pool, herd.loan, herd.mbufs(pool), burst, raw.places(), *longest);
         herd.lent(i64::from(sent));
-        raw.push_plain(&scratch[..sent as usize]);
         transmitted.packets += u64::from(sent);
         transmitted.bytes += bytes;
+        self.raw.flush(sent);
         if !burst.is_empty() {
             self.transmit_rest(burst);
         }
-        self.raw.flush();
         before - burst.len()
     }
 
@@ -161,6 +167,10 @@ impl<'p> DpdkQueue<'p> {
         if look.removed {
             self.latch(Fault::Gone);
         }
+        if look.down && self.up.get() && self.port.plan().never_connects_again() {
+            self.latch(Fault::Severed);
+        }
+        self.up.set(self.up.get() || !look.down);
         if look.down && !self.down.get() {
             self.link_down.set(self.link_down.get() + 1);
         }
@@ -216,7 +226,7 @@ impl<'p> QueuePair<'p> for DpdkQueue<'p> {
             return;
         }
         if self.raw.waiting() > 0 {
-            self.raw.flush();
+            self.raw.flush(0);
         }
         // Sent frames and pages that nobody asks for stay in the ring.
         if self.idle % 256 == 255 {

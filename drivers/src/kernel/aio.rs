@@ -4,6 +4,7 @@ use super::buffers::{Buffers, LEAD, Reach};
 use super::raw::{Aio, Event};
 use super::{Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, refused};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::retry_on_intr;
 use rustix::net::{SendFlags, send};
 use std::collections::VecDeque;
 use std::io;
@@ -20,10 +21,12 @@ struct Read<S> {
     flow: u32,
     generation: u32,
     buffer: u16,
-    _file: Arc<S>,
+    file: Arc<S>,
     skip: usize,
     head: usize,
     bytes: usize,
+    /// The file must still be the same when they are read.
+    check: bool,
     more: bool,
     direct: bool,
 }
@@ -69,7 +72,7 @@ pub(super) struct DirectAio<S> {
 
 impl<S: Source> DirectAio<S> {
     pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
-        let error = |step, source, cure| EngineError { method: Method::DirectAio, step, source, cure };
+        let error = |step, source, cure| EngineError { method: Method::DirectAio.name(), step, source, cure };
         let aio = Aio::new(plan.buffers.into()).map_err(|source| {
             error("making an AIO context", source, "raise fs.aio-max-nr, or use a kernel with CONFIG_AIO")
         })?;
@@ -109,7 +112,8 @@ impl<S: Source> DirectAio<S> {
             flow,
             generation,
             buffer,
-            _file: Arc::clone(job.file),
+            file: Arc::clone(job.file),
+            check: job.check && bytes as u64 == job.bytes,
             skip: reach.skip,
             head,
             bytes,
@@ -123,7 +127,7 @@ impl<S: Source> DirectAio<S> {
         let begun = unsafe { self.aio.read(buffer.into(), fd, into, reach.offset, &self.bell) };
         if let Err(errno) = begun {
             self.reads[usize::from(buffer)] = None;
-            self.give(buffer);
+            self.buffers.give(buffer);
             tracing::warn!("reading a file by AIO: {errno}");
             return Step::Failed;
         }
@@ -138,10 +142,11 @@ impl<S: Source> DirectAio<S> {
         };
         let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         flags.set(SendFlags::MORE, more);
-        match send(socket, &self.buffers.bytes(buffer)[from..to], flags) {
+        let bytes = &self.buffers.bytes(buffer)[from..to];
+        match retry_on_intr(|| send(socket, bytes, flags)) {
             Ok(bytes) => {
                 let now = if from + bytes == to {
-                    self.give(buffer);
+                    self.buffers.give(buffer);
                     Now::Idle
                 } else {
                     Now::Held { buffer, from: from + bytes, to, more }
@@ -154,22 +159,25 @@ impl<S: Source> DirectAio<S> {
                 // Slow readers must not keep all buffers: what they have not taken is read again.
                 if step != Step::Full || !self.buffers.are_plenty() {
                     place(&mut self.flows, flow).now = Now::Idle;
-                    self.give(buffer);
+                    self.buffers.give(buffer);
                 }
                 step
             }
         }
     }
 
-    /// A buffer is free; somebody may wait for one.
-    fn give(&mut self, buffer: u16) {
-        self.buffers.give(buffer);
-        while let Some((flow, generation)) = self.waiting.pop_front() {
+    /// Somebody may wait for a buffer that is free. Looked at in each turn, not when one becomes free: whoever is woken may be
+    /// gone before he takes it, and would take the news along.
+    fn wake_waiters(&mut self) {
+        let mut left = self.buffers.spare();
+        while left > 0
+            && let Some((flow, generation)) = self.waiting.pop_front()
+        {
             let state = place(&mut self.flows, flow);
             if state.generation == generation {
                 state.now = Now::Idle;
                 self.woken.push(flow);
-                return;
+                left -= 1;
             }
         }
     }
@@ -184,13 +192,14 @@ impl<S: Source> DirectAio<S> {
         let bytes = arrived.saturating_sub(read.skip).min(read.bytes);
         let flow = place(&mut self.flows, read.flow);
         if flow.generation != read.generation {
-            self.give(read.buffer);
+            self.buffers.give(read.buffer);
             return;
         }
         self.woken.push(read.flow);
-        if bytes == 0 {
+        let spoilt = read.check && bytes == read.bytes && !read.file.is_same();
+        if bytes == 0 || spoilt {
             flow.now = Now::Over(if event.result >= 0 { Step::Gone } else { failed(event.result) });
-            self.give(read.buffer);
+            self.buffers.give(read.buffer);
             return;
         }
         let from = self.buffers.join(read.buffer, read.head, read.skip);
@@ -220,12 +229,12 @@ impl<S: Source> Engine<S> for DirectAio<S> {
         }
     }
 
-    fn close(&mut self, flow: u32) {
+    fn close(&mut self, flow: u32, _: &OwnedFd) {
         let state = place(&mut self.flows, flow);
         let now = std::mem::take(&mut state.now);
         state.generation = state.generation.wrapping_add(1);
         if let Now::Held { buffer, .. } = now {
-            self.give(buffer);
+            self.buffers.give(buffer);
         }
     }
 
@@ -240,6 +249,7 @@ impl<S: Source> Engine<S> for DirectAio<S> {
                 }
             }
         }
+        self.wake_waiters();
         woken.append(&mut self.woken);
     }
 

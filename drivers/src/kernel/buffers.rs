@@ -64,6 +64,11 @@ impl Buffers {
         self.free.push(buffer);
     }
 
+    /// How many are free.
+    pub(super) const fn spare(&self) -> usize {
+        self.free.len()
+    }
+
     /// The whole buffer. Not while the kernel works in it.
     pub(super) fn bytes(&mut self, buffer: u16) -> &mut [u8] {
         &mut self.maps[usize::from(buffer)]

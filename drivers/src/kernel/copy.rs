@@ -1,8 +1,9 @@
 //! `read` and `write`.
 
 use super::{Counters, Engine, EnginePlan, HEAD_MAX, Job, Source, Step, piece, place, refused};
-use rustix::io::{Errno, pread};
+use rustix::io::{pread, retry_on_intr};
 use rustix::net::{SendFlags, send};
+use std::os::fd::OwnedFd;
 
 /// A buffer with bytes that the socket has not taken yet.
 #[derive(Debug)]
@@ -32,14 +33,9 @@ impl ReadWrite {
         let head = job.head.len().min(HEAD_MAX);
         buffer[..head].copy_from_slice(&job.head[..head]);
         let bytes = piece(job.bytes, self.chunk);
-        let read = loop {
-            match pread(job.file.file(), &mut buffer[head..head + bytes], job.offset) {
-                Err(Errno::INTR) => {}
-                other => break other,
-            }
-        };
-        match read {
-            Ok(0) => {
+        let into = &mut buffer[head..head + bytes];
+        match retry_on_intr(|| pread(job.file.file(), &mut *into, job.offset)) {
+            Ok(read) if read == 0 || job.is_spoilt(read) => {
                 self.spare.push(buffer);
                 Err(Step::Gone)
             }
@@ -66,7 +62,7 @@ impl<S: Source> Engine<S> for ReadWrite {
         };
         let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         flags.set(SendFlags::MORE, held.more);
-        let step = match send(job.socket, &held.buffer[held.from..held.to], flags) {
+        let step = match retry_on_intr(|| send(job.socket, &held.buffer[held.from..held.to], flags)) {
             Ok(bytes) => {
                 held.from += bytes;
                 Step::Sent(bytes as u64)
@@ -81,7 +77,7 @@ impl<S: Source> Engine<S> for ReadWrite {
         step
     }
 
-    fn close(&mut self, flow: u32) {
+    fn close(&mut self, flow: u32, _: &OwnedFd) {
         if let Some(held) = place(&mut self.flows, flow).take() {
             self.spare.push(held.buffer);
         }

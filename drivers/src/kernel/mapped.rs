@@ -2,7 +2,7 @@
 
 use super::raw::{Mapping, News, allow_zerocopy, next_error, send_mapped};
 use super::{Counters, Engine, Job, Source, Step, piece, place, refused, send_head};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -81,13 +81,14 @@ impl<S: Source> Engine<S> for MmapWrite<S> {
         let bytes = piece(job.bytes, MOST);
         let more = job.more || (bytes as u64) < job.bytes;
         let flags = if more { libc::MSG_MORE } else { 0 };
-        match send_mapped(job.socket, job.head, &mapping, (job.offset, bytes), flags) {
+        let stretch = (job.offset, bytes);
+        match retry_on_intr(|| send_mapped(job.socket, job.head, &mapping, stretch, flags)) {
             Ok(sent) => Step::Sent(sent as u64),
             Err(errno) => refused(errno),
         }
     }
 
-    fn close(&mut self, _: u32) {}
+    fn close(&mut self, _: u32, _: &OwnedFd) {}
 
     fn counters(&self) -> Counters {
         self.counters
@@ -162,7 +163,7 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
             let bytes = piece(job.bytes, MOST);
             let more = job.more || (bytes as u64) < job.bytes;
             let flags = libc::MSG_ZEROCOPY | if more { libc::MSG_MORE } else { 0 };
-            match send_mapped(job.socket, &[], &mapping, (job.offset, bytes), flags) {
+            match retry_on_intr(|| send_mapped(job.socket, &[], &mapping, (job.offset, bytes), flags)) {
                 Ok(bytes) => {
                     sent += bytes as u64;
                     place(&mut self.flows, flow).out += 1;
@@ -187,8 +188,13 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
         Step::Sent(sent)
     }
 
-    fn close(&mut self, flow: u32) {
-        *place(&mut self.flows, flow) = Flow::default();
+    fn close(&mut self, flow: u32, socket: &OwnedFd) {
+        if place(&mut self.flows, flow).out > 0 {
+            // A reset has given all back by now; of an end in order, what the peer has not yet acknowledged is still out.
+            self.reap(flow, socket);
+        }
+        let left = std::mem::take(place(&mut self.flows, flow));
+        self.counters.zerocopy_abandoned += u64::from(left.out);
     }
 
     fn error(&mut self, flow: u32, socket: &OwnedFd) -> bool {

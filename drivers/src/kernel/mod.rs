@@ -16,8 +16,9 @@
 //! | `sendfile.rs` | `sendfile` |
 //! | `mapped.rs` | `mmap-write`, `zerocopy`: straight from a mapping, which only the kernel touches |
 //! | `pipes.rs` | `splice`, `vmsplice` (and `tee`) |
-//! | `uring.rs` | `uring`, `uring-splice`, `uring-zerocopy`, `direct-uring` |
+//! | `uring.rs`, `uring/begin.rs` | `uring`, `uring-splice`, `uring-zerocopy`, `direct-uring` |
 //! | `aio.rs` | `direct-aio` |
+//! | `receive.rs` | the other direction: `splice`, `read-write` |
 //! | `raw.rs` | the system calls that no safe crate has |
 
 mod aio;
@@ -26,10 +27,15 @@ mod copy;
 mod mapped;
 mod pipes;
 mod raw;
+mod receive;
 mod sendfile;
+#[cfg(test)]
+mod tests;
 mod uring;
 
-use rustix::io::Errno;
+pub use receive::{Got, Receive, Received, Receiver};
+
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{SendFlags, send};
 use std::fmt;
 use std::io;
@@ -130,6 +136,9 @@ pub trait Source {
 
     /// The same, opened with `O_DIRECT`; `None` where its file system refuses.
     fn direct(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether it is still the file, and the version of it, that it was. A system call.
+    fn is_same(&self) -> bool;
 }
 
 /// What is to be sent next over a flow.
@@ -147,6 +156,16 @@ pub struct Job<'j, S> {
     pub bytes: u64,
     /// Whether more follows, so that the last packet is not sent before it is full.
     pub more: bool,
+    /// With these bytes a body ends that was begun long ago: where they are read before they are sent, the file must still
+    /// be the same between the two.
+    pub check: bool,
+}
+
+impl<S: Source> Job<'_, S> {
+    /// Whether the file was changed before the last of the `read` bytes: then they are not to be sent.
+    fn is_spoilt(&self, read: usize) -> bool {
+        self.check && read as u64 == self.bytes && !self.file.is_same()
+    }
 }
 
 /// The longest head that a job may have.
@@ -180,6 +199,8 @@ pub struct Counters {
     pub zerocopy_copied: u64,
     /// Sends that the kernel is done with, zero-copy ones.
     pub zerocopy_done: u64,
+    /// Those whose connection ended before the kernel said so: nobody can be told any more.
+    pub zerocopy_abandoned: u64,
     /// Bytes read past the page cache.
     pub direct_read_bytes: u64,
     /// Bytes that should have been, but their file system refuses `O_DIRECT`.
@@ -202,6 +223,7 @@ impl Counters {
             ("zerocopy_sends", self.zerocopy_sends),
             ("zerocopy_copied", self.zerocopy_copied),
             ("zerocopy_done", self.zerocopy_done),
+            ("zerocopy_abandoned", self.zerocopy_abandoned),
             ("direct_read_bytes", self.direct_read_bytes),
             ("direct_refused_bytes", self.direct_refused_bytes),
             ("fallback_bytes", self.fallback_bytes),
@@ -220,8 +242,8 @@ pub trait Engine<S: Source> {
     /// A push after [`Step::Later`] must be for the same place in the stream, and asks what became of it.
     fn push(&mut self, flow: u32, job: &Job<'_, S>) -> Step;
 
-    /// A flow has ended; its number may be used again at once.
-    fn close(&mut self, flow: u32);
+    /// A flow has ended, and its socket is shut; its number may be used again at once.
+    fn close(&mut self, flow: u32, socket: &OwnedFd);
 
     /// The socket of a flow reports an error. `true`: it was only news for the engine, and the connection is well.
     fn error(&mut self, flow: u32, socket: &OwnedFd) -> bool {
@@ -238,6 +260,10 @@ pub trait Engine<S: Source> {
     fn bell(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// All flows have ended: waits until the kernel is done with what was theirs, some seconds at most, so that the counters
+    /// are complete.
+    fn finish(&mut self) {}
 
     /// What it has done.
     fn counters(&self) -> Counters;
@@ -264,7 +290,7 @@ impl Default for EnginePlan {
 #[derive(Debug, thiserror::Error)]
 #[error("engine {method}: {step}: {source}\n  {cure}")]
 pub struct EngineError {
-    method: Method,
+    method: &'static str,
     step: &'static str,
     source: io::Error,
     cure: &'static str,
@@ -292,10 +318,11 @@ pub fn engine<S: Source + 'static>(
     })
 }
 
-/// What an errno of a send means for the connection.
+/// What an errno of a send means for the connection. `EINTR` means nothing: the call is made again, since a socket that has
+/// room tells nobody so a second time.
 fn refused(errno: Errno) -> Step {
     match errno {
-        Errno::AGAIN | Errno::INTR => Step::Full,
+        Errno::AGAIN => Step::Full,
         // Of the file, not of the socket: a read failed.
         Errno::IO | Errno::NOMEM | Errno::NOBUFS => Step::Failed,
         // A mapping behind the end of its file.
@@ -310,7 +337,7 @@ fn send_head(socket: &OwnedFd, head: &[u8]) -> Option<Result<u64, Step>> {
         return None;
     }
     let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    Some(send(socket, head, flags).map(|bytes| bytes as u64).map_err(refused))
+    Some(retry_on_intr(|| send(socket, head, flags)).map(|bytes| bytes as u64).map_err(refused))
 }
 
 /// One `u32` of the kernel's at a time.

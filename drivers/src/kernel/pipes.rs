@@ -5,7 +5,7 @@ use super::raw::vmsplice;
 use super::{
     Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, refused, send_head,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice, tee};
 use std::os::fd::OwnedFd;
 
@@ -29,7 +29,11 @@ pub(super) struct Pipes {
 
 impl Pipes {
     /// Makes the first pipe, so that what is wrong is known before anybody asks for a file.
-    pub(super) fn new(method: Method, plan: &EnginePlan, flags: PipeFlags) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        method: &'static str,
+        plan: &EnginePlan,
+        flags: PipeFlags,
+    ) -> Result<Self, EngineError> {
         let mut pipes = Self { spare: Vec::new(), size: plan.pipe, flags };
         let error = |source: Errno| EngineError {
             method,
@@ -66,7 +70,7 @@ impl Pipes {
 fn drain(pipe: &mut Pipe, socket: &OwnedFd, more: bool) -> Result<u64, Step> {
     let mut flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
     flags.set(SpliceFlags::MORE, more);
-    match splice(&pipe.read, None, socket, None, pipe.bytes, flags) {
+    match retry_on_intr(|| splice(&pipe.read, None, socket, None, pipe.bytes, flags)) {
         // A pipe with bytes in it and a writer has no end.
         Ok(0) => Err(Step::Broken),
         Ok(bytes) => {
@@ -83,6 +87,50 @@ fn no_pipe(errno: Errno) -> Step {
     Step::Failed
 }
 
+/// A method that has a pipe between file and socket for each flow that needs one.
+trait Fills<S> {
+    /// The pipes of flows that have bytes in them, and where others come from.
+    fn ends(&mut self) -> (&mut Vec<Option<Pipe>>, &mut Pipes);
+
+    /// Puts the next bytes of a file into an empty pipe.
+    fn fill(&mut self, job: &Job<'_, S>, pipe: &mut Pipe) -> Result<(), Step>;
+}
+
+/// Sends a head, and what is in the flow's pipe behind it; what the socket does not take stays there.
+fn push_through<S>(method: &mut impl Fills<S>, flow: u32, job: &Job<'_, S>) -> Step {
+    let mut sent = 0;
+    match send_head(job.socket, job.head) {
+        Some(Ok(bytes)) => sent = bytes,
+        Some(Err(step)) => return step,
+        None => {}
+    }
+    if sent < job.head.len() as u64 {
+        return Step::Sent(sent);
+    }
+    let (flows, pipes) = method.ends();
+    let mut pipe = match place(flows, flow).take().map_or_else(|| pipes.take(), Ok) {
+        Ok(pipe) => pipe,
+        Err(errno) => return no_pipe(errno),
+    };
+    let filled = if pipe.bytes > 0 { Ok(()) } else { method.fill(job, &mut pipe) };
+    let step = filled.and_then(|()| {
+        let more = job.more || (pipe.bytes as u64) < job.bytes;
+        drain(&mut pipe, job.socket, more)
+    });
+    let (flows, pipes) = method.ends();
+    if pipe.bytes > 0 {
+        *place(flows, flow) = Some(pipe);
+    } else {
+        pipes.give(pipe);
+    }
+    match step {
+        Ok(bytes) => Step::Sent(sent + bytes),
+        Err(step) if sent == 0 => step,
+        // The head is out; the next push says what is wrong.
+        Err(_) => Step::Sent(sent),
+    }
+}
+
 /// `splice` in, `splice` out.
 #[derive(Debug)]
 pub(super) struct Splice {
@@ -93,65 +141,42 @@ pub(super) struct Splice {
 
 impl Splice {
     pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
-        let pipes = Pipes::new(Method::Splice, plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let pipes = Pipes::new(Method::Splice.name(), plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self { pipes, flows: Vec::new(), counters: Counters::default() })
+    }
+}
+
+impl<S: Source> Fills<S> for Splice {
+    fn ends(&mut self) -> (&mut Vec<Option<Pipe>>, &mut Pipes) {
+        (&mut self.flows, &mut self.pipes)
+    }
+
+    fn fill(&mut self, job: &Job<'_, S>, pipe: &mut Pipe) -> Result<(), Step> {
+        let (mut at, flags) = (job.offset, SpliceFlags::NONBLOCK | SpliceFlags::MOVE);
+        let most = piece(job.bytes, self.pipes.size);
+        match retry_on_intr(|| splice(job.file.file(), Some(&mut at), &pipe.write, None, most, flags)) {
+            Ok(0) => Err(Step::Gone),
+            Ok(bytes) => {
+                pipe.bytes = bytes;
+                Ok(())
+            }
+            Err(errno) => Err(refused(errno)),
+        }
     }
 }
 
 impl<S: Source> Engine<S> for Splice {
     fn push(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
-        let mut sent = 0;
-        match send_head(job.socket, job.head) {
-            Some(Ok(bytes)) => sent = bytes,
-            Some(Err(step)) => return step,
-            None => {}
-        }
-        if sent == job.head.len() as u64 {
-            let mut pipe = match place(&mut self.flows, flow).take().map_or_else(|| self.pipes.take(), Ok) {
-                Ok(pipe) => pipe,
-                Err(errno) => return no_pipe(errno),
-            };
-            let step = fill_from(job, &mut pipe, self.pipes.size).and_then(|()| {
-                let more = job.more || (pipe.bytes as u64) < job.bytes;
-                drain(&mut pipe, job.socket, more)
-            });
-            if pipe.bytes > 0 {
-                *place(&mut self.flows, flow) = Some(pipe);
-            } else {
-                self.pipes.give(pipe);
-            }
-            match step {
-                Ok(bytes) => sent += bytes,
-                Err(step) if sent == 0 => return step,
-                Err(_) => {}
-            }
-        }
-        Step::Sent(sent)
+        push_through(self, flow, job)
     }
 
-    fn close(&mut self, flow: u32) {
+    fn close(&mut self, flow: u32, _: &OwnedFd) {
         // Closed with what is in it.
         drop(place(&mut self.flows, flow).take());
     }
 
     fn counters(&self) -> Counters {
         self.counters
-    }
-}
-
-/// Puts the next bytes of the file into an empty pipe.
-fn fill_from<S: Source>(job: &Job<'_, S>, pipe: &mut Pipe, size: usize) -> Result<(), Step> {
-    if pipe.bytes > 0 {
-        return Ok(());
-    }
-    let (mut at, flags) = (job.offset, SpliceFlags::NONBLOCK | SpliceFlags::MOVE);
-    match splice(job.file.file(), Some(&mut at), &pipe.write, None, piece(job.bytes, size), flags) {
-        Ok(0) => Err(Step::Gone),
-        Ok(bytes) => {
-            pipe.bytes = bytes;
-            Ok(())
-        }
-        Err(errno) => Err(refused(errno)),
     }
 }
 
@@ -189,7 +214,7 @@ pub(super) struct Vmsplice<S> {
 
 impl<S: Source> Vmsplice<S> {
     pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
-        let pipes = Pipes::new(Method::Vmsplice, plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let pipes = Pipes::new(Method::Vmsplice.name(), plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self {
             mappings: Mappings::new(),
             pipes,
@@ -201,36 +226,10 @@ impl<S: Source> Vmsplice<S> {
         })
     }
 
-    /// Puts the next bytes of the file into an empty pipe: by reference to the mapping, or to another pipe.
-    fn fill(&mut self, job: &Job<'_, S>, pipe: &mut Pipe) -> Result<(), Step> {
-        if pipe.bytes > 0 {
-            return Ok(());
-        }
-        self.clock += 1;
-        // A pipe has a page in each slot, so that a stretch that begins within one has a page less.
-        let most = self.pipes.size - usize::try_from(job.offset % 4096).unwrap_or(0);
-        let stretch = Stretch { file: job.file.id(), offset: job.offset, bytes: piece(job.bytes, most) };
-        let place = usize::try_from(stretch.file ^ stretch.offset >> 12).unwrap_or(0) % LATELY;
-        if self.lately[place] != stretch {
-            self.lately[place] = stretch;
-            pipe.bytes = self.refer(job, pipe, stretch)?;
-            return Ok(());
-        }
-        let original = match self.originals.iter().position(|original| original.stretch == stretch) {
-            Some(original) => original,
-            None => self.original(job, stretch)?,
-        };
-        let original = &mut self.originals[original];
-        original.used = self.clock;
-        let (from, bytes) = (&original.pipe.read, original.pipe.bytes);
-        pipe.bytes = tee(from, &pipe.write, bytes, SpliceFlags::NONBLOCK).map_err(refused)?;
-        self.counters.teed_bytes += pipe.bytes as u64;
-        Ok(())
-    }
-
     fn refer(&mut self, job: &Job<'_, S>, pipe: &Pipe, stretch: Stretch) -> Result<usize, Step> {
         let mapping = self.mappings.of(job.file).map_err(|error| unmapped(&error))?;
-        let bytes = vmsplice(&pipe.write, &mapping, stretch.offset, stretch.bytes).map_err(refused)?;
+        let bytes = retry_on_intr(|| vmsplice(&pipe.write, &mapping, stretch.offset, stretch.bytes))
+            .map_err(refused)?;
         self.counters.vmspliced_bytes += bytes as u64;
         if bytes == 0 { Err(Step::Gone) } else { Ok(bytes) }
     }
@@ -249,38 +248,43 @@ impl<S: Source> Vmsplice<S> {
     }
 }
 
-impl<S: Source> Engine<S> for Vmsplice<S> {
-    fn push(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
-        let mut sent = 0;
-        match send_head(job.socket, job.head) {
-            Some(Ok(bytes)) => sent = bytes,
-            Some(Err(step)) => return step,
-            None => {}
-        }
-        if sent == job.head.len() as u64 {
-            let mut pipe = match place(&mut self.flows, flow).take().map_or_else(|| self.pipes.take(), Ok) {
-                Ok(pipe) => pipe,
-                Err(errno) => return no_pipe(errno),
-            };
-            let step = self.fill(job, &mut pipe).and_then(|()| {
-                let more = job.more || (pipe.bytes as u64) < job.bytes;
-                drain(&mut pipe, job.socket, more)
-            });
-            if pipe.bytes > 0 {
-                *place(&mut self.flows, flow) = Some(pipe);
-            } else {
-                self.pipes.give(pipe);
-            }
-            match step {
-                Ok(bytes) => sent += bytes,
-                Err(step) if sent == 0 => return step,
-                Err(_) => {}
-            }
-        }
-        Step::Sent(sent)
+impl<S: Source> Fills<S> for Vmsplice<S> {
+    fn ends(&mut self) -> (&mut Vec<Option<Pipe>>, &mut Pipes) {
+        (&mut self.flows, &mut self.pipes)
     }
 
-    fn close(&mut self, flow: u32) {
+    /// By reference to the mapping, or to another pipe.
+    fn fill(&mut self, job: &Job<'_, S>, pipe: &mut Pipe) -> Result<(), Step> {
+        self.clock += 1;
+        // A pipe has a page in each slot, so that a stretch that begins within one has a page less.
+        let most = self.pipes.size - usize::try_from(job.offset % 4096).unwrap_or(0);
+        let stretch = Stretch { file: job.file.id(), offset: job.offset, bytes: piece(job.bytes, most) };
+        let place = usize::try_from(stretch.file ^ stretch.offset >> 12).unwrap_or(0) % LATELY;
+        if self.lately[place] != stretch {
+            self.lately[place] = stretch;
+            pipe.bytes = self.refer(job, pipe, stretch)?;
+            return Ok(());
+        }
+        let original = match self.originals.iter().position(|original| original.stretch == stretch) {
+            Some(original) => original,
+            None => self.original(job, stretch)?,
+        };
+        let original = &mut self.originals[original];
+        original.used = self.clock;
+        let (from, bytes) = (&original.pipe.read, original.pipe.bytes);
+        pipe.bytes =
+            retry_on_intr(|| tee(from, &pipe.write, bytes, SpliceFlags::NONBLOCK)).map_err(refused)?;
+        self.counters.teed_bytes += pipe.bytes as u64;
+        Ok(())
+    }
+}
+
+impl<S: Source> Engine<S> for Vmsplice<S> {
+    fn push(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
+        push_through(self, flow, job)
+    }
+
+    fn close(&mut self, flow: u32, _: &OwnedFd) {
         drop(place(&mut self.flows, flow).take());
     }
 

@@ -2,6 +2,8 @@
 
 use super::{Counters, Engine, Job, Source, Step, piece, refused, send_head};
 use rustix::fs::sendfile;
+use rustix::io::retry_on_intr;
+use std::os::fd::OwnedFd;
 
 /// The most that Linux sends in one call (`MAX_RW_COUNT`, `include/linux/fs.h`).
 const MOST: usize = 0x7fff_f000;
@@ -23,7 +25,8 @@ impl<S: Source> Engine<S> for Sendfile {
         }
         if sent == job.head.len() as u64 {
             let mut at = job.offset;
-            match sendfile(job.socket, job.file.file(), Some(&mut at), piece(job.bytes, MOST)) {
+            let bytes = piece(job.bytes, MOST);
+            match retry_on_intr(|| sendfile(job.socket, job.file.file(), Some(&mut at), bytes)) {
                 Ok(0) => return Step::Gone,
                 Ok(bytes) => sent += bytes as u64,
                 Err(errno) if sent == 0 => return refused(errno),
@@ -34,7 +37,7 @@ impl<S: Source> Engine<S> for Sendfile {
         Step::Sent(sent)
     }
 
-    fn close(&mut self, _: u32) {}
+    fn close(&mut self, _: u32, _: &OwnedFd) {}
 
     fn counters(&self) -> Counters {
         self.counters

@@ -8,14 +8,13 @@
 //! Nothing waits for a socket in the kernel: what a socket does not take stays in its buffer or pipe until the socket is
 //! writable, or, where free buffers are few, is thrown away and read again. So slow readers never keep all buffers.
 
-use super::buffers::{Buffers, Reach};
+mod begin;
+
+use super::buffers::Buffers;
 use super::pipes::{Pipe, Pipes};
-use super::{
-    Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, refused, send_head,
-};
+use super::{Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, place};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
-use rustix::net::{SendFlags, send};
 use rustix::pipe::PipeFlags;
 use std::collections::VecDeque;
 use std::io;
@@ -41,7 +40,7 @@ struct Op<S> {
     generation: u32,
     socket: Rc<OwnedFd>,
     /// Open as long as it is read.
-    _file: Arc<S>,
+    file: Arc<S>,
     carrier: Carrier,
     stage: Stage,
     more: bool,
@@ -49,6 +48,8 @@ struct Op<S> {
     head: usize,
     /// Bytes of the file that are asked for.
     bytes: usize,
+    /// The file must still be the same when they are read.
+    check: bool,
 }
 
 /// What carries the bytes.
@@ -111,7 +112,7 @@ pub(super) struct Uring<S> {
 
 impl<S: Source> Uring<S> {
     pub(super) fn new(method: Method, plan: &EnginePlan) -> Result<Self, EngineError> {
-        let error = |step, source, cure| EngineError { method, step, source, cure };
+        let error = |step, source, cure| EngineError { method: method.name(), step, source, cure };
         let ring = IoUring::new(ENTRIES).map_err(|source| {
             error(
                 "making an io_uring",
@@ -139,7 +140,7 @@ impl<S: Source> Uring<S> {
             }
         }
         let (count, pipes) = match method {
-            Method::UringSplice => (0, Some(Pipes::new(method, plan, PipeFlags::CLOEXEC)?)),
+            Method::UringSplice => (0, Some(Pipes::new(method.name(), plan, PipeFlags::CLOEXEC)?)),
             _ => (plan.buffers, None),
         };
         let mut buffers = Buffers::new(count, plan.chunk)
@@ -170,107 +171,6 @@ impl<S: Source> Uring<S> {
             woken: Vec::new(),
             counters: Counters::default(),
         })
-    }
-
-    /// Begins a job: reads what it can of the file.
-    fn begin(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
-        if self.method == Method::UringSplice {
-            return self.begin_splice(flow, job);
-        }
-        let generation = place(&mut self.flows, flow).generation;
-        let Some(buffer) = self.buffers.take() else {
-            // The others come back soon. These, only when the peers have taken what they refer to.
-            if self.method == Method::UringZerocopy {
-                return self.copy_instead(job);
-            }
-            place(&mut self.flows, flow).now = Now::Waiting;
-            self.waiting.push_back((flow, generation));
-            return Step::Later;
-        };
-        let head = job.head.len();
-        self.buffers.bytes(buffer)[..head].copy_from_slice(job.head);
-        let (bytes, wants_direct) = (piece(job.bytes, self.chunk), self.method == Method::DirectUring);
-        let direct = if wants_direct { job.file.direct() } else { None };
-        if wants_direct && direct.is_none() {
-            self.counters.direct_refused_bytes += bytes as u64;
-        }
-        let reach = Reach::new(job.offset, bytes, direct.is_some());
-        let fd = direct.unwrap_or_else(|| job.file.file()).as_raw_fd();
-        let length = u32::try_from(reach.bytes).unwrap_or(u32::MAX);
-        let stage = Stage::Reading { skip: reach.skip, direct: direct.is_some() };
-        let number = self.number(Op {
-            flow,
-            generation,
-            socket: Rc::clone(job.socket),
-            _file: Arc::clone(job.file),
-            carrier: Carrier::Buffer(buffer),
-            stage,
-            more: job.more || (bytes as u64) < job.bytes,
-            head,
-            bytes,
-        });
-        let data = self.buffers.data(buffer);
-        let entry = opcode::ReadFixed::new(Fd(fd), data, length, buffer).offset(reach.offset).build();
-        self.enter(number, entry);
-        place(&mut self.flows, flow).now = Now::Busy;
-        Step::Later
-    }
-
-    /// Reads and sends here and now, since all buffers are with slow readers.
-    #[cold]
-    fn copy_instead(&mut self, job: &Job<'_, S>) -> Step {
-        let mut buffer = vec![0; job.head.len() + piece(job.bytes, self.chunk)];
-        let (head, body) = buffer.split_at_mut(job.head.len());
-        head.copy_from_slice(job.head);
-        let read = match rustix::io::pread(job.file.file(), body, job.offset) {
-            Ok(0) => return Step::Gone,
-            Ok(read) => read,
-            Err(errno) => return refused(errno),
-        };
-        let bytes = job.head.len() + read;
-        let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        flags.set(SendFlags::MORE, job.more || (read as u64) < job.bytes);
-        match send(job.socket, &buffer[..bytes], flags) {
-            Ok(sent) => {
-                self.counters.fallback_bytes += sent as u64;
-                Step::Sent(sent as u64)
-            }
-            Err(errno) => refused(errno),
-        }
-    }
-
-    /// Begins a job by splicing; the head is sent here and now.
-    fn begin_splice(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
-        match send_head(job.socket, job.head) {
-            // The rest at the next push, since nothing wakes for it.
-            Some(Ok(bytes)) => {
-                return Step::Sent(bytes);
-            }
-            Some(Err(step)) => return step,
-            None => {}
-        }
-        let Some(Ok(pipe)) = self.pipes.as_mut().map(Pipes::take) else { return Step::Failed };
-        let most = self.pipes.as_ref().map_or(0, |pipes| pipes.size);
-        let bytes = piece(job.bytes, most);
-        let generation = place(&mut self.flows, flow).generation;
-        let (file, into) = (Fd(job.file.file().as_raw_fd()), Fd(pipe.write.as_raw_fd()));
-        let number = self.number(Op {
-            flow,
-            generation,
-            socket: Rc::clone(job.socket),
-            _file: Arc::clone(job.file),
-            carrier: Carrier::Pipe(pipe),
-            stage: Stage::Reading { skip: 0, direct: false },
-            more: job.more || (bytes as u64) < job.bytes,
-            head: 0,
-            bytes,
-        });
-        let offset = i64::try_from(job.offset).unwrap_or(i64::MAX);
-        let length = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let entry = opcode::Splice::new(file, offset, into, -1, length).build();
-        self.enter(number, entry);
-        place(&mut self.flows, flow).now = Now::Busy;
-        Step::Later
     }
 
     /// A number for an operation, under which it is kept.
@@ -341,19 +241,21 @@ impl<S: Source> Uring<S> {
                 if direct {
                     self.counters.direct_read_bytes += usize::try_from(result).unwrap_or(0) as u64;
                 }
-                if read == 0 {
+                // Whatever becomes of them, they are in it.
+                if let Carrier::Pipe(pipe) = &mut op.carrier {
+                    pipe.bytes = read;
+                }
+                let spoilt = || op.check && read == op.bytes && !op.file.is_same();
+                if read == 0 || !self.lives(&op) || spoilt() {
                     let step = if result >= 0 { Step::Gone } else { failed(result) };
-                    self.finish(&op, step, None);
+                    self.tell(&op, step, None);
                     self.release(number, op);
                     return;
                 }
                 op.more |= read < op.bytes;
                 let from = match &mut op.carrier {
                     Carrier::Buffer(buffer) => self.buffers.join(*buffer, op.head, skip),
-                    Carrier::Pipe(pipe) => {
-                        pipe.bytes = read;
-                        0
-                    }
+                    Carrier::Pipe(_) => 0,
                 };
                 op.stage = Stage::Sending { from, to: from + op.head + read };
                 self.send(number, op);
@@ -363,21 +265,22 @@ impl<S: Source> Uring<S> {
                 if let Carrier::Pipe(pipe) = &mut op.carrier {
                     pipe.bytes -= sent.min(pipe.bytes);
                 }
-                let full = matches!(-result, libc::EAGAIN | libc::EINTR);
-                let step = match (sent, full) {
-                    (0, true) => Step::Full,
-                    (0, false) => Step::Broken,
+                let step = match (sent, -result) {
+                    (0, libc::EAGAIN) => Step::Full,
+                    // To be pushed again at once.
+                    (0, libc::EINTR) => Step::Sent(0),
+                    (0, _) => Step::Broken,
                     _ => Step::Sent(sent as u64),
                 };
                 let left = from + sent < to && step != Step::Broken;
                 // A notification is still to come: the buffer is the kernel's until then.
                 if left && !more && self.may_keep(&op) {
                     op.stage = Stage::Sending { from: from + sent, to };
-                    self.finish(&op, step, Some(number));
+                    self.tell(&op, step, Some(number));
                     self.ops[number as usize] = Some(op);
                     return;
                 }
-                self.finish(&op, step, None);
+                self.tell(&op, step, None);
                 op.stage = Stage::Notified;
                 if more {
                     self.ops[number as usize] = Some(op);
@@ -426,12 +329,16 @@ impl<S: Source> Uring<S> {
     /// Whether what a socket has not taken may wait for it where it is. A pipe may; of buffers a quarter stays free, and the
     /// flow must still be there.
     fn may_keep(&self, op: &Op<S>) -> bool {
-        let lives = self.flows.get(op.flow as usize).is_some_and(|flow| flow.generation == op.generation);
-        lives && (matches!(op.carrier, Carrier::Pipe(_)) || self.buffers.are_plenty())
+        self.lives(op) && (matches!(op.carrier, Carrier::Pipe(_)) || self.buffers.are_plenty())
+    }
+
+    /// Whether the flow of an operation is still there.
+    fn lives(&self, op: &Op<S>) -> bool {
+        self.flows.get(op.flow as usize).is_some_and(|flow| flow.generation == op.generation)
     }
 
     /// Tells the flow what became of its job, and which operation has bytes left over.
-    fn finish(&mut self, op: &Op<S>, step: Step, left: Option<u32>) {
+    fn tell(&mut self, op: &Op<S>, step: Step, left: Option<u32>) {
         let flow = place(&mut self.flows, op.flow);
         if flow.generation == op.generation {
             flow.now = Now::Done(step, left);
@@ -448,17 +355,31 @@ impl<S: Source> Uring<S> {
                     pipes.give(pipe);
                 }
             }
-            Carrier::Buffer(buffer) => {
-                self.buffers.give(buffer);
-                while let Some((flow, generation)) = self.waiting.pop_front() {
-                    let state = place(&mut self.flows, flow);
-                    if state.generation == generation {
-                        state.now = Now::Idle;
-                        self.woken.push(flow);
-                        break;
-                    }
-                }
+            Carrier::Buffer(buffer) => self.buffers.give(buffer),
+        }
+    }
+
+    /// Somebody may wait for a buffer that is free. Looked at in each turn, not when one becomes free: whoever is woken may be
+    /// gone before he takes it, and would take the news along.
+    fn wake_waiters(&mut self) {
+        let mut left = self.buffers.spare();
+        while left > 0
+            && let Some((flow, generation)) = self.waiting.pop_front()
+        {
+            let state = place(&mut self.flows, flow);
+            if state.generation == generation {
+                state.now = Now::Idle;
+                self.woken.push(flow);
+                left -= 1;
             }
+        }
+    }
+
+    /// Takes in all completions that are there.
+    fn complete_all(&mut self) {
+        loop {
+            let Some(entry) = self.ring.completion().next() else { break };
+            self.complete(&entry);
         }
     }
 }
@@ -468,6 +389,8 @@ fn failed(result: i32) -> Step {
     match -result {
         // A socket that is gone, or a job that was called off.
         libc::EPIPE | libc::ECONNRESET | libc::ECANCELED => Step::Broken,
+        // To be pushed again.
+        libc::EINTR | libc::EAGAIN => Step::Sent(0),
         errno => {
             tracing::warn!("reading a file: {}", io::Error::from_raw_os_error(errno));
             Step::Failed
@@ -495,7 +418,7 @@ impl<S: Source> Engine<S> for Uring<S> {
         }
     }
 
-    fn close(&mut self, flow: u32) {
+    fn close(&mut self, flow: u32, _: &OwnedFd) {
         let state = place(&mut self.flows, flow);
         let now = std::mem::take(&mut state.now);
         state.generation = state.generation.wrapping_add(1);
@@ -508,17 +431,31 @@ impl<S: Source> Engine<S> for Uring<S> {
 
     fn poll(&mut self, woken: &mut Vec<u32>) {
         self.submit();
-        loop {
-            let Some(entry) = self.ring.completion().next() else { break };
-            self.complete(&entry);
-        }
+        self.complete_all();
         self.submit();
+        self.wake_waiters();
         woken.append(&mut self.woken);
     }
 
     fn bell(&self) -> Option<BorrowedFd<'_>> {
         // SAFETY: the ring keeps its descriptor open as long as `self` is borrowed.
         Some(unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) })
+    }
+
+    fn finish(&mut self) {
+        let soon = Timespec::new().sec(1);
+        for round in 0..4 {
+            self.submit();
+            self.complete_all();
+            if self.ops.iter().all(Option::is_none) {
+                return;
+            }
+            if round == 0 {
+                // Reads and sends end by that; a buffer that a send refers to comes back when the reset socket lets go of it.
+                let _ = self.ring.submitter().register_sync_cancel(Some(soon), CancelBuilder::any());
+            }
+            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&soon));
+        }
     }
 
     fn counters(&self) -> Counters {
@@ -531,21 +468,23 @@ impl<S> Drop for Uring<S> {
     /// not freed.
     fn drop(&mut self) {
         let soon = Timespec::new().sec(1);
-        // Linux 6.0; before, what is under way ends when its sockets are shut down.
-        let _ = self.ring.submitter().register_sync_cancel(Some(soon), CancelBuilder::any());
-        for _ in 0..8 {
-            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&soon));
-            let done: Vec<cqueue::Entry> = self.ring.completion().collect();
-            for entry in done.iter().filter(|entry| !cqueue::more(entry.flags())) {
-                let number = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
-                drop(self.ops.get_mut(number).and_then(Option::take));
-            }
+        for round in 0..8 {
             if self.ops.iter().all(Option::is_none) {
                 // SAFETY: dropped here and nowhere else, and not used after; nothing is in flight.
                 unsafe { ManuallyDrop::drop(&mut self.ops) };
                 // SAFETY: the same.
                 unsafe { ManuallyDrop::drop(&mut self.buffers) };
                 return;
+            }
+            if round == 0 {
+                // Linux 6.0; before, what is under way ends when its sockets are shut down.
+                let _ = self.ring.submitter().register_sync_cancel(Some(soon), CancelBuilder::any());
+            }
+            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&soon));
+            let done: Vec<cqueue::Entry> = self.ring.completion().collect();
+            for entry in done.iter().filter(|entry| !cqueue::more(entry.flags())) {
+                let number = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
+                drop(self.ops.get_mut(number).and_then(Option::take));
             }
         }
     }

@@ -94,6 +94,7 @@ pub struct Guest {
     arguments: String,
     modules: Vec<String>,
     programs: Vec<PathBuf>,
+    plugins: Vec<PathBuf>,
     limit: Duration,
 }
 
@@ -111,6 +112,7 @@ impl Guest {
             arguments: String::new(),
             modules: Vec::new(),
             programs,
+            plugins: Vec::new(),
             limit: Duration::from_secs(90),
         }
     }
@@ -172,6 +174,13 @@ impl Guest {
         self
     }
 
+    /// A library of this machine that a program looks for by itself, at the same place in the guest; its libraries come along.
+    #[must_use]
+    pub fn plugin(mut self, library: impl Into<PathBuf>) -> Self {
+        self.plugins.push(library.into());
+        self
+    }
+
     /// How long all may take before the guest is killed; 90 s without this.
     #[must_use]
     pub const fn limit(mut self, limit: Duration) -> Self {
@@ -214,6 +223,9 @@ impl Guest {
         for program in &self.programs {
             let name = program.file_name().ok_or("a program without a name")?.to_string_lossy().into_owned();
             image.program(&image::find(program)?, &format!("/bin/{name}"))?;
+        }
+        for plugin in &self.plugins {
+            image.program(plugin, &plugin.to_string_lossy())?;
         }
         let first = self.first_modules();
         let mut modules: Vec<&str> = first.clone();

@@ -2,12 +2,13 @@
 
 use super::bounds::Bounds;
 use crate::cli::Format;
+use crate::cli::compare::bytes;
 use crate::cli::forward::{IdleWord, seconds};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use dataplane::net::Prefix;
 use drivers::PortSpec;
-use drivers::kernel::Method;
+use drivers::kernel::{Method, Receive};
 use drivers::spec::NumberList;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -104,6 +105,13 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 2 << 20, requires = "engine",
         value_parser = clap::value_parser!(u32).range(4096..))]
     pub(super) quantum: u32,
+    /// With --engine: lets PUT store files below the root. How a body gets from its socket into the file may be said: by
+    /// splice, which is what happens otherwise, or by read-write. Whoever reaches the server may write: mind --listen.
+    #[arg(long, value_name = "WAY", num_args = 0..=1, default_missing_value = Receive::Splice.name(), value_parser = upload())]
+    pub(super) upload: Option<Receive>,
+    /// The longest body that is stored, as 500m or 2g; a longer one is answered 413.
+    #[arg(long, value_name = "SIZE", default_value = "1g", requires = "upload", value_parser = bytes)]
+    pub(super) upload_limit: u64,
     /// Frames of each worker's arena.
     #[arg(long, value_name = "N")]
     pub(super) frames: Option<u32>,
@@ -163,6 +171,11 @@ impl FromStr for Listen {
 /// Methods by name, as clap wants them.
 fn engine() -> impl TypedValueParser<Value = Method> {
     PossibleValuesParser::new(Method::ALL.map(Method::name)).try_map(|name| name.parse::<Method>())
+}
+
+/// Ways of uploads by name.
+fn upload() -> impl TypedValueParser<Value = Receive> {
+    PossibleValuesParser::new(Receive::ALL.map(Receive::name)).try_map(|name| name.parse::<Receive>())
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

@@ -5,7 +5,7 @@ use super::{Fallible, log_plan, policy, tree};
 use crate::cli::forward::say;
 use crate::cli::{Format, Outcome};
 use dataplane::net::{self, Prefix};
-use dataplane::ports::{Port, give_back_abandoned};
+use dataplane::ports::{Port, Purpose, give_back_abandoned};
 use dataplane::report::{self, Rates};
 use dataplane::serve::Stage;
 use dataplane::serve::content::{Kinds, Share, StorePlan};
@@ -21,10 +21,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// Why PUT is 405 over a port.
+const NO_UPLOADS: &str = "--upload needs --engine METHOD: over a --port the loop that owns the device never waits for a disk, \
+                          and its TCP hands on what comes frame by frame and keeps no place for a file's bytes";
+
 pub(super) fn run(args: &ServeArgs) -> Outcome {
     if let Listen::At(address) = args.listen {
         let port = address.port();
         return Err(format!("over a --port the address is --address A/LEN: give --listen {port}").into());
+    }
+    if args.upload.is_some() {
+        return Err(NO_UPLOADS.into());
     }
     let signal = Arc::new(AtomicBool::new(false));
     for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -50,7 +57,10 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     }
     let port = match own {
         Some(port) => port,
-        None => Port::open_for(PortId(0), args.port(), &filter(args, &plan)?)?,
+        None => {
+            let purpose = Purpose::Files { workers: cpus.len().max(1) };
+            Port::open_for(PortId(0), args.port(), &filter(args, &plan)?, purpose)?
+        }
     };
     let ports = [port];
     let session_plan = SessionPlan {

@@ -5,8 +5,8 @@ use super::{log_plan, policy, tree};
 use crate::cli::forward::say;
 use crate::cli::{Format, Outcome};
 use dataplane::serve::Stage;
-use dataplane::serve::kernel::{KernelFigures, KernelPlan, KernelServers};
-use drivers::kernel::{EnginePlan, Method};
+use dataplane::serve::kernel::{KernelFigures, KernelPlan, KernelServers, UploadPlan};
+use drivers::kernel::{EnginePlan, Method, Receive};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub(super) fn run(args: &ServeArgs, method: Method) -> Outcome {
         limits: args.bounds.limits(),
         connections: args.connections,
         quantum: args.quantum.into(),
+        upload: args.upload.map(|way| UploadPlan { way, limit: args.upload_limit }),
         log: log_plan(args),
     };
     let mut servers = KernelServers::start(&plan)?;
@@ -100,12 +101,17 @@ impl Watcher<'_> {
                 "command": "serve",
                 "engine": method.name(),
                 "listen": address.to_string(),
+                "upload": self.args.upload.map(Receive::name),
             })
             .to_string()),
-            Format::Text => say(&format!(
-                "serving {} at http://{address}/ over the kernel's sockets, by {method}; Ctrl-C ends it",
-                self.args.root.display()
-            )),
+            Format::Text => {
+                let uploads = self.args.upload.map(|way| format!("; PUT stores files, by {way}"));
+                say(&format!(
+                    "serving {} at http://{address}/ over the kernel's sockets, by {method}{}; Ctrl-C ends it",
+                    self.args.root.display(),
+                    uploads.unwrap_or_default()
+                ))
+            }
         };
     }
 

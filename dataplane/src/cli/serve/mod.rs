@@ -45,7 +45,12 @@ fn policy(args: &ServeArgs) -> Fallible<Policy> {
         Ok((*status, media::of_name(&name).to_owned(), content))
     };
     let pages = args.error_pages.iter().map(page).collect::<Result<_, _>>()?;
-    Ok(Policy::new(&PolicyPlan { cache: args.cache_control.clone(), pages, ..PolicyPlan::default() })?)
+    Ok(Policy::new(&PolicyPlan {
+        cache: args.cache_control.clone(),
+        pages,
+        uploads: args.upload.is_some(),
+        ..PolicyPlan::default()
+    })?)
 }
 
 /// Answers that may wait for the thread that writes the log.

@@ -78,6 +78,7 @@ pub struct LoadClient<'p> {
 
 impl<'p> App<'p> for LoadClient<'p> {
     fn handle(&mut self, now: Tick, from: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>) {
+        burst.warm();
         while let Some(mut frame) = burst.pop() {
             if frame.continues() {
                 self.handle_pieces(now, from, frame, burst, out);

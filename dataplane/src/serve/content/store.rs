@@ -269,7 +269,10 @@ impl<'p> Store<'p> {
     /// Takes in what the loader has read, and names those who waited for it. To be called every turn.
     pub fn poll(&mut self, now: Tick, woken: &mut Vec<Waiter>) {
         let mut moved = false;
-        while let Some(filled) = self.loader.next() {
+        // To look into an empty queue costs a fence.
+        while self.open > 0
+            && let Some(filled) = self.loader.next()
+        {
             moved = true;
             self.take_in(filled, woken);
         }

@@ -1,4 +1,4 @@
-//! A chunked body, read past (RFC 9112 section 7.1). Nobody wants its content; its end must be found exactly.
+//! A chunked body, read past or taken in (RFC 9112 section 7.1). Its end must be found exactly.
 
 use super::status::Refusal;
 
@@ -10,6 +10,17 @@ pub(crate) struct Chunks {
     left: u64,
     /// Bytes that may still come, framing and all.
     budget: u64,
+}
+
+/// What some bytes of a chunked body hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Content, at these places.
+    Data { from: usize, to: usize },
+    /// Framing, all of them.
+    More,
+    /// The body ends behind so many of them.
+    End(usize),
 }
 
 /// What comes next.
@@ -39,25 +50,34 @@ impl Chunks {
     /// Reads past as many of `bytes` as belong to the body: how many, and whether it ended there.
     pub(crate) fn skip(&mut self, bytes: &[u8]) -> Result<(usize, bool), Refusal> {
         let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
+        loop {
+            match self.next(&bytes[at..])? {
+                Part::Data { to, .. } => at += to,
+                Part::More => return Ok((bytes.len(), false)),
+                Part::End(used) => return Ok((at + used, true)),
+            }
+        }
+    }
+
+    /// The next bytes of the content among `bytes`. What lies in front of them is done with.
+    pub(crate) fn next(&mut self, bytes: &[u8]) -> Result<Part, Refusal> {
+        for (at, &byte) in bytes.iter().enumerate() {
             if self.step == Step::Data {
                 let here = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len() - at);
-                at += here;
                 // The whole chunk was taken from the budget when its size was known.
                 self.left -= here as u64;
                 if self.left == 0 {
                     self.step = Step::DataEnd;
                 }
-                continue;
+                return Ok(Part::Data { from: at, to: at + here });
             }
-            at += 1;
             self.budget = self.budget.checked_sub(1).ok_or(Refusal::BodyTooLarge)?;
             if self.step == Step::LastLineFeed {
-                return if byte == b'\n' { Ok((at, true)) } else { Err(Refusal::Chunk) };
+                return if byte == b'\n' { Ok(Part::End(at + 1)) } else { Err(Refusal::Chunk) };
             }
             self.step = self.after(byte)?;
         }
-        Ok((at, false))
+        Ok(Part::More)
     }
 
     /// One byte of framing.

@@ -43,6 +43,21 @@ pub(crate) fn evaluate(conditions: &Conditions<'_>, file: &Representation) -> Ve
     Verdict::Perform
 }
 
+/// Steps 1 to 3 for what is to be stored in place of `file`, or where there is none: whether it may be.
+pub(crate) fn may_store(conditions: &Conditions<'_>, file: Option<&Representation>) -> bool {
+    if let Some(list) = conditions.if_match {
+        if !file.is_some_and(|file| names(list, file.etag(), Comparison::Strong)) {
+            return false;
+        }
+    } else if let Some(since) = conditions.if_unmodified_since.and_then(Date::parse)
+        && file.is_some_and(|file| file.modified().seconds() > since)
+    {
+        return false;
+    }
+    let refused = |list| file.is_some_and(|file| names(list, file.etag(), Comparison::Weak));
+    !conditions.if_none_match.is_some_and(refused)
+}
+
 /// Step 5: whether `Range` counts, given `If-Range` (RFC 9110 section 13.1.5).
 pub(crate) fn range_holds(if_range: Option<&[u8]>, file: &Representation, now: &Date) -> bool {
     match if_range {

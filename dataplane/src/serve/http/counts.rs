@@ -5,7 +5,7 @@ use super::response::Response;
 use super::status::{Refusal, STATUSES};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const METHODS: usize = 5;
+const METHODS: usize = 6;
 const NUMBERS: usize = METHODS + STATUSES.len() + Refusal::COUNT + 1;
 
 /// One worker's counters, or several added up. Nothing is ever reset.
@@ -48,7 +48,7 @@ impl Counts {
 
     /// Requests by method.
     pub fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        ["GET", "HEAD", "OPTIONS", "other", "unknown"].into_iter().zip(self.numbers)
+        ["GET", "HEAD", "OPTIONS", "PUT", "other", "unknown"].into_iter().zip(self.numbers)
     }
 
     /// Answers by status.

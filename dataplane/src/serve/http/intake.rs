@@ -79,8 +79,7 @@ impl Intake {
             State::Head => match Request::parse(&bytes[used..], scratch, limits) {
                 Parsed::Incomplete => (used, Next::More),
                 Parsed::Request(mut request, len) => {
-                    let last = limits.requests > 0 && self.requests.saturating_add(1) >= limits.requests;
-                    request.persistent &= !last && !self.draining;
+                    request.persistent &= !self.is_last(limits);
                     (used, Next::Request(request, len))
                 }
                 Parsed::Refused(refusal) => {
@@ -89,6 +88,12 @@ impl Intake {
                 }
             },
         }
+    }
+
+    /// Whether the connection ends after the answer that comes next.
+    #[must_use]
+    pub const fn is_last(&self, limits: &Limits) -> bool {
+        self.draining || limits.requests > 0 && self.requests.saturating_add(1) >= limits.requests
     }
 
     /// Reads past a body. Bytes used.
@@ -122,6 +127,18 @@ impl Intake {
             Framing::Length(bytes) => State::Length(bytes),
             Framing::Chunked => State::Chunked(Chunks::new(limits.body_bytes)),
         };
+    }
+
+    /// Whether a request that was answered before may be answered again unread: a head comes next, and it is not the last.
+    #[must_use]
+    pub const fn may_repeat(&self, limits: &Limits) -> bool {
+        let last = limits.requests > 0 && self.requests.saturating_add(1) >= limits.requests;
+        matches!(self.state, State::Head) && !last && !self.draining
+    }
+
+    /// Notes that such a request was answered: one without a body, after which the connection goes on.
+    pub const fn repeated(&mut self) {
+        self.requests = self.requests.saturating_add(1);
     }
 
     /// Lets the next answer be the last: the server wants to stop. A connection that [waits](Self::waiting) for a request

@@ -20,10 +20,11 @@ pub struct Limits {
     pub head_time: Duration,
     /// Between requests, and before the first.
     pub idle_time: Duration,
-    /// How long a response may make no progress at all before the connection is reset.
+    /// How long a response may make no progress at all before the connection is reset; and a body that is stored, before
+    /// that is given up (408).
     pub stall_time: Duration,
     /// A client that has taken fewer bytes a second than this, measured over [`stall_time`](Self::stall_time), is a
-    /// slow reader, and is reset. 0: no limit.
+    /// slow reader, and is reset; one that has sent fewer of a body that is stored is a slow writer. 0: no limit.
     pub read_rate: u64,
     /// Connections of one address at once; more are refused. 0: no limit.
     pub connections_per_peer: u32,
@@ -62,6 +63,8 @@ pub enum Waiting {
     Head,
     /// The rest of a body that is thrown away.
     Body,
+    /// The rest of a body that is stored.
+    Upload,
     /// That the client takes the response.
     Reader,
 }
@@ -73,11 +76,11 @@ impl Limits {
         match waiting {
             Waiting::Request => self.idle_time,
             Waiting::Head | Waiting::Body => self.head_time,
-            Waiting::Reader => self.stall_time,
+            Waiting::Upload | Waiting::Reader => self.stall_time,
         }
     }
 
-    /// Whether a client that has taken `bytes` in `time` reads too slowly. Not judged before
+    /// Whether a client that has taken, or sent, `bytes` in `time` is too slow. Not judged before
     /// [`stall_time`](Self::stall_time) has passed.
     #[must_use]
     pub fn is_slow_reader(&self, bytes: u64, time: Duration) -> bool {

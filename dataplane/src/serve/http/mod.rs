@@ -39,6 +39,8 @@ pub mod response;
 pub mod status;
 mod target;
 
+pub(in crate::serve) use chunks::{Chunks, Part};
+pub(in crate::serve) use conditions::may_store;
 pub use counts::{Counts, CountsBoard};
 pub use date::{Clock, Date};
 pub use facts::{Coding, Etag, Facts, Listing, Representation, Resource};
@@ -48,8 +50,8 @@ pub use limits::{FIELDS_MAX, HEAD_BYTES_MAX, Limits, Waiting};
 pub use peers::Peers;
 pub use policy::{Pattern, Policy, PolicyError, PolicyPlan};
 pub use ranges::RANGES_MAX;
-pub use request::{Conditions, Expect, Framing, Method, Parsed, Request, Scratch, Version};
-pub use respond::{refuse, respond};
+pub use request::{Conditions, Expect, Framing, Method, Parsed, Request, Scratch, Sent, Version};
+pub use respond::{Storage, invite, refuse, respond, stored};
 pub use response::{Body, Parts, Place, Response};
 pub use status::{Refusal, STATUSES};
 #[cfg(test)]

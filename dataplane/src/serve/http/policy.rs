@@ -14,11 +14,14 @@ pub struct PolicyPlan {
     pub cache: Vec<(String, String)>,
     /// Pages for statuses from 400 on: status, media type, content.
     pub pages: Vec<(u16, String, Vec<u8>)>,
+    /// Whether `PUT` is among the methods that are allowed.
+    pub uploads: bool,
 }
 
 impl Default for PolicyPlan {
     fn default() -> Self {
-        Self { server: Some("ringway".to_owned()), fields: Vec::new(), cache: Vec::new(), pages: Vec::new() }
+        let server = Some("ringway".to_owned());
+        Self { server, fields: Vec::new(), cache: Vec::new(), pages: Vec::new(), uploads: false }
     }
 }
 
@@ -49,6 +52,7 @@ pub struct Policy {
     lines: Vec<u8>,
     cache: Vec<(Pattern, Vec<u8>)>,
     pages: Vec<(u16, Page)>,
+    uploads: bool,
 }
 
 /// A page of the site's own for a status.
@@ -94,7 +98,7 @@ impl Policy {
             }
             pages.push((*status, Page { media: media.clone(), content: content.as_slice().into() }));
         }
-        Ok(Self { lines, cache, pages })
+        Ok(Self { lines, cache, pages, uploads: plan.uploads })
     }
 
     /// Lines for every answer.
@@ -106,6 +110,11 @@ impl Policy {
     pub(crate) fn cache_line(&self, path: &str) -> Option<&[u8]> {
         let (_, line) = self.cache.iter().find(|(pattern, _)| pattern.fits(path))?;
         Some(line)
+    }
+
+    /// The line that says which methods there are.
+    pub(crate) const fn allow(&self) -> &'static [u8] {
+        if self.uploads { b"Allow: GET, HEAD, OPTIONS, PUT\r\n" } else { b"Allow: GET, HEAD, OPTIONS\r\n" }
     }
 
     pub(crate) fn page(&self, status: u16) -> Option<&Page> {

@@ -17,6 +17,8 @@ pub enum Method {
     Head,
     /// RFC 9110 section 9.3.7.
     Options,
+    /// RFC 9110 section 9.3.4. Answered 405 where nothing may be stored.
+    Put,
     /// Known, but not for files: answered 405.
     NotAllowed,
     /// Not known: answered 501.
@@ -48,10 +50,22 @@ pub enum Framing {
 pub enum Expect {
     /// Nothing.
     Nothing,
-    /// `100-continue`: it holds its body back. We answer at once, and close: whether the body then comes is open.
+    /// `100-continue`: it holds its body back. Unless that is to be stored, we answer at once, and close: whether the
+    /// body then comes is open.
     Continue,
     /// Something that nobody knows: answered 417.
     Unknown,
+}
+
+/// What the fields of a request say of its body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// There is a `Content-Length`, be it 0.
+    pub measured: bool,
+    /// There is a `Content-Range`: it is a part of something (RFC 9110 section 14.5).
+    pub partial: bool,
+    /// There is a `Content-Encoding` besides `identity`: the bytes are not what they stand for.
+    pub encoded: bool,
 }
 
 /// Fields that make a request conditional (RFC 9110 section 13.1), as sent. Lists sent in several lines are joined; a
@@ -89,8 +103,12 @@ pub struct Request<'b> {
     pub host: &'b str,
     /// The body that follows the head.
     pub framing: Framing,
-    /// Whether the connection may go on after this request.
+    /// What else is said of it.
+    pub sent: Sent,
+    /// Whether the connection may go on after this request, its body being thrown away.
     pub persistent: bool,
+    /// Whether the client would have it go on.
+    pub stays: bool,
     /// `Expect`
     pub expect: Expect,
     /// Fields of RFC 9110 section 13.1.
@@ -259,6 +277,7 @@ struct Fields<'b> {
     host: Option<&'b [u8]>,
     length: Option<&'b [u8]>,
     coding: Option<&'b [u8]>,
+    sent: Sent,
     connection: Option<&'b [u8]>,
     expect: Option<&'b [u8]>,
     conditions: Conditions<'b>,
@@ -282,9 +301,16 @@ impl<'b> Fields<'b> {
             8 if is("if-range") => once(&mut self.conditions.if_range, value),
             10 if is("connection") => join(&mut self.connection, value, room)?,
             10 if is("user-agent") => drop(self.user_agent.get_or_insert(value)),
+            13 if is("content-range") => self.sent.partial = true,
             13 if is("if-none-match") => join(&mut self.conditions.if_none_match, value, room)?,
-            14 if is("content-length") => only(&mut self.length, value, Refusal::Length)?,
+            14 if is("content-length") => {
+                self.sent.measured = true;
+                only(&mut self.length, value, Refusal::Length)?;
+            }
             15 if is("accept-encoding") => join(&mut self.accept_encoding, value, room)?,
+            16 if is("content-encoding") => {
+                self.sent.encoded |= !value.trim_ascii().eq_ignore_ascii_case(b"identity");
+            }
             17 if is("if-modified-since") => once(&mut self.conditions.if_modified_since, value),
             17 if is("transfer-encoding") => only(&mut self.coding, value, Refusal::TransferCoding)?,
             19 if is("if-unmodified-since") => once(&mut self.conditions.if_unmodified_since, value),
@@ -366,6 +392,7 @@ fn assemble<'b>(
         Framing::Chunked => expect == Expect::Nothing,
         Framing::Empty => true,
     };
+    let stays = is_persistent(version, fields.connection);
     Ok(Request {
         method: method_of(method),
         method_text: method,
@@ -375,7 +402,9 @@ fn assemble<'b>(
         query: place.query,
         host,
         framing,
-        persistent: keep && is_persistent(version, fields.connection),
+        sent: fields.sent,
+        persistent: keep && stays,
+        stays,
         expect,
         conditions: fields.conditions,
         range: fields.range,
@@ -392,7 +421,8 @@ fn method_of(text: &str) -> Method {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
         "OPTIONS" => Method::Options,
-        "POST" | "PUT" | "DELETE" | "CONNECT" | "TRACE" | "PATCH" => Method::NotAllowed,
+        "PUT" => Method::Put,
+        "POST" | "DELETE" | "CONNECT" | "TRACE" | "PATCH" => Method::NotAllowed,
         _ => Method::Unknown,
     }
 }

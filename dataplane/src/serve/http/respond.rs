@@ -5,7 +5,7 @@
 use super::conditions::{self, Verdict};
 use super::date::Date;
 use super::encoding;
-use super::facts::{Coding, Facts, Listing, Representation, Resource, mix};
+use super::facts::{Coding, Etag, Facts, Listing, Representation, Resource, mix};
 use super::head::Head;
 use super::policy::Policy;
 use super::ranges::{self, Selected, Span};
@@ -28,8 +28,8 @@ pub fn respond(
     match request.method {
         // RFC 9110 section 9.3.7; conditions and expectations do not count for it.
         Method::Options => answer.options(),
-        // RFC 9110 section 15.5.6: 405 comes with `Allow`.
-        Method::NotAllowed => answer.error(405, ALLOW),
+        // RFC 9110 section 15.5.6: 405 comes with `Allow`. Where something may be stored, whoever stores it has answered.
+        Method::NotAllowed | Method::Put => answer.error(405, policy.allow()),
         Method::Unknown => answer.error(501, b""),
         Method::Get | Method::Head if request.expect == Expect::Unknown => answer.error(417, b""),
         Method::Get | Method::Head => match resource {
@@ -50,7 +50,47 @@ pub fn refuse(refusal: Refusal, policy: &Policy, date: &Date, out: &mut [u8]) ->
     Answer { style, policy, date, out }.error(refusal.status(), b"")
 }
 
-const ALLOW: &[u8] = b"Allow: GET, HEAD, OPTIONS\r\n";
+/// What became of a body that was to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// It is a file where there was none.
+    Created(Etag),
+    /// It is in the place of another.
+    Replaced(Etag),
+    /// It is not stored; a status from 400 on says why.
+    Refused(u16),
+}
+
+/// Answers a request to store something (RFC 9110 section 9.3.4).
+pub fn stored(
+    request: &Request<'_>,
+    storage: Storage,
+    policy: &Policy,
+    date: &Date,
+    out: &mut [u8],
+) -> Response {
+    let mut answer = Answer { style: Style::of(request), policy, date, out };
+    let (status, etag, length): (u16, Etag, &[u8]) = match storage {
+        Storage::Created(etag) => (201, etag, b"Content-Length: 0\r\n"),
+        // RFC 9110 section 8.6: with 204 there is no length.
+        Storage::Replaced(etag) => (204, etag, b""),
+        Storage::Refused(status @ 503) => return answer.error(status, b"Retry-After: 1\r\n"),
+        Storage::Refused(status) => return answer.error(status, b""),
+    };
+    let mut head = answer.begin(status);
+    head.field(b"ETag: ", etag.text());
+    head.put(length);
+    head.put(b"\r\n");
+    let len = head.finish();
+    answer.end(status, len, Body::Empty)
+}
+
+/// Tells a client that holds its body back to send it (RFC 9110 section 15.2.1). It is no answer yet.
+pub fn invite(out: &mut [u8]) -> Response {
+    let mut head = Head::new(out);
+    head.put(b"HTTP/1.1 100 Continue\r\n\r\n");
+    Response { body: Body::Empty, head_len: head.finish().unwrap_or(0), status: 100, close: false }
+}
 
 /// How an answer is written, whatever it says.
 #[derive(Clone, Copy)]
@@ -111,8 +151,9 @@ impl Answer<'_> {
     }
 
     fn options(mut self) -> Response {
+        let allow = self.policy.allow();
         let mut head = self.begin(204);
-        head.put(ALLOW);
+        head.put(allow);
         head.put(b"\r\n");
         let len = head.finish();
         self.end(204, len, Body::Empty)

@@ -29,6 +29,7 @@ macro_rules! statuses {
 
 statuses! {
     200 "OK",
+    201 "Created",
     204 "No Content",
     206 "Partial Content",
     301 "Moved Permanently",
@@ -39,8 +40,12 @@ statuses! {
     405 "Method Not Allowed",
     406 "Not Acceptable",
     408 "Request Timeout",
+    409 "Conflict",
+    411 "Length Required",
     412 "Precondition Failed",
+    413 "Content Too Large",
     414 "URI Too Long",
+    415 "Unsupported Media Type",
     416 "Range Not Satisfiable",
     417 "Expectation Failed",
     421 "Misdirected Request",
@@ -50,6 +55,7 @@ statuses! {
     501 "Not Implemented",
     503 "Service Unavailable",
     505 "HTTP Version Not Supported",
+    507 "Insufficient Storage",
 }
 
 macro_rules! refusals {

@@ -1,20 +1,28 @@
 //! A connection of the kernel's: requests in, responses out, as far as the socket goes.
 
+mod push;
+mod upload;
+
+pub use upload::UploadPlan;
+pub(super) use upload::Uploads;
+
 use super::page::Tally;
 use crate::serve::Waiter;
-use crate::serve::answers::{Answers, Chain, Found};
-use crate::serve::http::{Intake, Next, Place, Refusal, Scratch, Waiting};
+use crate::serve::answers::{Answers, Chain};
+use crate::serve::control::Control;
+use crate::serve::http::{Intake, Method, Next, Refusal, Scratch, Waiting};
 use crate::serve::responder::{Caller, Responder, Said};
-use crate::serve::tree::{Entry, Found as What};
+use crate::serve::tree::Entry;
 use crate::worker::Tick;
-use drivers::kernel::{Engine, Job, Step};
+use drivers::kernel::{Engine, Step};
+use push::push;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, connect_unspec, recv, send, shutdown, sockopt};
+use rustix::net::{RecvFlags, Shutdown, connect_unspec, recv, shutdown, sockopt};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
+use upload::Upload;
 
 /// One connection.
 #[derive(Debug)]
@@ -29,7 +37,11 @@ pub(super) struct Conn {
     sent: u64,
     /// What was read and not used: part of a head, or requests that must wait.
     inbox: Vec<u8>,
+    /// A body that is being stored.
+    upload: Option<Box<Upload>>,
     pub(super) readable: bool,
+    /// The peer has ended its side: a read is not the last before it has said so.
+    pub(super) hung_up: bool,
     writable: bool,
     /// It became so since the engine was given what is under way: whatever that says of a full socket is old.
     freed: bool,
@@ -41,6 +53,8 @@ pub(super) struct Conn {
     pub(super) ready: bool,
     /// A request has come that must wait.
     pending: bool,
+    /// It waits for nobody who would wake it: it is tried again.
+    again: bool,
     /// The peer has said all that it will say.
     half_closed: bool,
     /// The stream ends behind what is queued.
@@ -74,12 +88,15 @@ pub(super) struct Turn<'t> {
     pub(super) responder: &'t mut Responder,
     pub(super) scratch: &'t mut Scratch,
     pub(super) engine: &'t mut dyn Engine<Entry>,
+    /// Where files may be stored.
+    pub(super) uploads: Option<&'t mut Uploads>,
+    pub(super) control: &'t Control,
     /// Room for what is read at once.
     pub(super) room: &'t mut [u8],
     pub(super) tally: &'t mut Tally,
     /// The number of the connection.
     pub(super) flow: u32,
-    /// Bytes that it may still send in this turn.
+    /// Bytes that it may still send, or receive, in this turn.
     pub(super) quantum: u64,
 }
 
@@ -94,6 +111,8 @@ impl Conn {
             queued: 0,
             sent: 0,
             inbox: Vec::new(),
+            upload: None,
+            hung_up: false,
             // Often the request is there before it is asked for.
             readable: true,
             writable: true,
@@ -102,6 +121,7 @@ impl Conn {
             counted: false,
             ready: false,
             pending: false,
+            again: false,
             half_closed: false,
             finishing: false,
             shut: false,
@@ -139,7 +159,8 @@ impl Conn {
 
     /// Nothing under way, nothing begun.
     pub(super) fn is_idle(&self) -> bool {
-        self.sent == self.queued && self.inbox.is_empty() && matches!(self.waiting, Waiting::Request)
+        let nothing_begun = self.inbox.is_empty() && self.upload.is_none();
+        self.sent == self.queued && nothing_begun && matches!(self.waiting, Waiting::Request)
     }
 
     /// Nothing more is answered; the stream ends behind what is queued.
@@ -174,6 +195,7 @@ impl Conn {
                 (self.since, self.mark) = (now, self.sent);
                 None
             }
+            Waiting::Upload => self.look_at_upload(now, turn),
             // RFC 9110 section 15.5.9: who has begun a head is told.
             Waiting::Head => {
                 turn.tally.timed_out += 1;
@@ -194,21 +216,28 @@ impl Conn {
 
     /// Reads and answers requests. `Some` when that is the end of the connection.
     fn listen(&mut self, turn: &mut Turn<'_>) -> Option<Verdict> {
-        // What was kept comes first, unless it has to wait.
-        if !self.inbox.is_empty() && !self.pending {
+        self.pending &= !std::mem::take(&mut self.again);
+        // What was kept comes first, unless it has to wait; and an upload that waited has no bytes to come.
+        if (!self.inbox.is_empty() || self.upload.is_some()) && !self.pending {
             let mut bytes = std::mem::take(&mut self.inbox);
             let done = self.read(&bytes, turn);
             bytes.drain(..done);
             self.inbox = bytes;
         }
         while self.readable && !self.pending {
+            if self.is_drawing() {
+                match self.draw(turn) {
+                    None => continue,
+                    verdict => return verdict,
+                }
+            }
+            if turn.quantum == 0 {
+                return Some(self.yields(turn));
+            }
             let most = 2 * turn.responder.limits.head_bytes;
             let room = turn.room.len().min(most.saturating_sub(self.inbox.len()).max(1));
             let got = match recv(&*self.socket, &mut turn.room[..room], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => {
-                    (self.readable, self.half_closed) = (false, true);
-                    return self.heard_all();
-                }
+                Ok((0, _)) => return self.heard_all(),
                 Ok((got, _)) => got,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => {
@@ -218,7 +247,8 @@ impl Conn {
                 Err(_) => return Some(Verdict::Close),
             };
             // Fewer than there was room for: there are no more (epoll(7), question 9).
-            self.readable = got == room;
+            self.readable = got == room || self.hung_up;
+            turn.quantum = turn.quantum.saturating_sub(got as u64);
             let room = std::mem::take(&mut turn.room);
             if self.inbox.is_empty() {
                 let done = self.read(&room[..got], turn);
@@ -232,11 +262,12 @@ impl Conn {
             }
             turn.room = room;
         }
-        None
+        if self.again { Some(self.yields(turn)) } else { None }
     }
 
     /// The peer has ended its side: answers go on, and then so do we.
     fn heard_all(&mut self) -> Option<Verdict> {
+        (self.readable, self.half_closed) = (false, true);
         if self.shut {
             return Some(Verdict::Close);
         }
@@ -251,38 +282,52 @@ impl Conn {
     fn read(&mut self, bytes: &[u8], turn: &mut Turn<'_>) -> usize {
         let mut done = 0;
         loop {
+            if self.upload.is_some() {
+                let (used, goes_on) = self.take_in(turn, &bytes[done..]);
+                done += used;
+                if !goes_on {
+                    return done;
+                }
+            }
+            while let Some((len, grown)) = turn.responder.repeat(self.caller(), &bytes[done..]) {
+                done += len;
+                turn.tally.requests += 1;
+                self.queue(turn, grown);
+            }
             let mut scratch = std::mem::replace(turn.scratch, Scratch::empty());
             let (used, next) = self.intake.next(&bytes[done..], &mut scratch, &turn.responder.limits);
             done += used;
             let mut over = false;
             match next {
                 Next::Request(mut request, len) => {
-                    let caller = Caller {
-                        peer: self.peer,
-                        waiter: self.waiter,
-                        queued: self.queued,
-                        answers: &mut self.answers,
-                        intake: &mut self.intake,
+                    let (head, rest) = bytes[done..].split_at(len);
+                    let said = if request.method == Method::Put && turn.uploads.is_some() {
+                        self.begin_upload(turn, &mut request, head, !rest.is_empty())
+                    } else {
+                        let raw = (&bytes[done..], len);
+                        Some(turn.responder.answer(turn.now, self.caller(), &mut request, raw))
                     };
-                    match turn.responder.answer(turn.now, caller, &mut request) {
-                        Said::Answered { bytes, close } => {
-                            done += len;
-                            turn.tally.requests += 1;
-                            turn.tally.queued_bytes += bytes;
-                            self.queued += bytes;
-                            self.finishing |= close;
-                        }
-                        Said::Full | Said::Asked => {
+                    match said {
+                        Some(Said::Full | Said::Asked) => {
                             self.pending = true;
                             over = true;
                         }
-                        Said::NoPlace => {
-                            self.end();
-                            over = true;
+                        Some(said) => {
+                            done += len;
+                            over = matches!(said, Said::NoPlace);
+                            self.note(turn, said);
                         }
+                        // Its body comes next.
+                        None => done += len,
                     }
                 }
-                Next::More => over = true,
+                Next::More => {
+                    // What the peer has begun, it will not complete.
+                    if self.half_closed {
+                        self.end();
+                    }
+                    over = true;
+                }
                 Next::Refused(refusal) => {
                     self.refuse(turn, refusal);
                     (done, over) = (bytes.len(), true);
@@ -304,18 +349,38 @@ impl Conn {
     /// Answers what was no request, and ends the connection.
     #[cold]
     fn refuse(&mut self, turn: &mut Turn<'_>, refusal: Refusal) {
-        let caller = Caller {
+        if let Some(bytes) = turn.responder.refuse(self.caller(), refusal) {
+            self.queue(turn, bytes);
+        }
+        self.end();
+    }
+
+    /// As who answers sees it.
+    const fn caller(&mut self) -> Caller<'_> {
+        Caller {
             peer: self.peer,
             waiter: self.waiter,
             queued: self.queued,
             answers: &mut self.answers,
             intake: &mut self.intake,
-        };
-        if let Some(bytes) = turn.responder.refuse(caller, refusal) {
-            turn.tally.queued_bytes += bytes;
-            self.queued += bytes;
         }
-        self.end();
+    }
+
+    /// Lets the stream grow.
+    const fn queue(&mut self, turn: &mut Turn<'_>, bytes: u64) {
+        turn.tally.queued_bytes += bytes;
+        self.queued += bytes;
+    }
+
+    /// Lets the stream grow by an answer; there is none where there was no place for it.
+    fn note(&mut self, turn: &mut Turn<'_>, said: Said) {
+        if let Said::Answered { bytes, close } = said {
+            turn.tally.requests += 1;
+            self.queue(turn, bytes);
+            self.finishing |= close;
+        } else {
+            self.end();
+        }
     }
 
     /// Refuses a connection as soon as it is there.
@@ -327,7 +392,7 @@ impl Conn {
     fn pump(&mut self, turn: &mut Turn<'_>) -> Option<Verdict> {
         while self.sent < self.queued && self.writable {
             if turn.quantum == 0 {
-                return Some(Verdict::Yields);
+                return Some(self.yields(turn));
             }
             self.freed &= self.under_way;
             let answers = Rc::clone(&turn.responder.answers);
@@ -365,6 +430,11 @@ impl Conn {
         Verdict::Rests
     }
 
+    fn yields(&mut self, turn: &Turn<'_>) -> Verdict {
+        self.watch(turn);
+        Verdict::Yields
+    }
+
     /// All is sent, and the stream is to end. What still comes is thrown away until the peer ends, too, or an answer on
     /// its way may be lost to a reset (RFC 9112 section 9.6).
     fn finish(&mut self, turn: &mut Turn<'_>) -> Verdict {
@@ -377,9 +447,16 @@ impl Conn {
         self.inbox = Vec::new();
         self.pending = false;
         while self.readable {
+            // Who sends for ever has his turns like anybody else, until it is too long.
+            if turn.quantum == 0 {
+                return self.yields(turn);
+            }
             match recv(&*self.socket, &mut *turn.room, RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Verdict::Close,
-                Ok((got, _)) => self.readable = got == turn.room.len(),
+                Ok((got, _)) => {
+                    self.readable = got == turn.room.len() || self.hung_up;
+                    turn.quantum = turn.quantum.saturating_sub(got as u64);
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.readable = false,
                 Err(_) => return Verdict::Close,
@@ -393,13 +470,16 @@ impl Conn {
     fn watch(&mut self, turn: &Turn<'_>) {
         let waiting = if self.sent < self.queued || self.pending {
             Waiting::Reader
+        } else if self.upload.is_some() {
+            Waiting::Upload
         } else {
             self.intake.waiting(!self.inbox.is_empty())
         };
         // The time for a head runs from its first byte, however slowly the others come, and that for a reader from when
         // he last moved: `look` sees to it.
         if waiting != self.waiting || waiting == Waiting::Request {
-            (self.waiting, self.since, self.mark) = (waiting, turn.now, self.sent);
+            let mark = self.upload_mark().filter(|_| waiting == Waiting::Upload).unwrap_or(self.sent);
+            (self.waiting, self.since, self.mark) = (waiting, turn.now, mark);
         }
     }
 
@@ -412,62 +492,5 @@ impl Conn {
         if connect_unspec(&*self.socket).is_err() {
             let _ = shutdown(&*self.socket, Shutdown::Both);
         }
-    }
-}
-
-/// Sends the next bytes of a connection's stream, from wherever they are.
-fn push(conn: &Conn, answers: &Answers, turn: &mut Turn<'_>) -> Step {
-    let Some(Found { place, source }) = answers.find(&conn.answers, conn.sent) else { return Step::Broken };
-    let end = conn.queued;
-    let entry = |coding| match source.map(|answer| answer.found()) {
-        Some(What::File(forms)) => forms.entry(coding),
-        _ => None,
-    };
-    let (head, coding, start, len) = match place {
-        Place::File { coding, start, len } => (&[][..], coding, start, len),
-        Place::Bytes(bytes) => {
-            // A head goes with the beginning of its body.
-            let behind = answers.find(&conn.answers, conn.sent + bytes.len() as u64);
-            match behind.map(|found| found.place) {
-                Some(Place::File { coding, start, len }) if same(answers, conn, bytes.len() as u64) => {
-                    (bytes, coding, start, len)
-                }
-                _ => return send_bytes(conn, bytes, conn.sent + (bytes.len() as u64) < end),
-            }
-        }
-        Place::End => return Step::Broken,
-    };
-    let Some(entry) = entry(coding) else { return Step::Gone };
-    if entry.is_gone() {
-        return Step::Gone;
-    }
-    let bytes = len.min(turn.quantum.max(1));
-    let last = bytes == len;
-    // A body that took its time is whole only if the file is still the same before its last bytes are sent.
-    if conn.long && last && !Entry::check(entry) {
-        return Step::Gone;
-    }
-    let more = conn.sent + head.len() as u64 + bytes < end;
-    let job = Job { socket: &conn.socket, head, file: entry, offset: start, bytes, more };
-    turn.engine.push(turn.flow, &job)
-}
-
-/// Whether the bytes so far on belong to the same response as those that are sent next.
-fn same(answers: &Answers, conn: &Conn, ahead: u64) -> bool {
-    let source = |offset| answers.find(&conn.answers, offset).and_then(|found| found.source);
-    match (source(conn.sent), source(conn.sent + ahead)) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-        _ => false,
-    }
-}
-
-/// Sends bytes that are in memory here.
-fn send_bytes(conn: &Conn, bytes: &[u8], more: bool) -> Step {
-    let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    flags.set(SendFlags::MORE, more);
-    match send(&*conn.socket, bytes, flags) {
-        Ok(sent) => Step::Sent(sent as u64),
-        Err(Errno::AGAIN | Errno::INTR) => Step::Full,
-        Err(_) => Step::Broken,
     }
 }

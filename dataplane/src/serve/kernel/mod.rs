@@ -6,11 +6,15 @@
 //!   socket ◄─ Engine::push: head and file, by sendfile, splice, io_uring, ...         what is compared
 //! ```
 //!
+//! Bodies go the other way, where uploads are allowed: socket ─► `Receiver::pull` ─► a file without a name ─► its name.
+//!
 //! | file | |
 //! |---|---|
 //! | `start.rs` | from the plan to a thread for each CPU |
 //! | `worker.rs` | one thread: one epoll, its connections in turn |
 //! | `conn.rs` | a connection: requests in, responses out |
+//! | `conn/push.rs` | the next bytes of its stream |
+//! | `conn/upload.rs` | a request's body into a file |
 //! | `page.rs` | what other threads see of the counters |
 
 mod conn;
@@ -18,6 +22,7 @@ mod page;
 mod start;
 mod worker;
 
+pub use conn::UploadPlan;
 pub use page::KernelFigures;
 pub use start::{KernelError, KernelPlan, KernelServers};
 
@@ -41,5 +46,9 @@ impl Source for Entry {
 
     fn direct(&self) -> Option<BorrowedFd<'_>> {
         Self::direct(self, open_direct)
+    }
+
+    fn is_same(&self) -> bool {
+        self.check()
     }
 }

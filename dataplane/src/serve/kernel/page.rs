@@ -2,15 +2,20 @@
 
 use crate::serve::http::{Counts, CountsBoard};
 use crate::serve::metrics::{Kind, Text};
-use drivers::kernel::Counters;
+use drivers::kernel::{Counters, Received};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Of the server proper: name, kind, meaning. Those of the engine follow; all of them only grow.
-const OWN: [(&str, Kind, &str); 8] = [
+const OWN: [(&str, Kind, &str); 14] = [
     ("connections", Kind::Gauge, "Connections that are open now."),
     ("connections_opened", Kind::Counter, "Connections that were accepted."),
     ("connections_closed", Kind::Counter, "Connections that ended, in whatever way."),
     ("requests", Kind::Counter, "Requests that were answered."),
+    (
+        "requests_repeated",
+        Kind::Counter,
+        "Of these, those answered unread, as the same bytes were in the same second.",
+    ),
     ("response_bytes", Kind::Counter, "Bytes of responses that were queued to be sent, heads included."),
     (
         "clients_timed_out",
@@ -23,6 +28,11 @@ const OWN: [(&str, Kind, &str); 8] = [
         "Connections reset because their file changed under them, or was removed.",
     ),
     ("sent_bytes", Kind::Counter, "Bytes of responses that became the kernel's, heads included."),
+    ("uploads_begun", Kind::Counter, "Bodies that were begun to be stored."),
+    ("uploads_stored", Kind::Counter, "Of these, those that have become files."),
+    ("uploads_failed", Kind::Counter, "Of these, those of which nothing is left, for whatever reason."),
+    ("upload_spliced_bytes", Kind::Counter, "Bytes of bodies that reached files through a pipe."),
+    ("upload_copied_bytes", Kind::Counter, "Bytes of bodies that were written out of this process's memory."),
 ];
 
 /// Room for the counters of an engine.
@@ -42,24 +52,34 @@ pub(super) struct Tally {
     pub(super) opened: u64,
     pub(super) closed: u64,
     pub(super) requests: u64,
+    pub(super) repeated: u64,
     pub(super) queued_bytes: u64,
     pub(super) timed_out: u64,
     pub(super) gone: u64,
     pub(super) sent_bytes: u64,
+    pub(super) uploads_begun: u64,
+    pub(super) uploads_stored: u64,
+    pub(super) uploads_failed: u64,
 }
 
 impl KernelPage {
     /// Makes the counters visible.
-    pub(super) fn publish(&self, tally: &Tally, engine: Counters, http: &Counts) {
+    pub(super) fn publish(&self, tally: &Tally, engine: Counters, received: Received, http: &Counts) {
         let own = [
             tally.opened - tally.closed,
             tally.opened,
             tally.closed,
             tally.requests,
+            tally.repeated,
             tally.queued_bytes,
             tally.timed_out,
             tally.gone,
             tally.sent_bytes,
+            tally.uploads_begun,
+            tally.uploads_stored,
+            tally.uploads_failed,
+            received.spliced_bytes,
+            received.copied_bytes,
         ];
         for (cell, number) in self.own.iter().zip(own) {
             cell.store(number, Ordering::Relaxed);
@@ -121,19 +141,42 @@ impl KernelFigures {
 mod tests {
     use super::*;
 
+    /// The book has a row for each, in one chapter or the other.
+    #[test]
+    fn the_book_has_them_all() {
+        let serving = include_str!("../../../../docs/serving.md");
+        let engines = include_str!("../../../../docs/engines.md");
+        let rows = || serving.lines().chain(engines.lines()).filter(|line| line.starts_with("| "));
+        for (name, _) in KernelFigures::of([]).each() {
+            assert!(rows().any(|row| row.contains(&format!("`{name}`"))), "no chapter has {name}");
+        }
+    }
+
     #[test]
     fn every_counter_has_a_place_and_is_added_up() {
         assert!(Counters::default().each().count() <= ENGINE_MAX);
         let pages = [KernelPage::default(), KernelPage::default()];
-        let tally = Tally { opened: 5, closed: 2, requests: 7, gone: 1, sent_bytes: 10, ..Tally::default() };
+        let tally = Tally {
+            opened: 5,
+            closed: 2,
+            requests: 7,
+            repeated: 3,
+            gone: 1,
+            sent_bytes: 10,
+            ..Tally::default()
+        };
         let engine = Counters { operations: 3, ..Counters::default() };
-        pages.iter().for_each(|page| page.publish(&tally, engine, &Counts::default()));
+        let received = Received { spliced_bytes: 4, copied_bytes: 5 };
+        pages.iter().for_each(|page| page.publish(&tally, engine, received, &Counts::default()));
         let figures = KernelFigures::of(&pages);
         for (name, number) in [
             ("connections", 6),
             ("requests", 14),
+            ("requests_repeated", 6),
             ("responses_cut_short", 2),
             ("sent_bytes", 20),
+            ("upload_spliced_bytes", 8),
+            ("upload_copied_bytes", 10),
             ("operations", 6),
         ] {
             assert_eq!(figures.get(name), number, "{name}");

@@ -1,5 +1,6 @@
 //! From the plan to a thread for each CPU.
 
+use super::conn::UploadPlan;
 use super::page::{KernelFigures, KernelPage};
 use super::worker::Worker;
 use crate::serve::Stage;
@@ -9,7 +10,7 @@ use crate::serve::log::{Log, LogPlan};
 use crate::serve::metrics::{Metrics, Text};
 use crate::serve::site::{Site, SiteError};
 use crate::serve::tree::{Entry, TreePlan};
-use drivers::kernel::{EngineError, EnginePlan, Method, engine};
+use drivers::kernel::{EngineError, EnginePlan, Method, Receiver, engine};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
 use std::io;
 use std::net::SocketAddr;
@@ -41,6 +42,8 @@ pub struct KernelPlan {
     pub connections: u32,
     /// Bytes that one connection may send before others have their turn.
     pub quantum: u64,
+    /// Whether files may be stored.
+    pub upload: Option<UploadPlan>,
     /// The access log, if there is to be one.
     pub log: Option<LogPlan>,
 }
@@ -103,6 +106,7 @@ impl KernelServers {
         }
         // A trial, so that what is missing is said here and not by a thread.
         drop(engine::<Entry>(plan.method, &plan.engine)?);
+        drop(plan.upload.map(|upload| Receiver::new(upload.way, &plan.engine)).transpose()?);
         let log = plan.log.as_ref().map(|log| {
             let name = log.path.as_ref().map_or_else(|| "-".into(), |path| path.display().to_string());
             Log::open(log).map_err(|error| KernelError::Log(name, error))
@@ -113,6 +117,9 @@ impl KernelServers {
             _ => plan.cpus.iter().copied().map(Some).collect(),
         };
         let mut address = plan.listen;
+        if cpus.len() > 1 && address.port() != 0 {
+            is_free(address).map_err(|error| KernelError::Listen(address, error.into()))?;
+        }
         let mut sockets = Vec::new();
         for _ in &cpus {
             let error = |error: rustix::io::Errno| KernelError::Listen(address, error.into());
@@ -255,11 +262,14 @@ impl Drop for KernelServers {
     }
 }
 
+/// Whether nobody listens there. A port that our threads share would be shared with another program of the same user, too, if
+/// that shares it; so it is asked for once without sharing.
+fn is_free(address: SocketAddr) -> rustix::io::Result<()> {
+    bind(&socket_for(address)?, &address)
+}
+
 fn listener(address: SocketAddr, shared: bool) -> rustix::io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
+    let socket = socket_for(address)?;
     if shared {
         // Each thread has a queue of its own, and the kernel shares out new connections.
         sockopt::set_socket_reuseport(&socket, true)?;
@@ -268,5 +278,13 @@ fn listener(address: SocketAddr, shared: bool) -> rustix::io::Result<OwnedFd> {
     sockopt::set_tcp_nodelay(&socket, true)?;
     bind(&socket, &address)?;
     listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn socket_for(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
     Ok(socket)
 }

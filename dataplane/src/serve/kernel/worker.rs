@@ -1,6 +1,6 @@
 //! One thread: one epoll, and its connections in turn. No call blocks but the one that waits for events.
 
-use super::conn::{Conn, Turn, Verdict};
+use super::conn::{Conn, Turn, Uploads, Verdict};
 use super::page::{KernelPage, Tally};
 use super::start::{KernelError, KernelPlan};
 use crate::serve::bell::Bell;
@@ -12,7 +12,7 @@ use crate::serve::site::{LOOKUPS, Site};
 use crate::serve::tree::Entry;
 use crate::serve::{Stage, Waiter};
 use crate::worker::Tick;
-use drivers::kernel::{Engine, engine};
+use drivers::kernel::{Engine, Received, Receiver, engine};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -50,6 +50,7 @@ pub(super) struct Worker {
     responder: Responder,
     scratch: Scratch,
     bell: Arc<Bell>,
+    uploads: Option<Uploads>,
     room: Box<[u8]>,
     conns: Vec<Option<Conn>>,
     generations: Vec<u32>,
@@ -88,6 +89,8 @@ impl Worker {
         if let Some(bell) = engine.bell() {
             epoll::add(&epoll, bell, EventData::new_u64(ENGINE), EventFlags::IN).map_err(error)?;
         }
+        let receiver = plan.upload.map(|upload| Receiver::new(upload.way, &plan.engine)).transpose()?;
+        let uploads = plan.upload.zip(receiver).map(|(plan, receiver)| Uploads::new(receiver, plan.limit));
         let edition = control.edition.load(Ordering::Acquire);
         let site = control.site();
         let responder = Responder::new(&site, &bell, &plan.limits, log, workers, plan.connections);
@@ -98,6 +101,7 @@ impl Worker {
             scratch: responder.scratch(),
             responder,
             bell,
+            uploads,
             room: vec![0; ROOM.max(2 * plan.limits.head_bytes)].into(),
             conns: Vec::new(),
             generations: Vec::new(),
@@ -180,6 +184,7 @@ impl Worker {
                 let Ok(flow) = u32::try_from(data) else { return };
                 let Some(Some(conn)) = self.conns.get_mut(flow as usize) else { return };
                 conn.readable |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
+                conn.hung_up |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
                 if flags.intersects(EventFlags::OUT | EventFlags::HUP) {
                     conn.became_writable();
                 }
@@ -299,6 +304,8 @@ impl Worker {
             responder: &mut self.responder,
             scratch: &mut self.scratch,
             engine: &mut *self.engine,
+            uploads: self.uploads.as_mut(),
+            control: &self.control,
             room: &mut self.room,
             tally: &mut self.tally,
             flow,
@@ -320,9 +327,10 @@ impl Worker {
             // Whoever still works with it hears of its end.
             let _ = rustix::net::shutdown(&*conn.socket, rustix::net::Shutdown::Both);
         }
-        self.engine.close(flow);
+        self.engine.close(flow, &conn.socket);
         let _ = epoll::delete(&self.epoll, &*conn.socket);
         conn.forget(&mut self.responder.answers.borrow_mut());
+        conn.forget_upload(&mut self.tally);
         if conn.counted {
             self.responder.peers.leave(conn.peer);
         }
@@ -343,7 +351,14 @@ impl Worker {
                 let _ = epoll::add(&self.epoll, listener, data, EventFlags::IN);
             }
         }
-        self.page.publish(&self.tally, self.engine.counters(), &self.responder.counts);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let received =
+            self.uploads.as_ref().map_or_else(Received::default, |uploads| uploads.receiver.received());
+        let tally = Tally { repeated: self.responder.repeats.count, ..self.tally };
+        self.page.publish(&tally, self.engine.counters(), received, &self.responder.counts);
     }
 
     /// Does what was said from outside.
@@ -387,6 +402,7 @@ impl Worker {
         for flow in self.flows() {
             if let Some(Some(conn)) = self.conns.get_mut(flow as usize) {
                 conn.awake();
+                conn.ask_again();
                 self.push_ready(flow);
             }
         }
@@ -412,6 +428,7 @@ impl Drop for Worker {
         for flow in self.flows() {
             self.close(flow, true);
         }
-        self.page.publish(&self.tally, self.engine.counters(), &self.responder.counts);
+        self.engine.finish();
+        self.publish();
     }
 }

@@ -125,10 +125,15 @@ impl Clerk {
         let mut done = 0;
         conn.state_mut().pending = false;
         loop {
+            while let Some((len, grown)) = self.responder.repeat(caller(conn), &bytes[done..]) {
+                done += len;
+                self.counters.requests += 1;
+                self.queue(conn, grown);
+            }
             let (used, next) = conn.state_mut().intake.next(&bytes[done..], scratch, &self.responder.limits);
             done += used;
             let doing = match next {
-                Next::Request(request, len) => match self.answer(conn, request) {
+                Next::Request(request, len) => match self.answer(conn, request, (&bytes[done..], len)) {
                     Step::Answered => {
                         done += len;
                         continue;
@@ -143,7 +148,11 @@ impl Clerk {
                     self.end(conn);
                     return bytes.len();
                 }
-                Next::More if done < bytes.len() || !conn.state().is_at_head() => Doing::Reading,
+                Next::More if done < bytes.len() || !conn.state().is_at_head() => {
+                    // Who writes a request in several calls may hold the rest back until this is acknowledged.
+                    conn.acknowledge();
+                    Doing::Reading
+                }
                 Next::More if conn.state().answers.len() > 0 => Doing::Sending,
                 Next::More => Doing::Nothing,
                 Next::Refused(refusal) => {
@@ -166,9 +175,9 @@ impl Clerk {
     }
 
     /// Answers one request.
-    fn answer(&mut self, conn: &mut Conn<'_, Talk>, mut request: Request<'_>) -> Step {
+    fn answer(&mut self, conn: &mut Conn<'_, Talk>, mut request: Request<'_>, head: (&[u8], usize)) -> Step {
         let now = conn.now();
-        let said = self.responder.answer(now, caller(conn), &mut request);
+        let said = self.responder.answer(now, caller(conn), &mut request, head);
         match said {
             Said::Answered { bytes, close } => {
                 self.counters.requests += 1;

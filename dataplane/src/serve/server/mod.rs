@@ -87,6 +87,7 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 impl<'p> App<'p> for FileServer<'p> {
     fn handle(&mut self, now: Tick, from: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>) {
+        burst.warm();
         while let Some(mut frame) = burst.pop() {
             if frame.continues() {
                 self.handle_pieces(now, from, frame, burst, out);

@@ -7,12 +7,17 @@ use crate::tcp::Stats;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Of the server proper: name, kind, meaning. Those of TCP follow; all of them only grow.
-const OWN: [(&str, Kind, &str); 29] = [
+const OWN: [(&str, Kind, &str); 30] = [
     ("connections", Kind::Gauge, "Connections that are open now."),
     ("connections_opened", Kind::Counter, "Connections whose handshake was done."),
     ("connections_closed", Kind::Counter, "Connections that ended, in whatever way."),
     ("connections_time_wait", Kind::Gauge, "Connections in TIME-WAIT now."),
     ("requests", Kind::Counter, "Requests that were answered."),
+    (
+        "requests_repeated",
+        Kind::Counter,
+        "Of these, those answered unread, as the same bytes were in the same second.",
+    ),
     ("responses_under_way", Kind::Gauge, "Responses queued and not yet acknowledged to the last byte."),
     ("responses_2xx", Kind::Counter, "Responses with a status from 200 to 299."),
     ("responses_3xx", Kind::Counter, "Responses with a status from 300 to 399."),
@@ -144,6 +149,7 @@ impl FileServer<'_> {
             talk.closed,
             self.stack.waiting() as u64,
             talk.requests,
+            self.clerk.responder.repeats.count,
             self.clerk.responder.answers.borrow().under_way() as u64,
             two,
             three,

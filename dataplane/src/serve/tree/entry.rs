@@ -34,6 +34,18 @@ impl Version {
             changed: (stat.st_ctime, nanos(stat.st_ctime_nsec)),
         }
     }
+
+    fn modified(&self) -> SystemTime {
+        let (seconds, nanos) = self.modified;
+        let whole = Duration::from_secs(seconds.unsigned_abs());
+        let base = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+        base.and_then(|base| base.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(UNIX_EPOCH)
+    }
+
+    /// What HTTP wants to know.
+    pub(super) fn representation(&self) -> Representation {
+        Representation::new(self.size, self.modified(), self.inode)
+    }
 }
 
 /// A regular file, open, as it was when it was looked up. Never another version of it: a changed file gets an entry of
@@ -85,16 +97,13 @@ impl Entry {
     /// When it was last changed.
     #[must_use]
     pub fn modified(&self) -> SystemTime {
-        let (seconds, nanos) = self.version.modified;
-        let whole = Duration::from_secs(seconds.unsigned_abs());
-        let base = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-        base.and_then(|base| base.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(UNIX_EPOCH)
+        self.version.modified()
     }
 
     /// What HTTP wants to know.
     #[must_use]
     pub fn representation(&self) -> Representation {
-        Representation::new(self.size(), self.modified(), self.version.inode)
+        self.version.representation()
     }
 
     /// Which version it is.

@@ -19,6 +19,17 @@ pub enum Lookup<'f> {
     Busy,
 }
 
+/// What came of asking for a path anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// The librarian has been asked just now, by the question of this number; the waiter is woken.
+    Asked(u64),
+    /// A question of before is open; the waiter is woken, and asks again.
+    Waits,
+    /// Too many questions are open: come back later.
+    Busy,
+}
+
 /// What a finder has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FinderCounters {
@@ -57,6 +68,8 @@ struct Slot {
     host: HostId,
     path: Arc<str>,
     state: State,
+    /// The number of the last question about it.
+    question: u64,
     /// Whoever asked has had the answer; from then on it counts who else does.
     had: bool,
     /// Had again since the hand last came by.
@@ -122,9 +135,40 @@ impl Finder {
         }
     }
 
+    /// Asks for a path anew, whatever is known of it. Once that is answered, nothing is believed any more that any finder
+    /// was told of the path before, as far as its folder is under watch.
+    #[cold]
+    pub fn refresh(&mut self, host: HostId, path: &str, waiter: Waiter) -> Refresh {
+        let place = self.places.get(host.place()).and_then(|places| places.get(path)).copied();
+        let lookup = match place {
+            None => self.ask_first(host, path, waiter),
+            Some(place) => match &mut self.slots[place as usize].state {
+                State::Asked(list) => {
+                    self.waiters.add(list, waiter);
+                    return Refresh::Waits;
+                }
+                State::Known { .. } => self.ask_again(place, waiter),
+            },
+        };
+        if matches!(lookup, Lookup::Busy) { Refresh::Busy } else { Refresh::Asked(self.counters.asked) }
+    }
+
+    /// Whether the librarian has still to answer this question about a path.
+    #[must_use]
+    pub fn is_asking(&self, host: HostId, path: &str, question: u64) -> bool {
+        let place = self.places.get(host.place()).and_then(|places| places.get(path));
+        place.is_some_and(|place| {
+            let slot = &self.slots[*place as usize];
+            slot.question == question && matches!(slot.state, State::Asked(_))
+        })
+    }
+
     /// Takes in what the librarian has found, and names those who waited for it. To be called every turn.
     pub fn poll(&mut self, now: Tick, woken: &mut Vec<Waiter>) {
-        while let Some(reply) = self.desk.next_reply() {
+        // To look into an empty queue costs a fence.
+        while self.open > 0
+            && let Some(reply) = self.desk.next_reply()
+        {
             self.open -= 1;
             let Some(slot) = self.slots.get_mut(reply.ticket as usize) else { continue };
             let busy = matches!(reply.answer.found(), Found::Busy);
@@ -161,6 +205,11 @@ impl Finder {
         }
     }
 
+    /// Counts an answer that was known without asking.
+    pub const fn count_hit(&mut self) {
+        self.counters.hits += 1;
+    }
+
     /// Whether [`poll`](Self::poll) would find something.
     #[must_use]
     pub fn has_news(&self) -> bool {
@@ -192,8 +241,14 @@ impl Finder {
             return Lookup::Busy;
         }
         let path: Arc<str> = path.into();
-        let slot =
-            Slot { host, path: Arc::clone(&path), state: State::Asked(List::EMPTY), had: false, used: false };
+        let slot = Slot {
+            host,
+            path: Arc::clone(&path),
+            state: State::Asked(List::EMPTY),
+            question: 0,
+            had: false,
+            used: false,
+        };
         let place = self.place(slot);
         self.places[host.place()].insert(path, place);
         self.ask(place, None, waiter)
@@ -215,7 +270,9 @@ impl Finder {
     }
 
     fn ask(&mut self, ticket: u32, old: Option<Arc<Answer>>, waiter: Waiter) -> Lookup<'_> {
-        let Slot { host, path, state, .. } = &mut self.slots[ticket as usize];
+        self.counters.asked += 1;
+        let Slot { host, path, state, question: number, .. } = &mut self.slots[ticket as usize];
+        *number = self.counters.asked;
         let question = Question { host: *host, path: Arc::clone(path), old, ticket };
         if let State::Asked(list) = state {
             self.waiters.add(list, waiter);
@@ -223,7 +280,6 @@ impl Finder {
         let handed_in = self.desk.ask(question);
         debug_assert!(handed_in.is_ok(), "no more are open than there are places");
         self.open += 1;
-        self.counters.asked += 1;
         Lookup::Asked
     }
 

@@ -11,6 +11,7 @@
 //! a system call and without a lock, or says that the librarian has been asked.
 
 mod answer;
+mod draft;
 mod entry;
 mod finder;
 mod librarian;
@@ -19,8 +20,9 @@ mod resolve;
 mod watch;
 
 pub use answer::{Answer, Forms, Found};
+pub use draft::{Denied, Draft, Published};
 pub use entry::{Entry, Version};
-pub use finder::{Finder, FinderCounters, Lookup};
+pub use finder::{Finder, FinderCounters, Lookup, Refresh};
 pub use librarian::{Desk, Librarian, LibrarianCounters};
 
 use crate::serve::http::Coding;
@@ -210,7 +212,8 @@ impl Tree {
 
     fn find(&self, host: HostId, path: &str, trail: &mut Trail) -> Result<Found, Nowhere> {
         // Nothing is called so; HTTP has refused most of it before.
-        let odd = path.starts_with('/') || path.contains('\0') || path.split('/').any(|part| part == "..");
+        let strange = |part| part == ".." || draft::is_draft(part);
+        let odd = path.starts_with('/') || path.contains('\0') || path.split('/').any(strange);
         if odd || path.len() > PATH_MAX {
             return Err(Nowhere::NotFound);
         }

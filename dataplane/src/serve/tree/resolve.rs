@@ -84,6 +84,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The object, named without being opened.
+    pub(super) const fn object(&self) -> &Arc<OwnedFd> {
+        &self.object
+    }
+
     pub(super) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
     }

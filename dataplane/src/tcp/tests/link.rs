@@ -186,11 +186,15 @@ pub(super) struct End {
 
 /// Of the addresses of [`path`].
 const IP_HEADER: usize = 20;
+/// Preamble, header, checksum and gap.
+const ETHERNET: usize = 38;
 
 /// What the link does to segments, each way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weather {
     pub(super) delay: Duration,
+    /// Bits a second that go onto the wire each way; zero is any number. What has to wait is never dropped.
+    pub(super) rate: u64,
     /// Up to so much later, in order unless `reorder` strikes.
     pub(super) jitter: Duration,
     pub(super) loss: u64,
@@ -209,6 +213,7 @@ pub(super) struct Weather {
 impl Weather {
     pub(super) const CALM: Self = Self {
         delay: Duration::from_millis(5),
+        rate: 0,
         jitter: Duration::ZERO,
         loss: 0,
         copies: 0,
@@ -238,6 +243,8 @@ pub(super) struct Link {
     order: u64,
     /// No segment of one direction arrives before this, unless it is reordered.
     last_arrival: [Duration; 2],
+    /// When the last bit of each direction is on the wire.
+    wire_free: [Duration; 2],
     /// Connections to resume, and when.
     parked: Vec<(Duration, usize)>,
     /// Segments dropped by number, for a story: (end that sends, its n-th segment).
@@ -331,6 +338,7 @@ impl Link {
             flying: BinaryHeap::new(),
             order: 0,
             last_arrival: [Duration::ZERO; 2],
+            wire_free: [Duration::ZERO; 2],
             parked: Vec::new(),
             drops: Vec::new(),
             counts: [0; 2],
@@ -379,10 +387,16 @@ impl Link {
         if ecn != 0 && self.random.chance(weather.marks) {
             ecn = 3;
         }
+        let mut leaves = self.now;
+        let bits = 8 * (ETHERNET + IP_HEADER + bytes.len()) as u64;
+        if let Some(nanoseconds) = (bits * 1_000_000_000).checked_div(weather.rate) {
+            leaves = leaves.max(self.wire_free[from]) + Duration::from_nanos(nanoseconds);
+            self.wire_free[from] = leaves;
+        }
         let copies = if self.random.chance(weather.copies) { 2 } else { 1 };
         for _ in 0..copies {
             let jitter = u64::try_from(weather.jitter.as_micros()).expect("short");
-            let mut at = self.now + weather.delay + Duration::from_micros(self.random.below(jitter + 1));
+            let mut at = leaves + weather.delay + Duration::from_micros(self.random.below(jitter + 1));
             if self.random.chance(weather.reorder) {
                 at += weather.delay / 3;
             } else {

@@ -66,6 +66,7 @@ fn a_large_stream_each_way() {
 fn stormy(seed: u64) -> Link {
     let mut random = Random::new(seed);
     let weather = Weather {
+        rate: 0,
         delay: Duration::from_micros(20 + random.below(30_000)),
         jitter: Duration::from_micros(random.below(3_000)),
         loss: [0, 1, 10, 50, 150][usize::try_from(random.below(5)).expect("small")],

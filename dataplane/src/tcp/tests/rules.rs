@@ -132,6 +132,23 @@ fn rfc_9293_section_3_8_6_3_every_second_segment_is_acknowledged_at_once_and_one
 }
 
 #[test]
+fn rfc_9293_section_3_7_4_who_waits_for_more_acknowledges_at_once() {
+    after(
+        PLAIN,
+        "
+        +0   < P. 1:6 ack 1 win 8000
+        +.01 ! acknowledge                    // the application wants the rest
+        +0   > . 1 ack 6
+        +0   < P. 6:40 ack 1 win 8000
+             ! queue 10                       // and answers
+        +0   > P. 1:11 ack 40
+        +.05 < . 40 ack 11 win 8000
+        +.1  ! nothing
+        ",
+    );
+}
+
+#[test]
 fn rfc_5681_section_4_2_out_of_order_is_acknowledged_at_once() {
     let script = after(
         PLAIN,

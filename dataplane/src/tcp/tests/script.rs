@@ -342,6 +342,7 @@ impl Script {
                 let done = self.stack.with(now, id, &mut self.ears, |conn, _| match verb {
                     "queue" => conn.queue(rest.parse().expect(named)),
                     "finish" => conn.finish(),
+                    "acknowledge" => conn.acknowledge(),
                     "close" => {
                         conn.queue(rest.parse().expect(named));
                         conn.finish();

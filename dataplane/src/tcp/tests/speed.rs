@@ -49,6 +49,25 @@ fn without_loss_the_window_is_the_limit() {
     assert!(seconds < 0.9, "{seconds} s without pacing");
 }
 
+/// One connection alone fills a fast wire with a short round trip: no timer, no pace and no slow start holds it back.
+#[test]
+fn one_stream_fills_ten_gigabits() {
+    let (bytes, rate) = (16u64 << 20, 10_000_000_000);
+    for (mtu, largest) in [(1500, 0), (1500, 64 << 10), (9000, 0)] {
+        let limits = |config: &mut Config| config.limits = Limits { mtu, largest_segment: largest };
+        let (seconds, _) = stream(bytes, 0, limits, |weather| {
+            (weather.delay, weather.rate) = (Duration::from_micros(50), rate);
+        });
+        let payload = u64::from(mtu) - 52;
+        let on_wire = bytes.div_ceil(payload) * (u64::from(mtu) + 38) * 8;
+        let ideal = Duration::from_nanos(on_wire * 1_000_000_000 / rate).as_secs_f64();
+        assert!(
+            seconds > ideal && seconds < 1.2 * ideal,
+            "MTU {mtu}, {largest}: {seconds} s, ideal {ideal} s"
+        );
+    }
+}
+
 #[test]
 fn loss_is_repaired_without_timeouts() {
     // CUBIC's average window with a loss in each 1000: 1.054 (RTT / p)^(3/4) segments (RFC 9438 section 5.2 has

@@ -181,6 +181,13 @@ impl VhostPort {
         }
         Ok(opened)
     }
+
+    /// Waits until the back end has the rings, once all queues are open: what comes before it has them finds no room.
+    pub fn wait_ready(&self) {
+        if !self.shared.wait_up() {
+            tracing::warn!("{}: the back end has not taken the rings yet", self.plan.path.display());
+        }
+    }
 }
 
 impl Drop for VhostPort {

@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -125,10 +125,26 @@ impl Shared {
         self.state().closing
     }
 
+    /// Waits until a back end has the rings, but no longer than it may take for an answer; whether it has.
+    pub(super) fn wait_up(&self) -> bool {
+        let until = Instant::now() + PATIENCE;
+        let mut state = self.state();
+        while !Self::is_up(self.generation.load(Ordering::Acquire)) {
+            let left = until.saturating_duration_since(Instant::now());
+            if state.closing || left.is_zero() {
+                return false;
+            }
+            state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
     fn turn_over(&self) {
         // Pairs with the queues' acquire.
         self.generation.fetch_add(1, Ordering::Release);
-        for member in self.state().members.iter().flatten() {
+        let state = self.state();
+        self.news.notify_all();
+        for member in state.members.iter().flatten() {
             // A worker may sleep.
             let _ = member.bells.call.ring();
         }
@@ -239,6 +255,8 @@ impl Peer {
                 front.set_vring_enable(index, true)?;
             }
         }
+        // net_vhost begins only behind its answer to the last of them: once it answers something else, it has begun.
+        front.get_features()?;
         Ok(())
     }
 

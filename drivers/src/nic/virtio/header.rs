@@ -23,9 +23,10 @@ fn swapped(mut header: [u8; 10]) -> [u8; 10] {
 
 /// Buffers of a received packet that needs nothing done, when that is one: the common case.
 #[inline]
-pub(super) fn is_plain(header: &[u8], mergeable: bool) -> bool {
-    // `VIRTIO_NET_HDR_F_NEEDS_CSUM`, any type of segmentation, any number of buffers but one.
-    header[0] & 1 == 0 && header[1] == 0 && (!mergeable || header[10..12] == [1, 0])
+pub(super) const fn is_plain(header: &[u8; HEADER as usize], mergeable: bool) -> bool {
+    // `VIRTIO_NET_HDR_F_NEEDS_CSUM` and any type of segmentation, in one look; any number of buffers but one.
+    let undone = u16::from_le_bytes([header[0], header[1]]) & 0xff01;
+    undone == 0 && (!mergeable || u16::from_le_bytes([header[10], header[11]]) == 1)
 }
 
 /// How many buffers a received packet has.

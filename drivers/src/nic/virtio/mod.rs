@@ -19,6 +19,7 @@ mod receive;
 mod ring;
 mod shadow;
 mod split;
+mod transmit;
 mod transport;
 
 use super::memory;

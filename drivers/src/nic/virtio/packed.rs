@@ -8,8 +8,7 @@
 //! Length, id and flags are one word of 64 bits here, so a descriptor is published, and read, in one access.
 
 use super::memory::{RingMemory, Words};
-use super::ring::{Access, Buffer, Filled, Parts, Ring};
-use super::shadow::Shadow;
+use super::ring::{Access, Buffer, Done, Parts, Ring};
 use super::split::{NEXT, WRITE};
 use crate::error::Fault;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -79,10 +78,16 @@ impl Place {
     }
 }
 
-/// The second word of a descriptor.
+/// The second word of a descriptor, as a number.
+#[inline]
+const fn number(len: u32, id: u16, flags: u16) -> u64 {
+    len as u64 | (id as u64) << 32 | (flags as u64) << 48
+}
+
+/// The same as it lies in memory.
 #[inline]
 pub(super) const fn second(len: u32, id: u16, flags: u16) -> u64 {
-    (len as u64 | (id as u64) << 32 | (flags as u64) << 48).to_le()
+    number(len, id, flags).to_le()
 }
 
 /// Length, id and flags out of it.
@@ -97,24 +102,16 @@ pub(super) const fn fields(word: u64) -> (u32, u16, u16) {
 #[derive(Debug)]
 pub(crate) struct Packed {
     words: PackedWords,
-    shadow: Shadow,
     /// Where the next descriptor is posted.
     next: Place,
     /// Where the next one is looked for that is done.
     look: Place,
 }
 
-impl Packed {
-    /// The id and the length of the next packet that is done.
-    #[inline]
-    fn done(&self) -> Option<(u32, u32)> {
-        let word = &self.words.table[2 * usize::from(self.look.at) + 1];
-        // Pairs with the device's release of the flags: what it wrote to the buffer is there.
-        let (len, id, flags) = fields(word.load(Ordering::Acquire));
-        (flags & (AVAIL | USED) == self.look.done()).then_some((id.into(), len))
-    }
+/// The id and the two flags of an answer.
+const KEY: u32 = ((AVAIL | USED) as u32) << 16 | 0xffff;
 
-    #[inline]
+impl Packed {
     fn write(&mut self, buffer: &Buffer, id: u16, flags: u16) {
         let place = 2 * usize::from(self.next.at);
         self.words.table[place].store(buffer.address.to_le(), Ordering::Relaxed);
@@ -127,6 +124,8 @@ impl Packed {
 
 impl Ring for Packed {
     const NAME: &'static str = "packed ring";
+    const STEP: u64 = number(0, 1, 0);
+    type Answer = [AtomicU64; 2];
 
     fn parts(start: usize, size: u16) -> Parts {
         let driver = start + 16 * usize::from(size);
@@ -137,47 +136,40 @@ impl Ring for Packed {
     fn new(memory: &Arc<RingMemory>, parts: Parts, size: u16) -> Self {
         Self {
             words: PackedWords::new(memory, parts, size),
-            shadow: Shadow::new(size),
             next: Place::start(size),
             look: Place::start(size),
         }
     }
 
-    #[inline]
-    fn vacant(&self) -> u16 {
-        self.shadow.vacant()
-    }
-
-    fn lent(&self) -> usize {
-        self.shadow.lent()
-    }
+    /// Nothing: the device writes over what we wrote.
+    fn preset(&mut self, _: u32) {}
 
     #[inline]
-    fn post(&mut self, buffers: &[Buffer], access: Access) {
+    fn table(&self, first: u16, count: u16, access: Access) -> (&[[AtomicU64; 2]], u64) {
+        debug_assert_eq!(first, self.next.at, "in order, an id is its place");
+        let (first, end) = (usize::from(first), usize::from(first) + usize::from(count));
         let flags = if access == Access::Writes { WRITE } else { 0 };
-        for buffer in buffers {
-            let id = self.shadow.post(buffer.offset, 1);
-            self.write(buffer, id, flags);
-        }
+        let second = number(0, self.next.at, flags | self.next.posted());
+        (self.words.table.as_chunks::<2>().0.get(first..end).unwrap_or_default(), second)
     }
 
-    fn post_chain(&mut self, buffers: &[Buffer]) {
+    #[inline]
+    fn posted(&mut self, _: u16, count: u16) {
+        self.next.advance(count);
+    }
+
+    fn post_chain(&mut self, buffers: &[Buffer], access: Access) {
         let Some((first, rest)) = buffers.split_first() else { return };
-        let count = u16::try_from(buffers.len()).unwrap_or(u16::MAX);
-        // §2.8.6: all descriptors of a list have the same id; each of its entries here has one of its own.
-        let id = self.shadow.post(first.offset, count);
+        let flags = if access == Access::Writes { WRITE } else { 0 };
         let head = self.next;
         self.next.advance(1);
-        let mut before = id;
         for (i, buffer) in rest.iter().enumerate() {
-            let entry = self.shadow.post(buffer.offset, 0);
-            self.shadow.link(before, entry);
-            before = entry;
-            self.write(buffer, id, if i + 1 < rest.len() { NEXT } else { 0 });
+            // §2.8.6: all descriptors of a list have the same id.
+            self.write(buffer, first.id, flags | if i + 1 < rest.len() { NEXT } else { 0 });
         }
         // §2.8.6.2: the first is published last, since the device takes the whole list with it.
         let after = core::mem::replace(&mut self.next, head);
-        self.write(first, id, if rest.is_empty() { 0 } else { NEXT });
+        self.write(first, first.id, flags | if rest.is_empty() { 0 } else { NEXT });
         self.next = after;
     }
 
@@ -186,38 +178,45 @@ impl Ring for Packed {
 
     #[inline]
     fn is_idle(&self) -> bool {
-        self.done().is_none()
+        let done = Self::read(self.answer());
+        done.key & !0xffff != self.key()
     }
 
     #[inline]
-    fn take(&mut self, into: &mut [Filled]) -> Result<usize, Fault> {
-        let mut taken = 0;
-        for place in into {
-            let Some((id, len)) = self.done() else { break };
-            let offset = self.shadow.take(id)?;
-            *place = Filled { offset, len };
-            self.look.advance(1);
-            taken += 1;
-        }
-        Ok(taken)
+    fn answers(&mut self, most: u16, lent: u16) -> Result<&[[AtomicU64; 2]], Fault> {
+        let first = usize::from(self.look.at);
+        let table = self.words.table.as_chunks::<2>().0;
+        let end = (first + usize::from(most.min(lent))).min(table.len());
+        Ok(table.get(first..end).unwrap_or_default())
     }
 
     #[inline]
-    fn reap(&mut self, mut done: impl FnMut(u64) -> Result<(), Fault>) -> Result<(), Fault> {
+    fn read(answer: &[AtomicU64; 2]) -> Done {
+        // Pairs with the device's release of the flags: what it wrote to the buffer is there.
+        let word = u64::from_le(answer[1].load(Ordering::Acquire));
+        #[expect(clippy::cast_possible_truncation, reason = "each half is cut out of the word")]
+        Done { key: (word >> 32) as u32 & KEY, len: word as u32 }
+    }
+
+    #[inline]
+    fn key(&self) -> u32 {
+        u32::from(self.look.done()) << 16
+    }
+
+    #[inline]
+    fn advance(&mut self, _: u16, descriptors: u16) {
+        self.look.advance(descriptors);
+    }
+
+    fn next(&mut self, lent: u16) -> Result<Option<(u32, u32)>, Fault> {
+        let Done { key, len } = Self::read(self.answer());
         // A device that answers as fast as we look ends somewhere.
-        for _ in 0..self.shadow.lent() {
-            let Some((id, _)) = self.done() else { break };
-            let count = self.shadow.take_all(id, &mut done)?;
-            // §2.8.6.1: the device skips as many as the list has.
-            self.look.advance(count);
-        }
-        Ok(())
+        Ok((lent > 0 && key & !0xffff == self.key()).then_some((key & 0xffff, len)))
     }
 
-    fn restart(&mut self, home: impl FnMut(u64)) -> u64 {
+    fn restart(&mut self) {
         self.next = Place::start(self.next.size);
         self.look = self.next;
-        self.shadow.clear(home)
     }
 
     #[inline]
@@ -227,5 +226,12 @@ impl Ring for Packed {
 
     fn set_interrupts(&self, on: bool) {
         self.words.driver[1].store(if on { 0 } else { DISABLE.to_le() }, Ordering::Relaxed);
+    }
+}
+
+impl Packed {
+    #[inline]
+    fn answer(&self) -> &[AtomicU64; 2] {
+        &self.words.table.as_chunks::<2>().0[usize::from(self.look.at)]
     }
 }

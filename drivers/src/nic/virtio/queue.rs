@@ -14,14 +14,16 @@ use super::header::{self, HEADER};
 use super::packed::Packed;
 use super::receive::Receiver;
 use super::ring::{Access, Buffer, Ring};
+use super::shadow::Shadow;
 use super::split::Split;
+use super::transmit::{depart, in_order};
 use super::transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};
 use crate::checksum;
 use crate::error::{Fault, OpenError};
 use crate::queue::{Caps, Gather, QueueCounters, QueuePair, Tally};
 use crate::rings::{self, Front, front};
 use core::sync::atomic::{Ordering, fence};
-use ringbuf::{BURST, Burst, Frame, Loan, Packets, Pool};
+use ringbuf::{BURST, Burst, Frame, Packets, Pool};
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 
@@ -40,42 +42,24 @@ pub fn open<'p, T: Transport + 'p>(
     if !plan.ring.is_power_of_two() || plan.ring < 4 || plan.ring > 1 << 15 {
         return Err(refused(format!("ring={} is not a power of two from 4 to 32768", plan.ring)));
     }
-    let buffer = u32::from(pool.frame_size() - headroom(pool));
+    let buffer = u32::from(pool.frame_size() - headroom(pool) - HEADER);
     if plan.features & feature::MERGEABLE == 0 && plan.mtu + 18 > buffer {
         return Err(refused(format!(
             "packets of {} bytes fit no buffer of {buffer}, and the device does not put them into several",
             plan.mtu + 18
         )));
     }
-    let loans = pool.open_loan().zip(pool.open_loan());
-    let (receive, transmit) = loans
-        .ok_or_else(|| refused("the pool has no loans left: fewer queues for each worker".to_owned()))?;
-    let loans = Loans { pool, receive, transmit };
     Ok(if plan.features & feature::PACKED != 0 {
-        Box::new(VirtioQueue::<Packed, T>::new(loans, plan, layout, addresses, transport))
+        Box::new(VirtioQueue::<Packed, T>::new(pool, plan, layout, addresses, transport))
     } else {
-        Box::new(VirtioQueue::<Split, T>::new(loans, plan, layout, addresses, transport))
+        Box::new(VirtioQueue::<Split, T>::new(pool, plan, layout, addresses, transport))
     })
 }
 
-/// Bytes in front of a received packet, its header among them.
+/// Bytes in front of a received packet's header. Header and packet begin one cache line, which is all that most apps look
+/// at.
 fn headroom(pool: &Pool) -> u16 {
     ringbuf::HEADROOM.min(pool.frame_size() / 2)
-}
-
-/// The slots that the device has. Recalled when this goes, so it must outlive the device.
-#[derive(Debug)]
-struct Loans<'p> {
-    pool: &'p Pool,
-    receive: Loan,
-    transmit: Loan,
-}
-
-impl Drop for Loans<'_> {
-    fn drop(&mut self) {
-        self.pool.recall(self.receive);
-        self.pool.recall(self.transmit);
-    }
 }
 
 #[derive(Debug)]
@@ -85,16 +69,19 @@ struct VirtioQueue<'p, R: Ring, T: Transport> {
     addresses: Addresses,
     receiver: Receiver<'p, R>,
     transmit: R,
+    sent: Shadow<'p>,
     layout: Layout,
     caps: Caps,
     /// Bytes of the longest packet that fits the link at once.
     limit: usize,
-    /// Where in the arena pages begin.
-    content_start: u64,
     up: bool,
     fault: Option<Fault>,
     /// Something was posted for sending since the device was last told.
     posted: bool,
+    /// Whether the device sleeps was last looked at without a fence.
+    unsure: bool,
+    /// What was posted for receiving and for sending since the device was last rung for, or known to be awake.
+    owed: (bool, bool),
     /// Interrupts are on, for a worker that slept.
     armed: Cell<bool>,
     scratch: Box<[Buffer; BURST]>,
@@ -103,12 +90,10 @@ struct VirtioQueue<'p, R: Ring, T: Transport> {
     lost: u64,
     wakeups: u64,
     checksums: u64,
-    loans: Loans<'p>,
 }
 
 impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
-    fn new(loans: Loans<'p>, plan: &VirtioPlan, layout: &Layout, addresses: Addresses, transport: T) -> Self {
-        let pool = loans.pool;
+    fn new(pool: &'p Pool, plan: &VirtioPlan, layout: &Layout, addresses: Addresses, transport: T) -> Self {
         let mergeable = plan.features & feature::MERGEABLE != 0;
         let receive = R::new(&layout.memory, layout.receive, plan.ring);
         let transmit = R::new(&layout.memory, layout.transmit, plan.ring);
@@ -118,15 +103,17 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
             pool,
             transport,
             addresses,
-            receiver: Receiver::new(pool, loans.receive, receive, headroom(pool), mergeable),
+            receiver: Receiver::new(pool, plan.ring, receive, headroom(pool), mergeable),
             transmit,
+            sent: Shadow::new(pool, plan.ring),
             layout: layout.clone(),
             caps: caps::<R>(plan),
             limit: plan.mtu as usize + 18,
-            content_start: pool.arena().content_start() as u64,
             up: false,
             fault: None,
             posted: false,
+            unsure: false,
+            owed: (false, false),
             armed: Cell::new(false),
             scratch: Box::new([Buffer::default(); BURST]),
             transmitted: Tally::default(),
@@ -134,7 +121,6 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
             lost: 0,
             wakeups: 0,
             checksums: 0,
-            loans,
         }
     }
 
@@ -150,41 +136,80 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         if self.transmit.is_idle() {
             return;
         }
-        let (pool, loan, content) = (self.pool, self.loans.transmit, self.content_start);
-        let reaped = self.transmit.reap(|offset| {
-            if offset >= content {
-                return pool.reclaim_page(offset).map_err(Fault::from);
-            }
-            let (slot, _) = pool.locate(offset)?;
-            pool.reclaim(slot, loan).map_err(Fault::from)
-        });
-        if let Err(fault) = reaped {
+        if let Err(fault) = self.complete_plain() {
             self.latch(fault);
         }
     }
 
+    fn complete_plain(&mut self) -> Result<(), Fault> {
+        // Twice, where the run of ids goes over the end of the table.
+        for _ in 0..2 {
+            let (first, lent) = self.sent.behind();
+            let key = self.transmit.key() + u32::from(first);
+            let answers = self.transmit.answers(lent, lent)?;
+            let came = answers.len();
+            let count = in_order::<R>(answers, key);
+            self.sent.shelf.home(first.into(), count.into());
+            self.transmit.advance(count, count);
+            self.sent.answered(count);
+            if usize::from(count) < came || came == 0 {
+                return if self.transmit.is_idle() { Ok(()) } else { self.complete_rest() };
+            }
+            if count < lent {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The careful half: packets of several buffers, and out of order.
+    #[cold]
+    fn complete_rest(&mut self) -> Result<(), Fault> {
+        // A device that answers as fast as we look ends somewhere.
+        for _ in 0..self.sent.lent() {
+            let Some((id, _)) = self.transmit.next(self.sent.lent())? else { break };
+            let count = self.sent.finish(id)?;
+            // §2.8.6.1: the device skips as many as the list has.
+            self.transmit.advance(1, count);
+        }
+        Ok(())
+    }
+
     /// Whether a packet of so many buffers fits the transmit ring, once what is done has been taken off it.
     fn has_room(&mut self, buffers: usize) -> bool {
-        if buffers > usize::from(self.transmit.vacant()) {
+        if buffers > usize::from(self.sent.vacant()) {
             self.complete();
         }
-        buffers <= usize::from(self.transmit.vacant())
+        buffers <= usize::from(self.sent.vacant())
     }
 
     /// Rings the bells that are asked for.
     #[inline]
     fn wake(&mut self) {
         let refilled = self.receiver.refill(&self.addresses);
-        if !refilled && !self.posted {
+        let posted = core::mem::take(&mut self.posted);
+        if !refilled && !posted && !self.unsure {
             return;
         }
-        // §2.7.13.3.1: what was posted must be visible before we look whether the device sleeps.
-        fence(Ordering::SeqCst);
-        if refilled && self.receiver.ring.wants_bell() {
-            self.bell(Direction::Receive);
+        // §2.7.13.3.1: what was posted must be visible before we look whether the device sleeps. That takes a fence, which
+        // waits until the other core has let go of the ring's lines: so a busy queue looks without one, may read a word that
+        // is older than its own, and looks again at every turn until the first in which it posts nothing.
+        self.unsure = refilled || posted;
+        if !self.unsure {
+            fence(Ordering::SeqCst);
         }
-        if core::mem::take(&mut self.posted) && self.transmit.wants_bell() {
+        self.owed.0 |= refilled;
+        self.owed.1 |= posted;
+        if self.owed.0 && self.receiver.ring.wants_bell() {
+            self.bell(Direction::Receive);
+            self.owed.0 = false;
+        }
+        if self.owed.1 && self.transmit.wants_bell() {
             self.bell(Direction::Transmit);
+            self.owed.1 = false;
+        }
+        if !self.unsure {
+            self.owed = (false, false);
         }
     }
 
@@ -203,20 +228,13 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         if self.up {
             return;
         }
-        let pool = self.pool;
-        self.receiver.restart();
-        self.lost += self.transmit.restart(|offset| {
-            if pool.is_content(offset) {
-                // The shadow has each of them once.
-                let _ = pool.reclaim_page(offset);
-            }
-        });
-        pool.recall(self.loans.receive);
-        pool.recall(self.loans.transmit);
         self.layout.clear();
+        self.receiver.restart();
+        self.transmit.restart();
+        self.lost += self.sent.clear();
         self.receiver.ring.set_interrupts(false);
         self.transmit.set_interrupts(false);
-        self.posted = false;
+        (self.posted, self.unsure, self.owed) = (false, false, (false, false));
         self.transport.settled();
     }
 
@@ -231,19 +249,33 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
     /// Sends packets of one frame with nothing undone until something else comes.
     #[inline]
     fn transmit_plain(&mut self, burst: &mut Burst<'p>) {
-        let room = usize::from(self.transmit.vacant()).min(BURST);
-        for frame in burst.as_mut_slice().iter_mut().take(room) {
-            // Nothing undone, and no number of buffers (§5.1.6.2).
-            if let Ok(header) = frame.headroom_mut(HEADER) {
-                header.fill(0);
+        // Twice, where the run of ids goes over the end of the table.
+        for _ in 0..2 {
+            let (first, room) = self.sent.ahead();
+            if room == 0 || burst.is_empty() {
+                break;
+            }
+            let (table, second) = self.transmit.table(first, room, Access::Reads);
+            let (shelf, limit) = (&mut self.sent.shelf, u32::try_from(self.limit).unwrap_or(0));
+            let addresses = &self.addresses;
+            let (count, bytes) = match (addresses, self.pool.frame_size()) {
+                (Addresses::Linear(base), 2048) => {
+                    depart::<R, 11>(shelf, burst, first, table, second, limit, |offset| base + offset)
+                }
+                (Addresses::Linear(base), 4096) => {
+                    depart::<R, 12>(shelf, burst, first, table, second, limit, |offset| base + offset)
+                }
+                _ => depart::<R, 0>(shelf, burst, first, table, second, limit, |offset| addresses.of(offset)),
+            };
+            self.transmit.posted(first, count);
+            self.sent.posted(count);
+            self.transmitted.packets += u64::from(count);
+            self.transmitted.bytes += bytes;
+            self.posted |= count > 0;
+            if count < room {
+                break;
             }
         }
-        let (addresses, places) = (&self.addresses, &mut self.scratch[..room]);
-        let (bytes, sent) = depart_any(self.pool, self.loans.transmit, burst, places, addresses, self.limit);
-        self.transmit.post(&self.scratch[..sent], Access::Reads);
-        self.transmitted.packets += sent as u64;
-        self.transmitted.bytes += bytes;
-        self.posted |= sent > 0;
     }
 
     /// The careful half: what is out of room or out of the ordinary.
@@ -275,8 +307,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
                 self.transmitted.add(frame.len(), frame.continues());
                 self.depart(frame, &mut count);
             }
-            self.transmit.post_chain(&self.scratch[..count]);
-            self.posted = true;
+            self.post_chain(count);
         }
     }
 
@@ -287,16 +318,21 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         header.is_some_and(|place| header::write(place, offload, bytes, self.limit).is_ok())
     }
 
-    /// Lends the next frame of a packet to the device; the first takes its header along.
+    /// Lends the next frame of a packet, of this pool, to the device; the first takes its header along.
     fn depart(&mut self, frame: Frame<'p>, count: &mut usize) {
         let (offset, len) = (frame.offset(), u32::from(frame.len()));
-        // Of this pool, as was seen before.
-        if self.pool.depart(frame, self.loans.transmit).is_ok() {
-            let header = if *count == 0 { HEADER } else { 0 };
-            let address = self.addresses.of(offset - u64::from(header));
-            self.scratch[*count] = Buffer { offset, address, len: len + u32::from(header) };
-            *count += 1;
-        }
+        let header = if *count == 0 { HEADER } else { 0 };
+        let (address, len) = (self.addresses.of(offset - u64::from(header)), len + u32::from(header));
+        self.scratch[*count] = Buffer { id: self.sent.claim_frame(frame), address, len };
+        *count += 1;
+    }
+
+    /// Posts what was noted of one packet.
+    fn post_chain(&mut self, count: usize) {
+        let buffers = &self.scratch[..count];
+        self.sent.link(buffers.iter().map(|buffer| buffer.id));
+        self.transmit.post_chain(buffers, Access::Reads);
+        self.posted = true;
     }
 }
 
@@ -327,45 +363,6 @@ fn caps<R: Ring>(plan: &VirtioPlan) -> Caps {
         checksum: all(feature::CHECKSUM),
         segmentation,
     }
-}
-
-/// [`depart_plain`] for this pool's size of slots; the bytes, and how many.
-#[inline]
-fn depart_any<'p>(
-    pool: &'p Pool,
-    loan: Loan,
-    burst: &mut Burst<'p>,
-    places: &mut [Buffer],
-    addresses: &Addresses,
-    limit: usize,
-) -> (u64, usize) {
-    match pool.frame_size() {
-        2048 => depart_plain::<11>(pool, loan, burst, places, addresses, limit),
-        4096 => depart_plain::<12>(pool, loan, burst, places, addresses, limit),
-        _ => depart_plain::<0>(pool, loan, burst, places, addresses, limit),
-    }
-}
-
-/// The hot half of transmitting: a leaf function over slices and numbers.
-#[inline(never)]
-fn depart_plain<'p, const SHIFT: u32>(
-    pool: &'p Pool,
-    loan: Loan,
-    burst: &mut Burst<'p>,
-    places: &mut [Buffer],
-    addresses: &Addresses,
-    limit: usize,
-) -> (u64, usize) {
-    let gate = pool.gate::<SHIFT>(loan);
-    let mut bytes = 0;
-    // A length of zero wraps to the largest number: one comparison finds both ends.
-    let fit = |frame: &Frame<'_>| usize::from(frame.len()).wrapping_sub(1) < limit && frame.head() >= HEADER;
-    let sent = burst.depart_into(&gate, places, fit, |offset, len| {
-        bytes += u64::from(len);
-        let address = addresses.of(offset - u64::from(HEADER));
-        Buffer { offset, address, len: u32::from(len) + u32::from(HEADER) }
-    });
-    (bytes, sent as usize)
 }
 
 impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
@@ -412,7 +409,7 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
         }
         // Not while more goes out and there is room: each look takes the ring's lines away from the device that writes
         // them.
-        if !self.posted || self.transmit.lent() > usize::from(self.transmit.vacant()) {
+        if !self.posted || self.sent.lent() > self.sent.vacant() {
             self.complete();
         }
         self.wake();
@@ -449,7 +446,7 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
     }
 
     fn pending(&self) -> u32 {
-        u32::try_from(self.transmit.lent()).unwrap_or(u32::MAX)
+        self.sent.lent().into()
     }
 }
 
@@ -489,11 +486,11 @@ impl<'p, R: Ring, T: Transport> Gather<'p> for VirtioQueue<'p, R, T> {
             for page in pages {
                 let len = u32::try_from(page.len()).unwrap_or(0);
                 let Ok(offset) = self.pool.depart_page(page) else { continue };
-                self.scratch[count] = Buffer { offset, address: self.addresses.of(offset), len };
+                let address = self.addresses.of(offset);
+                self.scratch[count] = Buffer { id: self.sent.claim_page(offset), address, len };
                 count += 1;
             }
-            self.transmit.post_chain(&self.scratch[..count]);
-            self.posted = true;
+            self.post_chain(count);
         }
         self.transmit.publish();
         waiting - packets.len()
@@ -502,12 +499,7 @@ impl<'p, R: Ring, T: Transport> Gather<'p> for VirtioQueue<'p, R, T> {
 
 impl<R: Ring, T: Transport> Drop for VirtioQueue<'_, R, T> {
     fn drop(&mut self) {
+        // The slots and pages come home with the shadows, which are dropped behind this.
         self.transport.close();
-        let pool = self.pool;
-        self.transmit.restart(|offset| {
-            if pool.is_content(offset) {
-                let _ = pool.reclaim_page(offset);
-            }
-        });
     }
 }

@@ -1,30 +1,27 @@
 //! The receiving half of a queue pair: headers looked at, packets in several buffers put together.
 
 use super::header::{self, HEADER};
-use super::ring::{Access, Buffer, Filled, Ring};
+use super::ring::{Access, Buffer, Ring};
+use super::shadow::Shadow;
 use super::transport::Addresses;
 use crate::error::Fault;
 use crate::queue::Tally;
-use core::ops::Range;
-use ringbuf::{BURST, Burst, Frame, Loan, Pool, Stray};
+use core::sync::atomic::{AtomicU64, Ordering};
+use ringbuf::{BURST, Burst, Frame, Pool, Shelf};
 
 /// The receive ring and what has come out of it.
 #[derive(Debug)]
 pub(super) struct Receiver<'p, R: Ring> {
-    pool: &'p Pool,
-    loan: Loan,
     pub(super) ring: R,
+    shadow: Shadow<'p>,
     mergeable: bool,
-    /// Where in its slot a buffer begins.
+    frame_size: u16,
+    /// Where in its slot a buffer begins, with its header.
     start: u16,
     buffer_bytes: u32,
     /// Vacant descriptors that are worth a refill.
     refill_at: u16,
-    filled: Box<[Filled; BURST]>,
-    /// Those of `filled` that have been taken off the ring and are not frames yet.
-    taken: Range<usize>,
     run: Run<'p>,
-    empty: Box<[Buffer; BURST]>,
     pub(super) tally: Tally,
     pub(super) malformed: u64,
 }
@@ -39,54 +36,68 @@ struct Run<'p> {
 }
 
 impl<'p, R: Ring> Receiver<'p, R> {
-    pub(super) fn new(pool: &'p Pool, loan: Loan, ring: R, headroom: u16, mergeable: bool) -> Self {
-        let start = headroom - HEADER;
-        Self {
-            pool,
-            loan,
-            refill_at: (ring.vacant() / 2).min(32),
+    pub(super) fn new(pool: &'p Pool, size: u16, ring: R, start: u16, mergeable: bool) -> Self {
+        let mut receiver = Self {
             ring,
+            shadow: Shadow::new(pool, size),
             mergeable,
+            frame_size: pool.frame_size(),
             start,
             buffer_bytes: u32::from(pool.frame_size() - start),
-            filled: Box::new([Filled::default(); BURST]),
-            taken: 0..0,
+            refill_at: (size / 4).clamp(1, 32),
             run: Run { frames: Burst::new(), missing: 0, bad: false },
-            empty: Box::new([Buffer::default(); BURST]),
             tally: Tally::default(),
             malformed: 0,
-        }
+        };
+        receiver.ring.preset(receiver.buffer_bytes);
+        receiver
     }
 
     /// Offers empty slots; whether any.
     #[inline]
     pub(super) fn refill(&mut self, addresses: &Addresses) -> bool {
-        let vacant = self.ring.vacant();
+        let vacant = self.shadow.vacant();
         // Not slot by slot, but long before the ring is empty.
         if vacant < self.refill_at {
             return false;
         }
-        let mut left = usize::from(vacant);
-        let mut any = false;
-        while left > 0 {
-            let mut count = 0;
-            for place in self.empty.iter_mut().take(left) {
-                let Some(slot) = self.pool.lend(self.loan) else { break };
-                let offset = self.pool.offset(slot) + u64::from(self.start);
-                *place = Buffer { offset, address: addresses.of(offset), len: self.buffer_bytes };
-                count += 1;
-            }
-            if count == 0 {
+        // Twice, where the run of ids goes over the end of the table.
+        for _ in 0..2 {
+            let (first, room) = self.shadow.ahead();
+            if room == 0 {
                 break;
             }
-            self.ring.post(&self.empty[..count], Access::Writes);
-            left -= count;
-            any = true;
+            let (table, second) = self.ring.table(first, room, Access::Writes);
+            let second = second + u64::from(self.buffer_bytes);
+            let shelf = &mut self.shadow.shelf;
+            let start = u64::from(self.start);
+            let count = match addresses {
+                Addresses::Linear(base) => {
+                    let base = base + start;
+                    stock::<R>(shelf, first, table, second, |offset| base + offset)
+                }
+                Addresses::Pieces(_) => {
+                    stock::<R>(shelf, first, table, second, |offset| addresses.of(offset + start))
+                }
+            };
+            self.ring.posted(first, count);
+            self.shadow.posted(count);
         }
-        if any {
-            self.ring.publish();
+        if !self.shadow.is_ordered() {
+            self.refill_singly(addresses);
         }
-        any
+        self.ring.publish();
+        self.shadow.vacant() < vacant
+    }
+
+    /// For a device that fills buffers in an order of its own.
+    #[cold]
+    fn refill_singly(&mut self, addresses: &Addresses) {
+        while self.shadow.vacant() > 0 {
+            let Some((id, begin)) = self.shadow.claim_empty() else { break };
+            let address = addresses.of(begin + u64::from(self.start));
+            self.ring.post_chain(&[Buffer { id, address, len: self.buffer_bytes }], Access::Writes);
+        }
     }
 
     /// Appends whole packets while `burst` has room.
@@ -95,47 +106,53 @@ impl<'p, R: Ring> Receiver<'p, R> {
     /// The first thing the device said that cannot be true.
     #[inline]
     pub(super) fn receive(&mut self, burst: &mut Burst<'p>) -> Result<(), Fault> {
-        if self.taken.is_empty() {
-            if self.ring.is_idle() && self.run.frames.is_empty() {
-                return Ok(());
-            }
-            let count = self.ring.take(&mut self.filled[..burst.room()])?;
-            self.taken = 0..count;
-            // All of the burst at once: one by one, each would wait for the core that wrote it.
-            for item in &self.filled[..count] {
-                self.pool.expect_soon(item.offset);
-            }
-        }
         if self.run.missing == 0 && self.run.frames.is_empty() {
-            let odd = self.receive_plain(burst);
-            if odd.is_none() && self.taken.is_empty() {
+            if self.ring.is_idle() {
                 return Ok(());
             }
-            return self.receive_rest(burst, odd);
+            if self.receive_plain(burst)? {
+                return Ok(());
+            }
         }
-        self.receive_rest(burst, None)
+        self.receive_rest(burst)
     }
 
-    /// Takes packets of one buffer with nothing undone until something else comes; returns that, if it is a frame.
+    /// Takes packets of one buffer with nothing undone; whether nothing else has come.
     #[inline]
-    fn receive_plain(&mut self, burst: &mut Burst<'p>) -> Option<Frame<'p>> {
-        let items = &self.filled[self.taken.clone()];
-        let mut odd = None;
-        let arrive = match self.pool.frame_size() {
-            2048 => arrive_plain::<11>,
-            4096 => arrive_plain::<12>,
-            _ => arrive_plain::<0>,
-        };
-        let (count, bytes) = arrive(self.pool, self.loan, items, burst, self.mergeable, &mut odd);
-        self.taken.start += count + usize::from(odd.is_some());
-        self.tally.packets += count as u64;
-        self.tally.bytes += bytes;
-        odd
+    fn receive_plain(&mut self, burst: &mut Burst<'p>) -> Result<bool, Fault> {
+        // Twice, where the run of ids goes over the end of the table.
+        for _ in 0..2 {
+            let (first, lent) = self.shadow.behind();
+            let most = u16::try_from(burst.room()).unwrap_or(0).min(lent);
+            let key = self.ring.key() + u32::from(first);
+            let answers = self.ring.answers(most, lent)?;
+            let came = answers.len();
+            let shelf = &mut self.shadow.shelf;
+            let arrive = match (self.frame_size, self.mergeable) {
+                (2048, true) => arrive::<R, 11, true>,
+                (4096, true) => arrive::<R, 12, true>,
+                (_, true) => arrive::<R, 0, true>,
+                (_, false) => arrive::<R, 0, false>,
+            };
+            let (count, bytes) = arrive(shelf, burst, first, answers, key, self.start);
+            self.ring.advance(count, count);
+            self.shadow.answered(count);
+            self.tally.packets += u64::from(count);
+            self.tally.bytes += bytes;
+            if usize::from(count) < came || came == 0 {
+                return Ok(burst.room() == 0 || self.ring.is_idle());
+            }
+            // Not at the end of the table: this was all of it.
+            if count < lent || burst.room() == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(true)
     }
 
     /// The careful half: packets in several buffers, with something undone, and lies.
     #[cold]
-    fn receive_rest(&mut self, burst: &mut Burst<'p>, mut odd: Option<Frame<'p>>) -> Result<(), Fault> {
+    fn receive_rest(&mut self, burst: &mut Burst<'p>) -> Result<(), Fault> {
         loop {
             if self.run.missing == 0 && !self.run.frames.is_empty() {
                 if self.run.frames.len() > burst.room() {
@@ -146,33 +163,17 @@ impl<'p, R: Ring> Receiver<'p, R> {
                 }
                 burst.append(&mut self.run.frames);
             }
-            if burst.room() == 0 && odd.is_none() {
+            if burst.room() == 0 {
                 return Ok(());
             }
-            let frame = match odd.take() {
-                Some(frame) => frame,
-                None if self.taken.is_empty() => return Ok(()),
-                None => {
-                    let Filled { offset, len } = self.filled[self.taken.start];
-                    self.taken.start += 1;
-                    if self.run.missing > 0 {
-                        self.go_on(offset, len)?;
-                        continue;
-                    }
-                    self.first(offset, len)?
-                }
-            };
-            self.begin(frame);
+            let Some((id, len)) = self.ring.next(self.shadow.lent())? else { return Ok(()) };
+            let header = if self.run.missing == 0 { HEADER } else { 0 };
+            // Shorter than a header: the sum is longer than any slot, and the shelf names it.
+            let packet = len.checked_sub(header.into()).unwrap_or(u32::MAX);
+            let frame = self.shadow.take(id, self.start + header, packet)?;
+            self.ring.advance(1, 1);
+            if header > 0 { self.begin(frame) } else { self.go_on(frame) }
         }
-    }
-
-    /// The first buffer of a packet, without its header.
-    fn first(&self, offset: u64, len: u32) -> Result<Frame<'p>, Fault> {
-        let Some(packet) = len.checked_sub(HEADER.into()) else {
-            let (slot, head) = self.pool.locate(offset)?;
-            return Err(Stray::OutOfBounds { slot, head, len }.into());
-        };
-        Ok(self.pool.arrive_at(offset + u64::from(HEADER), self.loan, packet)?)
     }
 
     /// A packet begins.
@@ -193,13 +194,11 @@ impl<'p, R: Ring> Receiver<'p, R> {
     }
 
     /// A packet goes on.
-    fn go_on(&mut self, offset: u64, len: u32) -> Result<(), Fault> {
-        let mut frame = self.pool.arrive_at(offset, self.loan, len)?;
+    fn go_on(&mut self, mut frame: Frame<'p>) {
         self.run.missing -= 1;
         self.run.bad |= frame.is_empty();
         frame.set_continues(self.run.missing > 0);
         self.keep(frame);
-        Ok(())
     }
 
     fn keep(&mut self, frame: Frame<'p>) {
@@ -210,37 +209,63 @@ impl<'p, R: Ring> Receiver<'p, R> {
         }
     }
 
-    /// Forgets everything; the slots are recalled by whoever holds the loan.
+    /// Begins anew, in memory that is zero again; every slot comes home.
     pub(super) fn restart(&mut self) {
-        self.ring.restart(|_| ());
-        self.taken = 0..0;
+        self.shadow.clear();
+        self.ring.restart();
+        self.ring.preset(self.buffer_bytes);
         self.run.frames.clear();
         self.run.missing = 0;
     }
 }
 
-/// The hot half of receiving: a leaf function over slices and numbers; how many packets, and their bytes.
+/// The hot half of refilling: a leaf function over slices and numbers. `second` is the first descriptor's second word.
 #[inline(never)]
-fn arrive_plain<'p, const SHIFT: u32>(
-    pool: &'p Pool,
-    loan: Loan,
-    items: &[Filled],
-    burst: &mut Burst<'p>,
-    mergeable: bool,
-    odd: &mut Option<Frame<'p>>,
-) -> (usize, u64) {
-    let mut gate = pool.gate::<SHIFT>(loan);
-    let count = burst.fill_from(items, |item| {
-        // Without a packet behind the header it is a case for the careful half, as is what the gate refuses.
-        let len = item.len.checked_sub(u32::from(HEADER) + 1)? + 1;
-        let mut frame = gate.arrive(item.offset + u64::from(HEADER), len.into())?;
-        let header = frame.headroom_mut(HEADER).ok()?;
-        if header::is_plain(header, mergeable) {
-            return Some(frame);
+fn stock<R: Ring>(
+    shelf: &mut Shelf<'_>,
+    first: u16,
+    table: &[[AtomicU64; 2]],
+    mut second: u64,
+    address: impl Fn(u64) -> u64,
+) -> u16 {
+    let count = shelf.stock(first.into(), table, |[place, rest], offset| {
+        place.store(address(offset).to_le(), Ordering::Relaxed);
+        if R::STEP > 0 {
+            // In a packed ring this publishes it: the address must be there before.
+            rest.store(second.to_le(), Ordering::Release);
+            second += R::STEP;
         }
-        *odd = Some(frame);
-        None
     });
-    let apart = odd.as_ref().map_or(0, |frame| u64::from(frame.len()));
-    (count as usize, gate.bytes() - apart)
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+/// The hot half of receiving: how many packets, and their bytes. `key` is that of the answer that comes first, in order.
+#[inline(never)]
+fn arrive<'p, R: Ring, const SHIFT: u32, const MERGEABLE: bool>(
+    shelf: &mut Shelf<'p>,
+    burst: &mut Burst<'p>,
+    first: u16,
+    answers: &[R::Answer],
+    mut key: u32,
+    start: u16,
+) -> (u16, u64) {
+    let (before, mut bytes) = (burst.len(), 0);
+    let judge = |answer: &R::Answer| {
+        let done = R::read(answer);
+        if done.key != key {
+            return None;
+        }
+        key += 1;
+        bytes += u64::from(done.len);
+        Some(done.len)
+    };
+    let plain = |front: &[u8; HEADER as usize]| header::is_plain(front, MERGEABLE);
+    let count = shelf.arrive::<_, SHIFT, _>(burst, first.into(), answers, start, judge, plain);
+    let bytes = if count as usize == answers.len() {
+        bytes - u64::from(HEADER) * u64::from(count)
+    } else {
+        // The last one was looked at and left.
+        burst.as_slice()[before..].iter().map(|frame| u64::from(frame.len())).sum()
+    };
+    (u16::try_from(count).unwrap_or(u16::MAX), bytes)
 }

@@ -2,26 +2,18 @@
 
 use super::memory::RingMemory;
 use crate::error::Fault;
+use core::sync::atomic::AtomicU64;
 use std::fmt;
 use std::sync::Arc;
 
 /// A buffer to be posted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Buffer {
-    /// Where it begins in the arena.
-    pub(crate) offset: u64,
-    /// Where the device finds that.
+    /// Its descriptor.
+    pub(crate) id: u16,
+    /// Where the device finds it.
     pub(crate) address: u64,
     /// Its length.
-    pub(crate) len: u32,
-}
-
-/// A buffer that the device has filled, as it says.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Filled {
-    /// Where it begins in the arena: our own word.
-    pub(crate) offset: u64,
-    /// How many bytes were written: the device's.
     pub(crate) len: u32,
 }
 
@@ -47,10 +39,25 @@ pub struct Parts {
     pub bytes: usize,
 }
 
-/// A ring of descriptors. Nothing that the device writes is believed further than this.
+/// What the device says of a packet that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// Its descriptor, and in a packed ring that it is done: [`Ring::key`] and the id are the one of a packet that is.
+    pub(crate) key: u32,
+    /// Bytes that were written.
+    pub(crate) len: u32,
+}
+
+/// A ring of descriptors: the words that both sides write, and where we are in them. What was posted is in the
+/// [shadow](super::shadow).
 pub(crate) trait Ring: fmt::Debug + Sized {
     /// The name in reports.
     const NAME: &'static str;
+    /// What a descriptor's second word gains from one id to the next; 0 where that word stays as it was when only the
+    /// address is another ([`preset`](Self::preset)).
+    const STEP: u64;
+    /// Where the device says that a packet is done.
+    type Answer;
 
     /// Where a ring of `size` descriptors lies that begins at `start`.
     fn parts(start: usize, size: u16) -> Parts;
@@ -58,17 +65,18 @@ pub(crate) trait Ring: fmt::Debug + Sized {
     /// An empty ring. `size` is a power of two of at most 2¹⁵, and the memory is zero.
     fn new(memory: &Arc<RingMemory>, parts: Parts, size: u16) -> Self;
 
-    /// Descriptors that can be posted.
-    fn vacant(&self) -> u16;
+    /// Writes what stays as it is in empty buffers of `len` bytes each.
+    fn preset(&mut self, len: u32);
 
-    /// Descriptors that the device has.
-    fn lent(&self) -> usize;
+    /// The two words of `count` descriptors from `first` on, the next to be posted, in the order of the ids; and what the
+    /// first's second word says beside its length, as a number.
+    fn table(&self, first: u16, count: u16, access: Access) -> (&[[AtomicU64; 2]], u64);
 
-    /// Posts buffers, each a packet by itself: no more than are vacant.
-    fn post(&mut self, buffers: &[Buffer], access: Access);
+    /// Descriptors from `first` on have been written to the [table](Self::table).
+    fn posted(&mut self, first: u16, count: u16);
 
-    /// Posts the buffers of one packet for sending: no more than are vacant.
-    fn post_chain(&mut self, buffers: &[Buffer]);
+    /// Posts the buffers of one packet, anywhere.
+    fn post_chain(&mut self, buffers: &[Buffer], access: Access);
 
     /// Lets the device see what was posted.
     fn publish(&mut self);
@@ -76,21 +84,30 @@ pub(crate) trait Ring: fmt::Debug + Sized {
     /// Whether nothing has come back.
     fn is_idle(&self) -> bool;
 
-    /// Takes filled buffers that have come back; returns how many.
+    /// Looks how far the device has come: the answers that may be there, from the next on, at most as many as are asked for
+    /// and lie side by side. `lent` descriptors are out.
     ///
     /// # Errors
     /// What the device said that cannot be true.
-    fn take(&mut self, into: &mut [Filled]) -> Result<usize, Fault>;
+    fn answers(&mut self, most: u16, lent: u16) -> Result<&[Self::Answer], Fault>;
 
-    /// Takes packets that were sent, and hands the place of each of their buffers to `done`.
+    /// One of them, in one look.
+    fn read(answer: &Self::Answer) -> Done;
+
+    /// The key of an answer to id 0 at the place where the next is.
+    fn key(&self) -> u32;
+
+    /// Goes on behind so many packets, and descriptors that they had.
+    fn advance(&mut self, packets: u16, descriptors: u16);
+
+    /// The next answer, if it is there: the id and the length.
     ///
     /// # Errors
-    /// What the device said that cannot be true.
-    fn reap(&mut self, done: impl FnMut(u64) -> Result<(), Fault>) -> Result<(), Fault>;
+    /// As [`answers`](Self::answers).
+    fn next(&mut self, lent: u16) -> Result<Option<(u32, u32)>, Fault>;
 
-    /// Begins anew, with a device that is gone: every buffer comes home. Returns how many packets they were. The memory is
-    /// zero again, or about to be.
-    fn restart(&mut self, home: impl FnMut(u64)) -> u64;
+    /// Begins anew. The memory is zero again.
+    fn restart(&mut self);
 
     /// Whether the device sleeps and wants to be told; after a fence behind [`publish`](Self::publish).
     fn wants_bell(&self) -> bool;

@@ -7,8 +7,7 @@
 //! ```
 
 use super::memory::{RingMemory, Words};
-use super::ring::{Access, Buffer, Filled, Parts, Ring};
-use super::shadow::Shadow;
+use super::ring::{Access, Buffer, Done, Parts, Ring};
 use crate::error::Fault;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use ringbuf::Cursor;
@@ -58,10 +57,11 @@ const fn second(len: u32, flags: u16, next: u16) -> u64 {
 #[derive(Debug)]
 pub(crate) struct Split {
     words: SplitWords,
-    shadow: Shadow,
     mask: u16,
     /// Where the next id is posted.
     next: u16,
+    /// Each place of the available ring holds its own number, so far: ids in that order need not be written.
+    straight: bool,
     /// The used ring, whose 16-bit index is widened so that it wraps where others do.
     cursor: Cursor,
 }
@@ -78,24 +78,18 @@ impl Split {
         Ok(self.cursor.filled())
     }
 
-    /// The id and the length of a used entry.
-    #[inline]
-    fn done(&self, position: u32) -> (u32, u32) {
-        let word = u64::from_le(self.words.done[self.cursor.slot(position)].load(Ordering::Relaxed));
-        (low32(word), low32(word >> 32))
-    }
-
-    #[inline]
-    fn write(&self, id: u16, buffer: &Buffer, flags: u16, next: u16) {
-        let place = 2 * usize::from(id);
-        self.words.table[place].store(buffer.address.to_le(), Ordering::Relaxed);
-        self.words.table[place + 1].store(second(buffer.len, flags, next), Ordering::Relaxed);
-    }
-
-    #[inline]
     fn offer(&mut self, id: u16) {
-        self.words.posted[usize::from(self.next & self.mask)].store(id.to_le(), Ordering::Relaxed);
+        let place = self.next & self.mask;
+        self.straight &= place == id;
+        self.words.posted[usize::from(place)].store(id.to_le(), Ordering::Relaxed);
         self.next = self.next.wrapping_add(1);
+    }
+
+    /// Each place of the available ring gets its own number.
+    fn straighten(&self) {
+        for (id, place) in (0..).zip(self.words.posted.iter()) {
+            place.store(u16::to_le(id), Ordering::Relaxed);
+        }
     }
 }
 
@@ -111,6 +105,8 @@ const fn low32(value: u64) -> u32 {
 
 impl Ring for Split {
     const NAME: &'static str = "split ring";
+    const STEP: u64 = 0;
+    type Answer = AtomicU64;
 
     fn parts(start: usize, size: u16) -> Parts {
         let size = usize::from(size);
@@ -122,60 +118,50 @@ impl Ring for Split {
     }
 
     fn new(memory: &Arc<RingMemory>, parts: Parts, size: u16) -> Self {
-        Self {
+        let ring = Self {
             words: SplitWords::new(memory, parts, size),
-            shadow: Shadow::new(size),
             mask: size - 1,
             next: 0,
+            straight: true,
             cursor: Cursor::at(0, size.into()),
+        };
+        ring.straighten();
+        ring
+    }
+
+    fn preset(&mut self, len: u32) {
+        for descriptor in self.words.table.as_chunks::<2>().0 {
+            descriptor[1].store(second(len, WRITE, 0), Ordering::Relaxed);
         }
     }
 
     #[inline]
-    fn vacant(&self) -> u16 {
-        self.shadow.vacant()
-    }
-
-    fn lent(&self) -> usize {
-        self.shadow.lent()
-    }
-
-    #[inline]
-    fn post(&mut self, buffers: &[Buffer], access: Access) {
+    fn table(&self, first: u16, count: u16, access: Access) -> (&[[AtomicU64; 2]], u64) {
+        let (first, end) = (usize::from(first), usize::from(first) + usize::from(count));
         let flags = if access == Access::Writes { WRITE } else { 0 };
-        // Looked up once: the compiler cannot know that the stores below leave these alone.
-        let (table, posted): (&[AtomicU64], &[AtomicU16]) = (&self.words.table, &self.words.posted);
-        let mut at = self.next;
-        for buffer in buffers {
-            let id = self.shadow.post(buffer.offset, 1);
-            let place = 2 * usize::from(id);
-            if let Some([address, rest]) = table.get(place..place + 2) {
-                address.store(buffer.address.to_le(), Ordering::Relaxed);
-                rest.store(second(buffer.len, flags, 0), Ordering::Relaxed);
-            }
-            posted[usize::from(at & self.mask)].store(id.to_le(), Ordering::Relaxed);
-            at = at.wrapping_add(1);
-        }
-        self.next = at;
+        (self.words.table.as_chunks::<2>().0.get(first..end).unwrap_or_default(), u64::from(flags) << 32)
     }
 
-    fn post_chain(&mut self, buffers: &[Buffer]) {
-        // Backwards, since each names the one behind it.
-        let mut behind = None;
-        for (i, buffer) in buffers.iter().enumerate().rev() {
-            let count = if i == 0 { u16::try_from(buffers.len()).unwrap_or(u16::MAX) } else { 0 };
-            let id = self.shadow.post(buffer.offset, count);
-            match behind {
-                Some(next) => {
-                    self.shadow.link(id, next);
-                    self.write(id, buffer, NEXT, next);
-                }
-                None => self.write(id, buffer, 0, 0),
-            }
-            behind = Some(id);
+    #[inline]
+    fn posted(&mut self, first: u16, count: u16) {
+        if self.straight && self.next & self.mask == first {
+            self.next = self.next.wrapping_add(count);
+        } else {
+            (first..first + count).for_each(|id| self.offer(id));
         }
-        if let Some(first) = behind {
-            self.offer(first);
+    }
+
+    fn post_chain(&mut self, buffers: &[Buffer], access: Access) {
+        let flags = if access == Access::Writes { WRITE } else { 0 };
+        for (i, buffer) in buffers.iter().enumerate() {
+            let (more, next) = buffers.get(i + 1).map_or((0, 0), |behind| (NEXT, behind.id));
+            let place = 2 * usize::from(buffer.id);
+            self.words.table[place].store(buffer.address.to_le(), Ordering::Relaxed);
+            let second = second(buffer.len, flags | more, next);
+            self.words.table[place + 1].store(second, Ordering::Relaxed);
+        }
+        if let Some(first) = buffers.first() {
+            self.offer(first.id);
         }
     }
 
@@ -192,33 +178,38 @@ impl Ring for Split {
     }
 
     #[inline]
-    fn take(&mut self, into: &mut [Filled]) -> Result<usize, Fault> {
-        let filled = self.follow()?;
-        let mut taken = 0;
-        for (place, position) in into.iter_mut().zip(0..filled) {
-            let (id, len) = self.done(self.cursor.head().wrapping_add(position));
-            let offset = self.shadow.take(id)?;
-            *place = Filled { offset, len };
-            taken += 1;
-        }
-        self.cursor.drain(taken);
-        Ok(taken as usize)
+    fn answers(&mut self, most: u16, _: u16) -> Result<&[AtomicU64], Fault> {
+        let filled = self.follow()?.min(most.into()) as usize;
+        let first = self.cursor.slot(self.cursor.head());
+        let end = (first + filled).min(self.words.done.len());
+        Ok(self.words.done.get(first..end).unwrap_or_default())
     }
 
     #[inline]
-    fn reap(&mut self, mut done: impl FnMut(u64) -> Result<(), Fault>) -> Result<(), Fault> {
-        let filled = self.follow()?;
-        for position in 0..filled {
-            let (id, _) = self.done(self.cursor.head().wrapping_add(position));
-            self.shadow.take_all(id, &mut done)?;
-        }
-        self.cursor.drain(filled);
-        Ok(())
+    fn read(answer: &AtomicU64) -> Done {
+        let word = u64::from_le(answer.load(Ordering::Relaxed));
+        Done { key: low32(word), len: low32(word >> 32) }
     }
 
-    fn restart(&mut self, home: impl FnMut(u64)) -> u64 {
-        (self.next, self.cursor) = (0, Cursor::at(0, self.cursor.capacity()));
-        self.shadow.clear(home)
+    #[inline]
+    fn key(&self) -> u32 {
+        0
+    }
+
+    #[inline]
+    fn advance(&mut self, packets: u16, _: u16) {
+        self.cursor.drain(packets.into());
+    }
+
+    fn next(&mut self, _: u16) -> Result<Option<(u32, u32)>, Fault> {
+        let filled = self.follow()?;
+        let Done { key, len } = Self::read(&self.words.done[self.cursor.slot(self.cursor.head())]);
+        Ok((filled > 0).then_some((key, len)))
+    }
+
+    fn restart(&mut self) {
+        (self.next, self.straight, self.cursor) = (0, true, Cursor::at(0, self.cursor.capacity()));
+        self.straighten();
     }
 
     #[inline]

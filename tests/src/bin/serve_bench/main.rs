@@ -40,6 +40,9 @@ struct Sample {
     /// Share of CPU 0 that the server took: its process, with what the kernel does for it when it sends, and
     /// `ksoftirqd/0`, which does what is too much for that. Whatever else runs on the machine is not in it.
     server_percent: f64,
+    /// The share of a CPU that the server's own work took: of Ringway the time of turns that moved something, so that polling
+    /// for nothing is not in it; of nginx, which waits in the kernel, the share above.
+    busy_percent: f64,
     /// Share of CPU 0 that was busy, with whatever.
     cpu0_percent: f64,
     /// Share of CPU 1 that was busy: the client's, with whatever.
@@ -154,22 +157,32 @@ fn measure(case: &'static Case, server: Server, site: &server::Site, seconds: u3
     let answer = client(seconds)?;
     let time = clock.elapsed().as_secs_f64();
     let after = (running.cpu()?, cpu_times()?, kernel_seconds()?);
-    running.stop(PATIENCE)?;
+    let end = running.stop(PATIENCE)?;
     let busy = |cpu: usize| {
         (after.1[cpu].busy - before.1[cpu].busy) / (after.1[cpu].all - before.1[cpu].all) * 100.0
     };
     let process_percent = (after.0 - before.0) / time * 100.0;
+    let server_percent = process_percent + (after.2 - before.2) / time * 100.0;
+    // Of the whole session, the first second included: both numbers are.
+    let per_request = busy_per_request(&end);
     Ok(Sample {
         case: case.name,
         server: server.name(),
         requests: answer.requests,
         megabytes: answer.requests * case.bytes / 1e6,
         process_percent,
-        server_percent: process_percent + (after.2 - before.2) / time * 100.0,
+        server_percent,
+        busy_percent: per_request.map_or(server_percent, |seconds| 100.0 * answer.requests * seconds),
         cpu0_percent: busy(0),
         cpu1_percent: busy(1),
         errors: answer.errors,
     })
+}
+
+/// Seconds of turns that moved something, for each request, from the last line of a server of ours.
+fn busy_per_request(end: &str) -> Option<f64> {
+    let end: serde_json::Value = serde_json::from_str(end).ok()?;
+    Some(end["busy_seconds"].as_f64()? / end["serve"]["requests"].as_f64().filter(|count| *count > 0.0)?)
 }
 
 fn run(namespace: &Namespace, line: &str) -> Outcome<()> {
@@ -193,7 +206,7 @@ fn split(lab: &Lab) -> Outcome<()> {
 /// share of its CPU.
 fn table(samples: &[Sample]) -> String {
     let mut text = String::from(
-        "\n| case | server | requests/s: median (least .. greatest) | MB/s | x nginx | x nginx per server CPU | process CPU % | with ksoftirqd % | CPU 0 % | CPU 1 % | errors |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "\n| case | server | requests/s: median (least .. greatest) | MB/s | x nginx | x nginx per server CPU | x nginx per busy CPU | process CPU % | with ksoftirqd % | busy % | CPU 0 % | CPU 1 % | errors |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for case in CASES {
         let of = |server: Server, figure: fn(&Sample) -> f64| {
@@ -209,6 +222,7 @@ fn table(samples: &[Sample]) -> String {
         };
         let rate = |server| median(&of(server, |s| s.requests));
         let per_cpu = |server| median(&of(server, |s| s.requests / s.server_percent));
+        let per_busy = |server| median(&of(server, |s| s.requests / s.busy_percent));
         for server in Server::ALL {
             let requests = of(*server, |s| s.requests);
             if requests.is_empty() {
@@ -220,7 +234,7 @@ fn table(samples: &[Sample]) -> String {
                 .map(|s| s.errors)
                 .sum();
             text += &format!(
-                "| {} | {} | {:.0} ({:.0} .. {:.0}) | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {errors} |\n",
+                "| {} | {} | {:.0} ({:.0} .. {:.0}) | {:.0} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {errors} |\n",
                 case.name,
                 server.name(),
                 median(&requests),
@@ -229,8 +243,10 @@ fn table(samples: &[Sample]) -> String {
                 median(&of(*server, |s| s.megabytes)),
                 rate(*server) / rate(Server::Nginx),
                 per_cpu(*server) / per_cpu(Server::Nginx),
+                per_busy(*server) / per_busy(Server::Nginx),
                 median(&of(*server, |s| s.process_percent)),
                 median(&of(*server, |s| s.server_percent)),
+                median(&of(*server, |s| s.busy_percent)),
                 median(&of(*server, |s| s.cpu0_percent)),
                 median(&of(*server, |s| s.cpu1_percent)),
             );

@@ -4,6 +4,7 @@ mod delivery;
 mod intake;
 mod parse;
 mod select;
+mod store;
 
 use super::*;
 use std::fmt::Write;
@@ -261,6 +262,7 @@ fn sites_add_fields_and_pages() {
             ("*.css".into(), "max-age=60".into()),
         ],
         pages: vec![(404, "text/plain; charset=utf-8".into(), b"gone\n".to_vec())],
+        uploads: true,
     };
     let policy = Policy::new(&plan).expect("good");
     let long = |name: &str| {
