@@ -10,7 +10,7 @@
 use dataplane::PortId;
 use dataplane::net::Prefix;
 use dataplane::ports::{Port, Purpose};
-use dataplane::serve::content::StorePlan;
+use dataplane::serve::content::{Share, StorePlan};
 use dataplane::serve::http::{Limits, Policy, PolicyPlan};
 use dataplane::serve::server::{ServePlan, Servers};
 use dataplane::serve::tree::TreePlan;
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             keepalive: None,
             connections: 1024,
             copy_below: 2048,
-            share: false,
+            share: Share::Nothing,
             store: StorePlan::default(),
             log: None,
         },

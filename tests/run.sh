@@ -25,10 +25,11 @@ tiers=(
     "deny | licences, duplicates and sources of dependencies | deny"
 )
 
-# Each test boots a guest of two processors: one after another. What QEMU and the kernels need is downloaded once, below target/guest.
+# Each test boots a guest, two at a time: much of it is waiting. What QEMU and the kernels need is downloaded once, below target/guest.
 guest() {
     cargo build -p ringway -p ringway-lab --bins || return 1
-    cargo test -p ringway-lab --test 'guest_*' -- --ignored --test-threads=1
+    cargo test -p ringway-lab --test 'guest_*' -- --ignored --test-threads=2 &&
+        cargo test -p ringway-examples --test bare_nic -- --ignored --test-threads=1
 }
 
 # Only with --cfg loom are the ring's atomics loom's: a build of its own, in a folder of its own.

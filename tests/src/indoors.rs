@@ -10,6 +10,7 @@
 use crate::Outcome;
 use crate::client::Client;
 use dataplane::net::{Address, Path, Prefix, Vlan};
+use dataplane::serve::content::Share;
 use dataplane::serve::http::{Limits, Policy, PolicyPlan};
 use dataplane::serve::server::{FileServer, ServePlan, Servers};
 use dataplane::serve::tree::TreePlan;
@@ -58,7 +59,7 @@ pub fn plan(root: &std::path::Path) -> Outcome<ServePlan> {
         keepalive: None,
         connections: 64,
         copy_below: 2048,
-        share: false,
+        share: Share::Nothing,
         store: Default::default(),
         log: None,
         kernel: None,

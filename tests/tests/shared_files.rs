@@ -4,7 +4,7 @@
 use dataplane::lab::Side;
 use dataplane::serve::Waiter;
 use dataplane::serve::bell::Bell;
-use dataplane::serve::content::{Candidates, Piece, Store, StorePlan};
+use dataplane::serve::content::{Candidates, Piece, Share, Store, StorePlan};
 use dataplane::serve::tree::{Found, HostId, Tree, TreePlan};
 use drivers::QueuePair;
 use drivers::xdp::{Umem, XdpPlan, XdpPort, XdpQueue};
@@ -34,7 +34,7 @@ fn a_site_on_tmpfs_is_found_in_the_arena_after_registration() {
         file.set_modified(then).expect("sets");
     }
     let tree = Tree::open(TreePlan::new(&root)).expect("opens");
-    let candidates = Candidates::find(&tree, 1 << 20);
+    let candidates = Candidates::find(&tree, 1 << 20, Share::InMemory);
     assert_eq!(candidates.len(), 2);
 
     let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");

@@ -40,15 +40,6 @@ impl Addresses {
     }
 }
 
-/// What a device may do with memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// Read it.
-    Reads,
-    /// Read and write it.
-    ReadsAndWrites,
-}
-
 /// A piece of memory that is to be mapped.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
@@ -56,6 +47,9 @@ pub struct Memory {
     pub base: NonNull<u8>,
     /// How many bytes: whole pages.
     pub bytes: usize,
+    /// From here on, in bytes from the base and in whole pages, the device may only read: files' own pages, which the kernel
+    /// pins for writing on few file systems.
+    pub read_only_from: usize,
     /// Whether it lies in huge pages of 2 MiB, which neither move nor are swapped.
     pub huge: bool,
 }
@@ -76,7 +70,7 @@ pub unsafe trait Dma {
     /// Whoever calls it promises: the memory is mapped in this process, in whole pages, and stays so until it was
     /// unmapped here, or the device can no longer move data; and the device is told only of places in it that
     /// nobody in this process reads or writes by reference meanwhile.
-    unsafe fn map(&self, memory: Memory, reach: Reach) -> io::Result<Addresses>;
+    unsafe fn map(&self, memory: Memory) -> io::Result<Addresses>;
 
     /// Takes it from the device's reach. What was not mapped is not looked at.
     fn unmap(&self, addresses: &Addresses, bytes: usize);
@@ -95,9 +89,10 @@ impl DmaRings {
         let huge = function.bus().wants_huge_pages();
         let memory = if huge { RingMemory::huge(bytes)? } else { RingMemory::new(bytes)? };
         let base = memory.base();
-        let place = Memory { base, bytes: memory.bytes(), huge };
+        let bytes = memory.bytes();
+        let place = Memory { base, bytes, read_only_from: bytes, huge };
         // SAFETY: *mapped*: the memory is kept here until it was unmapped; it is read and written by atomics alone.
-        let addresses = unsafe { function.bus().map(place, Reach::ReadsAndWrites)? };
+        let addresses = unsafe { function.bus().map(place)? };
         function.bus().show_rings(&memory, &addresses);
         Ok(Self { memory, addresses, function: Arc::clone(function) })
     }
@@ -144,10 +139,13 @@ impl<'p> DmaArena<'p> {
             )));
         }
         let bytes = arena.bytes().next_multiple_of(4096);
-        let place = Memory { base: arena.base(), bytes, huge };
+        // Whole pages: content is counted in them, and files' pages are pages.
+        let files = arena.files();
+        let read_only_from = if files.is_empty() { bytes } else { arena.content_start() + files.start };
+        let place = Memory { base: arena.base(), bytes, read_only_from, huge };
         // SAFETY: *mapped*: the pool, and so its arena, is borrowed until this is dropped, which unmaps; the device is told
         // only of slots and pages that the pool has lent to it.
-        let mapped = unsafe { function.bus().map(place, Reach::ReadsAndWrites) };
+        let mapped = unsafe { function.bus().map(place) };
         let addresses = mapped.map_err(|source| {
             let short = source.raw_os_error() == Some(libc::ENOMEM);
             let error = refused(source);

@@ -4,7 +4,7 @@
 //! address of its own, of an offset, or of one too long is found out, since the model finds nothing there.
 
 use super::Bus;
-use super::dma::{Addresses, Dma, Memory, Reach};
+use super::dma::{Addresses, Dma, Memory};
 use super::interrupt::Interrupt;
 use super::registers::{Model, Registers};
 use crate::nic::RingMemory;
@@ -185,7 +185,7 @@ impl Bus for FakeBus {
 
 // SAFETY: the model reaches memory only through what a test gives it, and looks here whether it may.
 unsafe impl Dma for FakeBus {
-    unsafe fn map(&self, memory: Memory, _reach: Reach) -> io::Result<Addresses> {
+    unsafe fn map(&self, memory: Memory) -> io::Result<Addresses> {
         let mut next = locked(&self.wires.next);
         let base = *next;
         *next += APART;

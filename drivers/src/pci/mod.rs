@@ -32,7 +32,7 @@ mod vfio;
 
 pub use address::{Identity, PciAddress};
 pub use binding::restore_abandoned;
-pub use dma::{Addresses, Dma, DmaArena, DmaRings, Memory, Reach};
+pub use dma::{Addresses, Dma, DmaArena, DmaRings, Memory};
 pub use function::{Capability, Function, PciPlan, Way};
 pub use interrupt::Interrupt;
 pub use registers::{Doorbell, Model, Registers, Width};

@@ -11,7 +11,7 @@
 //! were seen to be whole huge pages in one piece.
 
 use super::Bus;
-use super::dma::{Addresses, Dma, Memory, Reach};
+use super::dma::{Addresses, Dma, Memory};
 use super::interrupt::Interrupt;
 use super::mapping::Mapping;
 use super::registers::Registers;
@@ -137,7 +137,7 @@ impl Bus for Uio {
 // SAFETY: *physical*: the pages were seen to be in one piece, and huge pages stay where they are; dropping the door takes from
 // the card the right to move data.
 unsafe impl Dma for Uio {
-    unsafe fn map(&self, memory: Memory, _reach: Reach) -> io::Result<Addresses> {
+    unsafe fn map(&self, memory: Memory) -> io::Result<Addresses> {
         let start = memory.base.as_ptr().expose_provenance();
         if !memory.huge || !start.is_multiple_of(HUGE_PAGE) || !memory.bytes.is_multiple_of(HUGE_PAGE) {
             return Err(io::Error::other("without an IOMMU memory must lie in huge pages"));

@@ -14,7 +14,7 @@
 //! is closed, which stops the device first.
 
 use super::Bus;
-use super::dma::{Addresses, Dma, Memory, Reach};
+use super::dma::{Addresses, Dma, Memory};
 use super::interrupt::Interrupt;
 use super::mapping::Mapping;
 use super::registers::Registers;
@@ -354,27 +354,41 @@ impl Bus for Vfio {
 // SAFETY: the kernel's promise, which its IOMMU keeps: the device reaches what was mapped and no more; the pages are pinned; when
 // the last descriptor of the device is closed, it is reset and the map goes.
 unsafe impl Dma for Vfio {
-    unsafe fn map(&self, memory: Memory, reach: Reach) -> io::Result<Addresses> {
+    unsafe fn map(&self, memory: Memory) -> io::Result<Addresses> {
         let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let access = if reach == Reach::Reads { READ } else { READ | WRITE };
-        let mut map = Map {
-            size: size::<Map>(),
-            flags: access,
-            memory: memory.base.as_ptr().expose_provenance() as u64,
-            address: *next,
-            bytes: memory.bytes as u64,
-        };
-        // SAFETY: *whole*; our caller promises the memory.
-        unsafe { call(&self.container, request::MAP, (&raw mut map).cast()) }?;
+        let address = *next;
+        let start = memory.base.as_ptr().expose_provenance() as u64;
+        for (part, flags) in
+            [(0..memory.read_only_from, READ | WRITE), (memory.read_only_from..memory.bytes, READ)]
+        {
+            if part.is_empty() {
+                continue;
+            }
+            let mut map = Map {
+                size: size::<Map>(),
+                flags,
+                memory: start + part.start as u64,
+                address: address + part.start as u64,
+                bytes: part.len() as u64,
+            };
+            // SAFETY: *whole*; our caller promises the memory.
+            if let Err(error) = unsafe { call(&self.container, request::MAP, (&raw mut map).cast()) } {
+                self.unmap(&Addresses::Linear(address), part.start);
+                return Err(error);
+            }
+        }
         // A gap behind each: what runs over finds nothing.
-        *next = (map.address + map.bytes).next_multiple_of(2 << 20) + (2 << 20);
-        Ok(Addresses::Linear(map.address))
+        *next = (address + memory.bytes as u64).next_multiple_of(2 << 20) + (2 << 20);
+        Ok(Addresses::Linear(address))
     }
 
     fn unmap(&self, addresses: &Addresses, bytes: usize) {
         let Addresses::Linear(address) = addresses else { return };
+        if bytes == 0 {
+            return;
+        }
         let mut unmap = Unmap { size: size::<Unmap>(), flags: 0, address: *address, bytes: bytes as u64 };
-        // Refused only for what is not mapped.
+        // All maps within the range; refused only for what is not mapped.
         // SAFETY: *whole*.
         let _ = unsafe { call(&self.container, request::UNMAP, (&raw mut unmap).cast()) };
     }

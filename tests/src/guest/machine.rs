@@ -18,8 +18,9 @@ pub(super) const FAILED: &str = "ringway-guest: failed:";
 /// A line from the guest that asks for a command of QEMU's monitor: what follows is JSON of QMP.
 pub(super) const ASK: &str = "ringway-guest: qmp ";
 
-/// How much longer than the guest's own limit, which begins when it has booted, we wait for its end.
-const GRACE: Duration = Duration::from_secs(20);
+/// How much longer than the guest's own limit, which begins when it has booted, we wait for its end: on a busy machine a boot
+/// takes ten times as long as on a quiet one.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// The MAC address of a NIC: `end` 0 is the near one of its cable.
 pub(super) fn mac(cable: usize, end: usize) -> String {

@@ -212,7 +212,8 @@ pub(super) enum KindWord {
     /// Large files direct, others by snapshot.
     #[default]
     Auto,
-    /// Files of tmpfs and hugetlbfs from their own pages, where the device can: nothing is copied, not even when loaded.
+    /// Files of tmpfs and hugetlbfs, and over a vfio: port of ext4, from their own pages, where the device can: nothing is
+    /// copied, not even when loaded.
     /// Only for files that are replaced, never written to in place: a write shows in responses that are under way.
     Shared,
     /// Read through the page cache into our memory: one copy when loaded, none per request.

@@ -8,7 +8,7 @@ use dataplane::net::{self, Prefix};
 use dataplane::ports::{Port, Purpose, give_back_abandoned};
 use dataplane::report::{self, Rates};
 use dataplane::serve::Stage;
-use dataplane::serve::content::{Kinds, StorePlan};
+use dataplane::serve::content::{Kinds, Share, StorePlan};
 use dataplane::serve::server::{Figures, ServePlan, Servers};
 use dataplane::session::{SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
 use dataplane::{PortId, Snapshot};
@@ -190,7 +190,12 @@ fn plan(args: &ServeArgs, link: Option<&Link>, own: Option<([u8; 6], u16)>) -> F
         keepalive: args.bounds.keepalive(),
         connections: args.connections,
         copy_below: args.copy_below.map_or(COPY_BELOW, |bytes| bytes as usize),
-        share: args.content_kind == KindWord::Shared,
+        share: match args.content_kind {
+            // Its IOMMU holds the card to reading: so the kernel gives it pages of a disk's files too.
+            KindWord::Shared if args.port().driver.as_deref() == Some("vfio") => Share::OnDisk,
+            KindWord::Shared => Share::InMemory,
+            _ => Share::Nothing,
+        },
         store: StorePlan { kinds, ..StorePlan::default() },
         log: log_plan(args),
     })

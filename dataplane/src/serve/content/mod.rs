@@ -25,7 +25,7 @@ mod shared;
 mod store;
 
 pub(in crate::serve) use loader::open_direct;
-pub use shared::{Candidates, SharedFiles};
+pub use shared::{Candidates, Share, SharedFiles};
 pub use store::{Kind, KindCounters, Kinds, Piece, Store, StoreCounters, StorePlan};
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Files whose own pages are in the arena: what a device reads is the page cache itself.
 //!
-//! The kernel lets a device have pages of tmpfs, memfd and hugetlbfs files only, and only those that are mapped when the
-//! arena is registered. So these files are looked for at the start:
+//! For a device that may write to them, as AF_XDP has it, the kernel pins pages of tmpfs, memfd and hugetlbfs files only; for
+//! one that may only read, by VFIO, those of ext4 too (`docs/decisions/0015-file-pages-for-a-device.md`). And only what is
+//! mapped when the arena is registered. So these files are looked for at the start:
 //!
 //! ```text
 //!   Candidates::find(tree) ─► map(plan) ─► the arena, registered with the devices ─► confirm() ─► Store
@@ -28,6 +29,21 @@ const TMPFS: i128 = 0x0102_1994;
 /// `HUGETLBFS_MAGIC`, in the same place.
 const HUGETLBFS: i128 = 0x9584_58f6;
 
+/// `EXT4_SUPER_MAGIC`, in the same place: that of ext2 and ext3 too, which the same driver mounts.
+const EXT4: i128 = 0xef53;
+
+/// Whose pages are sent as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Share {
+    /// Nobody's.
+    #[default]
+    Nothing,
+    /// Those of files in memory: any device that reads the arena can have them.
+    InMemory,
+    /// Those of files on a disk too: for a device that the kernel holds to reading them.
+    OnDisk,
+}
+
 /// Directories within each other at most.
 const DEPTH: usize = 64;
 
@@ -37,6 +53,7 @@ pub struct Candidates {
     files: Vec<Candidate>,
     bytes: usize,
     most: usize,
+    share: Share,
     /// As many may be open at once: a part of what the process may have, since sockets need some too.
     descriptors: usize,
 }
@@ -50,16 +67,16 @@ struct Candidate {
 }
 
 impl Candidates {
-    /// Files below the roots of a tree that are on tmpfs or hugetlbfs, that we may write to (the kernel pins no others),
+    /// Files below the roots of a tree that are on such file systems, that we may write to (the kernel pins no others),
     /// and that are together, in whole pages, no more than `most` bytes: what comes first is taken. Only roots that are on
     /// such a file system themselves are searched.
     #[must_use]
-    pub fn find(tree: &Tree, most: usize) -> Self {
+    pub fn find(tree: &Tree, most: usize, share: Share) -> Self {
         let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
         let descriptors = limit.map_or(usize::MAX, |limit| limit / 4);
-        let mut found = Self { files: Vec::new(), bytes: 0, most, descriptors };
+        let mut found = Self { files: Vec::new(), bytes: 0, most, share, descriptors };
         for root in tree.roots() {
-            if page_of(root).is_some() {
+            if page_of(root, share).is_some() {
                 found.descend(root, DEPTH);
             }
         }
@@ -107,7 +124,7 @@ impl Candidates {
     /// Takes a file if it is one whose pages can be pinned: another file system may be mounted below the root, and one such
     /// file among the others would make the kernel refuse all.
     fn take(&mut self, file: OwnedFd) {
-        let (Ok(stat), Some(page)) = (fstat(&file), page_of(&file)) else { return };
+        let (Ok(stat), Some(page)) = (fstat(&file), page_of(&file, self.share)) else { return };
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         let size = usize::try_from(stat.st_size).unwrap_or(0);
         let whole = size.checked_next_multiple_of(page);
@@ -156,10 +173,12 @@ impl Candidates {
 }
 
 /// Bytes of a page of a file, if its file system is one whose pages the kernel pins for a device.
-fn page_of(file: &OwnedFd) -> Option<usize> {
+fn page_of(file: &OwnedFd, share: Share) -> Option<usize> {
     let fs = fstatfs(file).ok()?;
     // The types of these fields differ between machines.
     match i128::from(fs.f_type) {
+        _ if share == Share::Nothing => None,
+        EXT4 if share == Share::OnDisk => Some(CONTENT_UNIT),
         TMPFS => Some(CONTENT_UNIT),
         HUGETLBFS => usize::try_from(fs.f_bsize).ok(),
         _ => None,

@@ -359,7 +359,7 @@ fn what_changes_while_it_is_mapped_is_not_shared() {
         |name: &str| std::fs::metadata(scratch.path().join(name)).and_then(|meta| meta.modified()).ok();
     let before = times("same");
     let tree = Tree::open(TreePlan::new(scratch.path())).expect("opens");
-    let candidates = Candidates::find(&tree, 1 << 20);
+    let candidates = Candidates::find(&tree, 1 << 20, Share::InMemory);
     assert_eq!(candidates.len(), names.len());
     std::thread::sleep(Duration::from_millis(15));
     let file =
@@ -396,8 +396,8 @@ fn files_of_tmpfs_are_shared_and_never_read_by_us() {
     scratch.write("empty", b"");
     std::os::unix::fs::symlink("a/file", scratch.path().join("link")).expect("links");
     let tree = Tree::open(TreePlan::new(scratch.path())).expect("opens");
-    assert_eq!(Candidates::find(&tree, 8192).len(), 0, "no room for it");
-    let candidates = Candidates::find(&tree, 1 << 20);
+    assert_eq!(Candidates::find(&tree, 8192, Share::InMemory).len(), 0, "no room for it");
+    let candidates = Candidates::find(&tree, 1 << 20, Share::InMemory);
     assert_eq!(candidates.len(), 1);
     let plan = ArenaPlan { frames: 2, frame_size: 2048, content_bytes: 2 * EXTENT, huge_pages: false };
     let (arena, mut files) = candidates.map(&plan).expect("small");

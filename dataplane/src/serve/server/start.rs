@@ -6,7 +6,7 @@ use super::post::{Letterbox, Post};
 use super::{EmitCounters, FileServer};
 use crate::app::PortId;
 use crate::net::{HEADER_BYTES, Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags};
-use crate::serve::content::{Candidates, SharedFiles, Store, StorePlan};
+use crate::serve::content::{Candidates, Share, SharedFiles, Store, StorePlan};
 use crate::serve::control::{Control, Stage};
 use crate::serve::http::{Counts, Limits, Policy};
 use crate::serve::log::{Log, LogPlan};
@@ -68,9 +68,9 @@ pub struct ServePlan {
     pub connections: u32,
     /// Shorter pieces of files are copied.
     pub copy_below: usize,
-    /// Whether files of tmpfs and hugetlbfs are sent from the page cache itself, where a device can. For files that are never written
+    /// Which files are sent from the page cache itself, where a device can. For files that are never written
     /// to in place: a write shows in responses that are under way, before it is heard of.
-    pub share: bool,
+    pub share: Share,
     /// How other files get into memory that devices read.
     pub store: StorePlan,
     /// The access log, if there is to be one.
@@ -217,7 +217,7 @@ impl Servers {
         let mut known = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
         known.upgrade().unwrap_or_else(|| {
             let site = self.control.site();
-            let found = Arc::new(Candidates::find(site.librarian.tree(), most));
+            let found = Arc::new(Candidates::find(site.librarian.tree(), most, self.plan.share));
             *known = Arc::downgrade(&found);
             found
         })
@@ -308,7 +308,7 @@ impl Apps for Servers {
     type App<'p> = FileServer<'p>;
 
     fn arena(&self, worker: usize, plan: &ArenaPlan) -> Result<Arena, ArenaError> {
-        if !self.plan.share {
+        if self.plan.share == Share::Nothing {
             return Arena::new(plan);
         }
         let candidates = self.candidates(plan.content_bytes);

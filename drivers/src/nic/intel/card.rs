@@ -82,8 +82,9 @@ pub(super) trait Card: Debug + Clone + Send + Sync + 'static {
     fn prepare(&self, setting: &Setting);
     /// Has a queue begin. Its rings are empty.
     fn start(&self, queue: u32, places: &RingPlaces);
-    /// Has a queue end: when this returns, the card fetches no descriptor of it and moves no data for it.
-    fn stop(&self, queue: u32);
+    /// Has a queue end: when this returns `true`, the card fetches no descriptor of it and moves no data for it.
+    #[must_use]
+    fn stop(&self, queue: u32) -> bool;
 
     /// Lets the queue interrupt when something is received.
     fn arm(&self, queue: u32, signal: Signal);

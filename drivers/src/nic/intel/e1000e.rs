@@ -125,12 +125,13 @@ impl Card for E1000e {
         registers.change(register::RCTL, mask, rctl::ENABLE | flexible);
     }
 
-    fn stop(&self, _queue: u32) {
+    fn stop(&self, _queue: u32) -> bool {
         self.0.change(register::RCTL, rctl::ENABLE, 0);
         self.0.change(register::TCTL, card::TCTL_ENABLE, 0);
         // Reading has the writes reach the card; what was under way ends within a packet's time (§10.2.5.1).
         let _: u32 = self.0.read(register::STATUS);
         std::thread::sleep(std::time::Duration::from_millis(1));
+        true
     }
 
     fn arm(&self, _queue: u32, signal: Signal) {

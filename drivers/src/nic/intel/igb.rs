@@ -174,20 +174,22 @@ impl Card for Igb {
         }
         for control in [RXDCTL, TXDCTL] {
             registers.write(at(control), QUEUE_ENABLE | THRESHOLDS);
-            // §4.5.9: the tail only once it says so itself.
-            wait_for(registers, at(control), QUEUE_ENABLE);
+            // §4.5.9: the tail only once it says so itself. A queue that does not come on moves nothing, and does no harm.
+            let _ = wait_for(registers, at(control), QUEUE_ENABLE);
         }
         registers.write(at(RDT), 0u32);
     }
 
-    fn stop(&self, queue: u32) {
+    fn stop(&self, queue: u32) -> bool {
+        let mut stopped = true;
         for control in [RXDCTL, TXDCTL] {
             let place = Self::of(control, queue);
             self.0.change(place, QUEUE_ENABLE, 0);
-            wait_for(&self.0, place, 0);
+            stopped &= wait_for(&self.0, place, 0);
         }
         // §4.5.9: what was fetched before may still be written for a while.
         std::thread::sleep(std::time::Duration::from_millis(1));
+        stopped
     }
 
     fn arm(&self, queue: u32, signal: Signal) {
@@ -274,12 +276,12 @@ impl Card for Igb {
     }
 }
 
-/// Waits until a queue is on or off, as far as the card still answers.
-fn wait_for(registers: &Registers, control: usize, state: u32) {
+/// Waits until a queue is on or off, as far as the card still answers: whether it came to that.
+fn wait_for(registers: &Registers, control: usize, state: u32) -> bool {
     card::wait(|| {
         let now: u32 = registers.read(control);
         now == card::ABSENT || now & QUEUE_ENABLE == state
-    });
+    })
 }
 
 /// What the headers of a packet are.

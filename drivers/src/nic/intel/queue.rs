@@ -411,7 +411,10 @@ impl<C: Card> Drop for IntelQueue<'_, C> {
         // A card that is gone has stopped.
         let control: u32 = self.card.registers().read(card::register::CTRL);
         if control != ABSENT {
-            self.card.stop(self.caps.queue);
+            if !self.card.stop(self.caps.queue) {
+                // It must not write to what others have next: the bus keeps it from that, whatever it does.
+                let _ = self.function.set_bus_master(false);
+            }
             self.card.disarm(self.caps.queue, self.signal);
         }
         self.receiver.forget();
