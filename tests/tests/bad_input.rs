@@ -20,7 +20,7 @@ fn refused(ended: &Ended, case: &str, words: &[&str]) {
 const TYPED: &[(&str, &[&str])] = &[
     ("", &["--port"]),
     ("--port xdp:rw-left --port rw-right", &["unknown driver \"xdp\"", "af-xdp, packet, pcap"]),
-    ("--port vfio:0000:03:00.0 --port rw-right", &["no such driver"]),
+    ("--port vfio:0000:03:00.0 --port rw-right", &["0000:03:00.0", "no such PCI device"]),
     ("--port af-xdp: --port rw-right", &["names no device"]),
     ("--port af-xdp:none0 --port rw-right", &["none0", "no interface"]),
     ("--port none0 --port rw-right", &["none0", "no interface"]),
