@@ -194,8 +194,14 @@ impl Run<'_> {
         let clock = Clock::start(pid, cpu, instruments);
         let answer = whole(self.ask(End::After(self.plan.time))?)?;
         let spent = clock.stop(instruments);
-        let counters = Counters::start(pid, cpu, instruments);
-        let during = whole(self.ask(End::After(self.plan.time / 2))?)?;
+        let mut counters = Counters::start(pid, cpu, instruments);
+        let mut during = self.ask(End::After(self.plan.time / 2))?;
+        if during.requests == 0 {
+            // So short a run may fall into a moment in which the machine has no time for us: once more, longer.
+            counters = Counters::start(pid, cpu, instruments);
+            during = self.ask(End::After(self.plan.time * 2))?;
+        }
+        let during = whole(during)?;
         let counted = counters.stop(during.requests, during.body_bytes, instruments);
         Ok((timed(&answer), spent, counted))
     }
