@@ -14,7 +14,7 @@
 //! nothing passes where it is another's.
 //!
 //! Invariant **place**: a place holds a slot of the pool that is neither on the free stack nor
-//! a frame nor on another place, or [`EMPTY`]; what takes the slot away leaves `EMPTY` behind.
+//! a frame nor on another place, or `EMPTY`; what takes the slot away leaves `EMPTY` behind.
 
 use crate::burst::Burst;
 use crate::frame::Frame;
