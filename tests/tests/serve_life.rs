@@ -163,9 +163,21 @@ fn metrics_tell_what_the_workers_count() {
         "5",
         "http://127.0.0.1:9090/metrics",
     ]);
-    let output = ask.output().expect("curl");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).expect("text");
+    // The worker tells its numbers at a tick, which on a busy machine may come after the first question.
+    let mut tell = || -> String {
+        let output = ask.output().expect("curl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let (begin, mut text) = (std::time::Instant::now(), tell());
+    let sent = "ringway_queue_transmitted_bytes_total{worker=\"0\",port=\"0\",queue=\"0\"} ";
+    let told = |text: &str| {
+        let number = text.lines().find_map(|line| line.strip_prefix(sent)?.parse::<u64>().ok());
+        number.is_some_and(|bytes| bytes > BODY as u64)
+    };
+    while !told(&text) && begin.elapsed() < std::time::Duration::from_secs(3) {
+        text = tell();
+    }
     let number = |sample: &str| -> u64 {
         let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{sample} is not in {text}"))

@@ -29,7 +29,10 @@ fn descriptors(wanted: u64) -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Resident bytes of a process outside of its largest mapping, which is the arena.
+/// KiB of a mapping that is a part of the arena: nothing else that a server maps is so large.
+const ARENA_PART: u64 = 128 << 10;
+
+/// Resident bytes of a process outside of its arena, which may lie in more than one mapping.
 fn beside_the_arena(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a process");
     let number = |line: &str| line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
@@ -38,8 +41,9 @@ fn beside_the_arena(pid: u32) -> u64 {
     };
     let (sizes, resident) = (of("Size:"), of("Rss:"));
     assert_eq!(sizes.len(), resident.len());
-    let arena = sizes.iter().zip(&resident).max().map_or(0, |(_, resident)| *resident);
-    (resident.iter().sum::<u64>() - arena) << 10
+    assert!(sizes.iter().any(|size| *size >= ARENA_PART), "there is no arena among {sizes:?}");
+    let beside = sizes.iter().zip(&resident).filter(|(size, _)| **size < ARENA_PART);
+    beside.map(|(_, resident)| resident).sum::<u64>() << 10
 }
 
 /// A connection from one of our addresses.
