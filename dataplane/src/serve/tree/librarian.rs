@@ -179,12 +179,15 @@ struct Desks {
     doubtful: VecDeque<Weak<Answer>>,
     /// When they are looked at again.
     next_look: Instant,
+    /// The desks of one round: kept for its memory, since a file that is being written wakes this thread for each piece.
+    round: Vec<Arc<Desk>>,
 }
 
 impl Desks {
     fn new(shared: Arc<Shared>) -> Self {
         let (known, doubtful) = (HashMap::new(), VecDeque::new());
-        Self { shared, watches: Watches::new(), known, doubtful, next_look: Instant::now() }
+        let (next_look, round) = (Instant::now(), Vec::new());
+        Self { shared, watches: Watches::new(), known, doubtful, next_look, round }
     }
 
     fn run(mut self) {
@@ -234,13 +237,14 @@ impl Desks {
 
     /// Answers what is asked, one question of each desk in turn; returns how many.
     fn serve_desks(&mut self) -> usize {
-        let desks: Vec<Arc<Desk>> = {
+        let mut round = std::mem::take(&mut self.round);
+        {
             let mut desks = self.shared.desks.lock().unwrap_or_else(PoisonError::into_inner);
             desks.retain(|desk| desk.strong_count() > 0);
-            desks.iter().filter_map(Weak::upgrade).collect()
-        };
+            round.extend(desks.iter().filter_map(Weak::upgrade));
+        }
         let mut served = 0;
-        for desk in desks {
+        for desk in round.drain(..) {
             if let Some(Question { host, path, old, ticket }) = desk.questions.pop() {
                 let answer = self.answer(host, path, old);
                 // There is room: each reply takes the place of a question.
@@ -249,6 +253,7 @@ impl Desks {
                 served += 1;
             }
         }
+        self.round = round;
         served
     }
 
