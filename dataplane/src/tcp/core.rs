@@ -120,6 +120,8 @@ impl Bits {
     pub(crate) const LIVE: u32 = 1 << 25;
     /// The place is in the list of those with something to send; it stays in it when the connection is gone.
     pub(crate) const READY: u32 = 1 << 26;
+    /// The last segment came from another MAC address than those before ([`super::moves`]).
+    pub(crate) const MOVED: u32 = 1 << 27;
     /// It came from a cookie.
     pub(crate) const COOKIE: u32 = 1 << 7;
 
@@ -286,6 +288,11 @@ impl Core {
             clock: 0,
             challenged_at: Coarse::new(0),
         }
+    }
+
+    /// Whether the timer that is running means that the peer has not answered.
+    pub(crate) const fn is_unanswered(&self) -> bool {
+        matches!(self.due, Due::Retransmit | Due::Persist)
     }
 
     /// The sequence number of a stream offset.

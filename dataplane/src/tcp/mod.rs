@@ -22,6 +22,7 @@
 //! | `scoreboard` | what is in flight |
 //! | `reassembly` | what came and is not consumed |
 //! | `timers`, `table`, `time_wait` | who is due, who is meant, who was |
+//! | `moves` | peers that another router answers for now, or so it seems |
 //! | `segment`, `seq`, `isn`, `rtt` | the small parts |
 
 mod config;
@@ -34,6 +35,7 @@ mod handshake;
 mod icmp;
 mod input;
 mod isn;
+mod moves;
 mod output;
 mod reassembly;
 mod recovery;

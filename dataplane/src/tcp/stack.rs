@@ -5,6 +5,7 @@ pub(crate) use super::conn::{Closed, Out, Sent};
 use super::conn::{Conn, ConnId, Service};
 use super::core::{Bits, Core, Digest, Due, State};
 use super::input::{Effects, Fresh};
+use super::moves::Moves;
 use super::output::Turn;
 use super::segment::Arrived;
 use super::seq::{Micros, length, micros, tick};
@@ -61,6 +62,7 @@ pub struct Stack<S> {
     pub(crate) shared: Shared,
     table: Table,
     wheel: Wheel,
+    moves: Moves,
     /// A bit for each port.
     listening: Box<[u64; 1024]>,
     free: Vec<u32>,
@@ -82,6 +84,7 @@ impl<S: Default> Stack<S> {
             shared: Shared::new(Digest::new(config), secret),
             table: Table::new(most, Secret::derive(secret, 0)),
             wheel: Wheel::new(),
+            moves: Moves::new(),
             listening: Box::new([0; 1024]),
             free: Vec::with_capacity(most as usize),
             ready_first: NOBODY,
@@ -166,10 +169,8 @@ impl<S: Default> Stack<S> {
         } else {
             slot.core.arrive(&mut self.shared, now, ecn, arrived)
         };
-        if effects.believed && slot.core.path.peer_mac != path.peer_mac {
-            // Another router, or another card of the peer's: answers go where its segments come from now.
-            slot.core.path.peer_mac = path.peer_mac;
-            self.shared.stats.peers_moved += 1;
+        if effects.believed {
+            self.follow(index, path.peer_mac);
         }
         if effects.opened {
             self.half_open -= 1;
@@ -194,6 +195,20 @@ impl<S: Default> Stack<S> {
             self.take_fin(index, now, service);
         }
         self.settle(index, now, service);
+    }
+
+    /// A segment that only the peer could send came from this MAC address: answers go there from now on.
+    #[inline]
+    fn follow(&mut self, index: u32, mac: [u8; 6]) {
+        let core = &mut self.slots.at(index).core;
+        if core.path.peer_mac == mac {
+            // A second segment from there.
+            core.bits.clear(Bits::MOVED);
+            return;
+        }
+        self.moves.note(index, std::mem::replace(&mut core.path.peer_mac, mac));
+        core.bits.set(Bits::MOVED);
+        self.shared.stats.peers_moved += 1;
     }
 
     /// Gives the application the bytes that came in order.
@@ -299,11 +314,14 @@ impl<S: Default> Stack<S> {
     fn fire(&mut self, index: u32, now: Micros, service: &mut impl Service<S>) {
         let core = &mut self.slots.at(index).core;
         if core.due_at <= now {
-            let fin_wait = core.due == Due::FinWait;
+            let (fin_wait, silent) = (core.due == Due::FinWait, core.is_unanswered());
             if !core.on_due(&mut self.shared, now) {
                 let why = if fin_wait { Closed::Finished } else { Closed::TimedOut };
                 self.abort(index, now, why, service);
                 return;
+            }
+            if silent && core.bits.has(Bits::MOVED) {
+                self.moves.doubt(index, &mut core.path.peer_mac);
             }
         }
         let core = &mut self.slots.at(index).core;

@@ -300,3 +300,43 @@ fn answers_go_where_believable_segments_come_from() {
     );
     assert_eq!((script.went_to[5], script.stat("peers_moved")), (8, 2));
 }
+
+/// A bit of an Ethernet header turned over, which no checksum of ours tells: the last acknowledgement seems to come from
+/// somebody else, and nothing more will come before the peer hears of us.
+#[test]
+fn a_move_that_leads_nowhere_is_doubted() {
+    let mut script = Script::play(
+        "
+        +0  < S 0 win 8000 <mss 1000>
+        +0  > S. 0 ack 1
+        +.1 < . 1 ack 1 win 8000
+        +0  < P. 1:101 ack 1 win 8000
+            ! queue 500
+        +0  > P. 1:501 ack 101
+           ! move 9
+        +.1 < . 101 ack 501 win 8000
+           ! queue 10
+        +0 > P. 501:511 ack 101
+        ",
+    );
+    assert_eq!((script.went_to[5], script.stat("peers_moved")), (9, 1));
+    let mut went = Vec::new();
+    for time in ["+.25", "+.5", "+1", "+2"] {
+        script.run(&format!("{time} > P. 501:511 ack 101"));
+        went.push(script.went_to[5]);
+    }
+    assert_eq!(went, [2, 9, 2, 9], "each in turn");
+    // Two segments from there: that is where the peer is.
+    script.run(
+        "
+           ! move 7
+        +0 < P. 101:201 ack 511 win 8000
+        +0 < P. 201:301 ack 511 win 8000
+        +0 > . 511 ack 301
+           ! queue 10
+        +0   > P. 511:521 ack 301
+        +.25 > P. 511:521 ack 301
+        ",
+    );
+    assert_eq!(script.went_to[5], 7);
+}
