@@ -1,6 +1,7 @@
 //! A worker on its thread: the clock, what to do when there is nothing to do, and when to stop.
 
 use crate::app::{App, PortId};
+use crate::hand_off::HandOff;
 use crate::worker::{TICK_EVERY, Tick, Worker};
 use drivers::{Fault, Gather};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -162,21 +163,22 @@ fn reason_to_end<'p, Q: Gather<'p>, A: App<'p>>(
     worker.exhausted().then_some(Ended::Exhausted)
 }
 
+/// What wakes this worker; nothing where a queue of its has no waker: it must be looked after.
+fn wakers<'w, 'p, Q: Gather<'p>, A: App<'p>>(worker: &'w Worker<'p, Q, A>) -> Option<Vec<PollFd<'w>>> {
+    let queues = worker.members().iter().map(|member| member.queue.waker());
+    let others = [worker.hand_off().map(HandOff::waker), worker.app().waker()];
+    let watched = queues.chain(others.into_iter().flatten().map(Some));
+    watched.map(|waker| Some(PollFd::from_borrowed_fd(waker?, PollFlags::IN))).collect()
+}
+
 /// Sleeps until a frame comes, or `limit` has passed. A poll may also wake for less: that costs one empty turn.
 #[cold]
 fn sleep<'p, Q: Gather<'p>, A: App<'p>>(worker: &Worker<'p, Q, A>, limit: Duration) {
-    const MOST: usize = 64;
-    let members = worker.members();
-    let wakers = members.iter().filter_map(|member| member.queue.waker());
-    let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(MOST.min(members.len()));
-    fds.extend(wakers.map(|waker| PollFd::from_borrowed_fd(waker, PollFlags::IN)));
-    let links = worker.hand_off();
-    fds.extend(links.map(|links| PollFd::from_borrowed_fd(links.waker(), PollFlags::IN)));
-    fds.extend(worker.app().waker().map(|waker| PollFd::from_borrowed_fd(waker, PollFlags::IN)));
-    if fds.len() < members.len() + usize::from(links.is_some()) {
+    let Some(mut fds) = wakers(worker) else {
         std::thread::sleep(NAP.min(limit));
         return;
-    }
+    };
+    let links = worker.hand_off();
     if links.is_some_and(|links| !links.lie_down()) {
         return;
     }
