@@ -17,6 +17,7 @@ use drivers::{Gather, OpenError, PortSpec, SpecError};
 use ringbuf::{Arena, ArenaError, ArenaPlan, BURST, Pool};
 use std::fs::File;
 use std::io::BufWriter;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,6 +73,8 @@ impl Port {
     /// Every driver knows `tap=FILE`: a capture (pcapng) of all that its queues receive and transmit; one file a queue,
     /// `FILE.1` for queue 1 and so on. tcpdump on the interface sees none of what an XDP program takes.
     ///
+    /// `af-xdp` knows `force=on`: a port that is taken whole may carry the machine's default route.
+    ///
     /// For laboratories, every driver can also be a bad wire: `loss=`, `duplicate=`, `corrupt=` and `reorder=` are percent
     /// of the packets that come in, below 100, and `seed=` makes them different ones.
     ///
@@ -97,6 +100,8 @@ impl Port {
         let wrong = |error: SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
         let mut bare = spec.clone();
         let tap = bare.take("tap").map(PathBuf::from);
+        let forced =
+            matches!(bare.driver.as_deref(), None | Some("af-xdp")) && forced(&mut bare).map_err(wrong)?;
         let bad_wire = bad_wire(&mut bare).map_err(wrong)?;
         let (device, choice) = match spec.driver.as_deref() {
             Some("af-xdp") => {
@@ -134,6 +139,11 @@ impl Port {
                 spec.device
             );
             return Err(OpenError::refused(&spec.device, "sharing an address", why));
+        }
+        if let Device::Xdp(port) = &device
+            && filter.endpoints().is_empty()
+        {
+            look_before_taking(port.link(), forced)?;
         }
         Ok(Self { id, spec: spec.clone(), device, choice, tap, bad_wire })
     }
@@ -357,6 +367,36 @@ pub fn give_back_abandoned(specs: &[PortSpec]) {
     }
 }
 
+/// Whether the user has said that a port is to be taken whatever depends on it.
+fn forced(spec: &mut PortSpec) -> Result<bool, SpecError> {
+    match spec.take("force").as_deref() {
+        None | Some("off") => Ok(false),
+        Some("on") => Ok(true),
+        Some(other) => Err(SpecError(format!("force={other} is not on or off"))),
+    }
+}
+
+/// A port that is taken whole is lost to the kernel: what still needs it there is said, and the way to the rest of the world is
+/// not cut off unasked.
+fn look_before_taking(link: &Link, forced: bool) -> Result<(), OpenError> {
+    let name = &link.name;
+    if !forced && link.routes().is_ok_and(|routes| routes.iter().any(|route| route.bits == 0)) {
+        let why = "this machine's default route goes through it, and none of its packets would reach the kernel any more";
+        let cure = format!("name another interface, or say that it is meant: --port af-xdp:{name},force=on");
+        return Err(OpenError::refused(name, "taking the whole port", why).hint(cure));
+    }
+    let is_usual = |address: &IpAddr| match address {
+        IpAddr::V4(address) => !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    };
+    for at in link.addresses().unwrap_or_default().into_iter().map(|at| at.address).filter(is_usual) {
+        tracing::warn!(
+            "{name} has the address {at}: as long as this runs, nothing that is sent to it reaches the kernel"
+        );
+    }
+    Ok(())
+}
+
 /// What the user wants packets to suffer; `None` when nothing.
 fn bad_wire(spec: &mut PortSpec) -> Result<Option<LossyPlan>, SpecError> {
     let mut percent = |key: &str| -> Result<u16, SpecError> {
@@ -393,7 +433,12 @@ fn best(spec: &PortSpec, filter: &Filter, purpose: Purpose) -> Result<(Device, O
             let words = format!("{} runs over af-xdp, the fastest driver that works there", spec.device);
             return Ok((Device::Xdp(port), Some(words)));
         }
-        Err(error) if Link::by_name(&spec.device).map_or(true, |link| !link.up) => return Err(error),
+        // Nor is one whose frames another program takes before anybody else sees them.
+        Err(error)
+            if Link::by_name(&spec.device).map_or(true, |link| !link.up || link.attached.is_some()) =>
+        {
+            return Err(error);
+        }
         Err(error) => error,
     };
     let plan = PacketPlan::from_spec(spec).map_err(wrong)?;
@@ -407,7 +452,7 @@ fn best(spec: &PortSpec, filter: &Filter, purpose: Purpose) -> Result<(Device, O
 /// kernel cuts (measured in the book's chapter on measuring, beside nginx). An address that the kernel has as well can be
 /// shared over `af-xdp` only, and options of `af-xdp`'s are a wish to have it.
 fn packet_for_files(spec: &PortSpec, filter: &Filter, workers: usize) -> Option<(PacketPlan, String)> {
-    let link = Link::by_name(&spec.device).ok().filter(|link| link.up)?;
+    let link = Link::by_name(&spec.device).ok().filter(|link| link.up && link.attached.is_none())?;
     let ZeroCopy::No(why) = link.zero_copy() else { return None };
     if filter.endpoints().iter().any(|endpoint| !endpoint.is_own()) {
         return None;

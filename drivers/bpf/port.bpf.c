@@ -30,6 +30,7 @@
 #define MAX_ENDPOINTS 8
 #define MAX_VLAN_TAGS 2 // IEEE 802.1ad: a service tag and a customer tag
 #define SOLICIT 135     // neighbour solicitation, RFC 4861 section 4.3
+#define ADVERTISE 136   // neighbour advertisement, RFC 4861 section 4.4
 
 // What became of a frame, and the index of its counter.
 enum verdict {
@@ -50,7 +51,7 @@ struct address {
 struct endpoint {
 	struct address address;
 	__be16 port; // 0: every port
-	__u16 own;   // the kernel does not have this address: neighbour discovery and ICMP are ours too
+	__u16 own;   // the kernel does not have this address: neighbour discovery, ICMP and all ports are ours
 };
 
 const volatile __u32 endpoint_count = 0; // 0: the whole port is ours
@@ -135,8 +136,8 @@ static __always_inline enum verdict tcp(struct cursor *rest, const struct addres
 		return MALFORMED;
 #pragma unroll
 	for (__u32 i = 0; i < MAX_ENDPOINTS; i++)
-		if (i < endpoint_count && (!endpoints[i].port || tcp->dest == endpoints[i].port) &&
-		    same(to, &endpoints[i].address))
+		if (i < endpoint_count && same(to, &endpoints[i].address) &&
+		    (endpoints[i].own || !endpoints[i].port || tcp->dest == endpoints[i].port))
 			return OURS;
 	return NOT_OURS;
 }
@@ -166,22 +167,29 @@ static __always_inline enum verdict icmpv6(struct cursor *rest, const struct add
 	struct {
 		struct icmp6hdr icmp;
 		struct in6_addr target;
-	} *solicit;
+	} *about;
+	__u8 type;
 
 	if (own(to))
 		return OURS;
 	// A solicitation goes to the multicast group of its target, ff02::1:ff00:0/104 (RFC 4291 section 2.7.1),
-	// which the kernel's addresses may share: the target decides.
-	if (to->word[0] != bpf_htonl(0xff020000) || to->word[1] || to->word[2] != bpf_htonl(1) ||
-	    (to->word[3] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
+	// which the kernel's addresses may share; who has an address that we ask for tells all nodes, ff02::1
+	// (RFC 4862 section 5.4.4). The target decides.
+	if (to->word[0] != bpf_htonl(0xff020000) || to->word[1])
 		return NOT_OURS;
-	solicit = take(rest, sizeof(*solicit));
-	if (!solicit)
+	if (to->word[2] == bpf_htonl(1) && (to->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000))
+		type = SOLICIT;
+	else if (!to->word[2] && to->word[3] == bpf_htonl(1))
+		type = ADVERTISE;
+	else
+		return NOT_OURS;
+	about = take(rest, sizeof(*about));
+	if (!about)
 		return MALFORMED;
 
-	struct address target = unmapped(&solicit->target);
+	struct address target = unmapped(&about->target);
 
-	return solicit->icmp.icmp6_type == SOLICIT && own(&target) ? OURS : NOT_OURS;
+	return about->icmp.icmp6_type == type && own(&target) ? OURS : NOT_OURS;
 }
 
 // Extension headers are left to the kernel: no host puts them before a TCP segment.
@@ -201,14 +209,17 @@ static __always_inline enum verdict ipv6(struct cursor *rest)
 	return NOT_OURS;
 }
 
-// ARP for IPv4 over Ethernet (RFC 826). Replies name us as target too.
+// ARP for IPv4 over Ethernet (RFC 826). Replies name us as target too, except that to a probe, whose sender has no
+// address yet; who uses an address of ours names it as the sender's (RFC 5227 section 2.4).
 static __always_inline enum verdict arp(struct cursor *rest)
 {
 	struct {
 		__be16 hardware, protocol;
 		__u8 hardware_size, protocol_size;
 		__be16 operation;
-		__u8 sender_mac[ETH_ALEN], sender[4], target_mac[ETH_ALEN];
+		__u8 sender_mac[ETH_ALEN];
+		__be32 sender;
+		__u8 target_mac[ETH_ALEN];
 		__be32 target;
 	} __attribute__((packed)) *arp = take(rest, sizeof(*arp));
 
@@ -217,9 +228,9 @@ static __always_inline enum verdict arp(struct cursor *rest)
 	if (arp->protocol != bpf_htons(ETH_P_IP) || arp->hardware_size != ETH_ALEN || arp->protocol_size != 4)
 		return NOT_OURS;
 
-	struct address target = mapped(arp->target);
+	struct address target = mapped(arp->target), sender = mapped(arp->sender);
 
-	return own(&target) ? OURS : NOT_OURS;
+	return own(&target) || own(&sender) ? OURS : NOT_OURS;
 }
 
 static __always_inline enum verdict classify(struct cursor rest)

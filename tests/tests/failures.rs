@@ -179,9 +179,10 @@ fn two_want_one_interface() {
     needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
     let lab = quiet();
     let first = Forwarder::between(&lab, "af-xdp", "", &[]).expect("a forwarder");
-    for attach in ["", ",attach=native", ",attach=generic"] {
-        let port = format!("af-xdp:rw-left{attach}");
-        let args = ["forward", "--mode", "mac-swap", "--port", &port];
+    // Without a driver's name, too: by packet sockets it would hear nothing.
+    for port in ["af-xdp:rw-left", "af-xdp:rw-left,attach=native", "af-xdp:rw-left,attach=generic", "rw-left"]
+    {
+        let args = ["forward", "--mode", "mac-swap", "--port", port];
         let second = Ringway::complete(lab.middle(), &args, SOON).expect("an end");
         assert_eq!(second.status.code(), Some(1), "{second:?}");
         for words in ["rw-left", "another XDP program", "end the process that holds it"] {

@@ -1,14 +1,16 @@
 //! Probing for our addresses, announcing and defending them (RFC 5227 for IPv4, RFC 4862 §5.4 for IPv6).
 //!
 //! An address is used from the first moment, before its probe could have been answered, as in RFC 4429: a server that
-//! starts answers at once. A conflict is counted and told ([`Conflict`]), and the address defended but not given up: it
-//! was the user who gave it to us.
+//! starts answers at once. A conflict is counted and told ([`Conflict`]). If it is the probe that is answered, the address is
+//! never announced, so that nobody who knows its owner is led astray (RFC 5227 §2.1.1), though who asks us is still answered:
+//! it was the user who gave it to us. One that comes later finds the address defended and not given up.
 
 use super::host::Interface;
 use super::message::Message;
 use super::path::Address;
 use crate::app::PortId;
 use crate::worker::Tick;
+use std::fmt;
 use std::time::Duration;
 
 /// How long a probe waits for somebody to object (RFC 4861 §10, `RETRANS_TIMER`; RFC 5227 §1.1 has 1 to 2 s).
@@ -30,6 +32,13 @@ pub struct Conflict {
     pub mac: [u8; 6],
 }
 
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, last] = self.mac;
+        write!(f, "{} is used by {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{last:02x} too", self.address)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Say which group we listen to.
@@ -40,6 +49,8 @@ enum Step {
     Announce(u8),
     /// All is said.
     Rest,
+    /// The probe was answered: nothing is said.
+    Yielded,
 }
 
 /// What has been said about one address of ours.
@@ -85,8 +96,13 @@ impl Claim {
                 self.due = Tick(now.0 + ANNOUNCE_EVERY);
                 Some(Message::announcement(interface, own))
             }
-            Step::Rest => None,
+            Step::Rest | Step::Yielded => None,
         }
+    }
+
+    /// Whether the address has not been announced yet.
+    fn is_probing(&self) -> bool {
+        matches!(self.step, Step::Report | Step::Probe | Step::Announce(ANNOUNCEMENTS))
     }
 
     /// When there will be something to be said.
@@ -94,7 +110,7 @@ impl Claim {
         if self.report {
             return Some(Tick::default());
         }
-        (self.step != Step::Rest).then_some(self.due)
+        (!matches!(self.step, Step::Rest | Step::Yielded)).then_some(self.due)
     }
 
     /// A router asked who listens (RFC 3810 §5.1).
@@ -102,9 +118,13 @@ impl Claim {
         self.report = true;
     }
 
-    /// Somebody else uses the address: say once more that it is ours (RFC 5227 §2.4 (b)).
+    /// Somebody else uses the address: say once more that it is ours (RFC 5227 §2.4 (b)), if we ever said so.
     pub(super) fn defend(&mut self, now: Tick) {
-        if self.defended.is_none_or(|last| now.0 >= last.0 + DEFEND_EVERY) {
+        if self.is_probing() {
+            self.step = Step::Yielded;
+        } else if self.step != Step::Yielded
+            && self.defended.is_none_or(|last| now.0 >= last.0 + DEFEND_EVERY)
+        {
             (self.step, self.due, self.defended) = (Step::Announce(1), now, Some(now));
         }
     }

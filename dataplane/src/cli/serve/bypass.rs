@@ -1,6 +1,7 @@
 //! Over our own TCP, on a port.
 
 use super::args::{KindWord, Listen, ServeArgs};
+use super::reservation::reserve;
 use super::{Fallible, log_plan, policy, tree};
 use crate::cli::forward::say;
 use crate::cli::{Format, Outcome};
@@ -55,11 +56,13 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         let address = servers.tell(address)?;
         tracing::info!("numbers for Prometheus at http://{address}/metrics");
     }
-    let port = match own {
-        Some(port) => port,
+    // What is taken in the kernel as well is held until the end.
+    let (port, _reserved) = match own {
+        Some(port) => (port, Vec::new()),
         None => {
-            let purpose = Purpose::Files { workers: cpus.len().max(1) };
-            Port::open_for(PortId(0), args.port(), &filter(args, &plan)?, purpose)?
+            let (filter, purpose) = (filter(args, &plan)?, Purpose::Files { workers: cpus.len().max(1) });
+            let reserved = reserve(filter.endpoints())?;
+            (Port::open_for(PortId(0), args.port(), &filter, purpose)?, reserved)
         }
     };
     let ports = [port];

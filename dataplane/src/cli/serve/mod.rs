@@ -4,6 +4,7 @@ mod args;
 mod bounds;
 mod bypass;
 mod kernel;
+mod reservation;
 
 pub(crate) use args::{ServeArgs, address};
 

@@ -158,7 +158,7 @@ impl<'p> App<'p> for LoadClient<'p> {
             }
         }
         if let Some(conflict) = self.host.take_conflict() {
-            tracing::warn!(?conflict, "somebody else uses our address");
+            tracing::warn!("{conflict}: give an address that nobody has, or take it from there");
         }
     }
 }

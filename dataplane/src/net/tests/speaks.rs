@@ -281,6 +281,37 @@ fn a_conflict_is_noticed_and_the_address_defended() {
     assert_eq!(host.counters().conflicts, 0);
 }
 
+/// Who has the address already answers the probe, and is not robbed of it by an announcement.
+#[test]
+fn an_address_whose_probe_is_answered_is_not_announced() {
+    let intruder = [2, 0, 0, 0, 0, 9];
+    let no_address = Ipv4Addr::UNSPECIFIED;
+    let answers = [
+        arp(ArpOperation::Reply, intruder, OUR4, no_address),
+        // Another host that probes for it at the same time.
+        arp(ArpOperation::Request, intruder, OUR4, OUR4),
+    ];
+    for answer in answers {
+        let mut host = Host::new(&plan()).expect("a good plan");
+        let pool = pool();
+        let said = |host: &mut Host, ms: u64| {
+            std::iter::from_fn(|| host.poll(at(ms)))
+                .filter(|message| message.bytes()[12..14] == [8, 6])
+                .count()
+        };
+        assert_eq!(said(&mut host, 0), 1, "the probe");
+        let mut frame = frame(&pool, &answer);
+        assert_eq!(host.input(at(10), PORT, &mut frame), Input::Taken);
+        assert_eq!([1000, 3000, 20_000].map(|ms| said(&mut host, ms)), [0; 3]);
+        let conflict = host.take_conflict().expect("a conflict").to_string();
+        assert_eq!(conflict, format!("{OUR4} is used by 02:00:00:00:00:09 too"));
+        // Once more, later: there is nothing to be defended.
+        let mut frame = self::frame(&pool, &answer);
+        assert_eq!(host.input(at(30_000), PORT, &mut frame), Input::Taken);
+        assert_eq!(said(&mut host, 30_000), 0);
+    }
+}
+
 #[test]
 fn a_listener_query_is_reported_to() {
     let mut host = Host::new(&HostPlan { announces: false, ..plan() }).expect("a good plan");

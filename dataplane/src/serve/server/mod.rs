@@ -167,7 +167,7 @@ impl<'p> App<'p> for FileServer<'p> {
             && self.complained.is_none_or(|at| now.0 - at.0 >= COMPLAIN_EVERY)
         {
             self.complained = Some(now);
-            tracing::warn!(?conflict, "somebody else uses our address");
+            tracing::warn!("{conflict}: give an address that nobody has, or take it from there");
         }
         self.heed(now);
         self.publish();

@@ -20,7 +20,7 @@ impl Filter {
         Self { endpoints: Vec::new() }
     }
 
-    /// Only TCP to these endpoints is ours, over IPv4 or IPv6 and under up to two VLAN tags; everything else
+    /// Only TCP to these endpoints is ours (and what else comes for an address of [our own](Endpoint::own)), over IPv4 or IPv6 and under up to two VLAN tags; everything else
     /// still reaches the kernel. For a server, which may share the machine's only interface and address.
     ///
     /// Frames with IPv6 extension headers, and fragments other than the first, are the kernel's. Of a tag
@@ -91,9 +91,9 @@ impl Endpoint {
         Self { address: at.ip().to_canonical(), port: at.port(), owner: Owner::Kernel }
     }
 
-    /// A port of an address that the kernel does not have; port 0 means every port, as a client needs. ARP,
-    /// IPv6 neighbour solicitations (to its solicited-node group too) and ICMP for the address are ours as
-    /// well, since nobody else would answer them.
+    /// A port of an address that the kernel does not have; 0 for none in particular, as a client has. All TCP to the
+    /// address is ours whatever its port, ARP, IPv6 neighbour solicitations (to its solicited-node group too) and ICMP as
+    /// well, since nobody else would answer them; and so is what says that somebody else has the address.
     #[must_use]
     pub fn own(at: SocketAddr) -> Self {
         Self { address: at.ip().to_canonical(), port: at.port(), owner: Owner::Ourselves }

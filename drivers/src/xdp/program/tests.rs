@@ -16,6 +16,8 @@ const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 8);
 /// Ends in the same three bytes as `IPV6`, so both are in one solicited-node group.
 const TWIN: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0x9912, 0x3407);
 const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff12, 0x3407);
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -143,7 +145,13 @@ fn tcp(port: u16) -> Vec<u8> {
 }
 
 fn arp(target: Ipv4Addr) -> Vec<u8> {
-    let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 2, 2, 2, 2, 2, 10, 1, 0, 1, 0, 0, 0, 0, 0, 0];
+    arp_of(Ipv4Addr::new(10, 1, 0, 1), target)
+}
+
+fn arp_of(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 2, 2, 2, 2, 2];
+    packet.extend(sender.octets());
+    packet.extend([0; 6]);
     packet.extend(target.octets());
     ethernet(&[], 0x0806, &packet)
 }
@@ -177,8 +185,8 @@ fn vectors() -> Vec<(&'static str, Vec<u8>, Verdict, Verdict)> {
         ("TCP over IPv4", ipv4(IPV4, TCP, &segment), Redirected, Redirected),
         ("TCP over IPv6", ipv6(IPV6, TCP, &segment), Redirected, Redirected),
         ("the last endpoint", ipv4(IPV4, TCP, &tcp(8080)), Redirected, Redirected),
-        ("another port", ipv4(IPV4, TCP, &tcp(22)), NotOurs, NotOurs),
-        ("another port over IPv6", ipv6(IPV6, TCP, &tcp(22)), NotOurs, NotOurs),
+        ("another port", ipv4(IPV4, TCP, &tcp(22)), NotOurs, Redirected),
+        ("another port over IPv6", ipv6(IPV6, TCP, &tcp(22)), NotOurs, Redirected),
         ("another address", ipv4(ELSEWHERE, TCP, &segment), NotOurs, NotOurs),
         ("another address over IPv6", ipv6(TWIN, TCP, &segment), NotOurs, NotOurs),
         ("UDP", ipv4(IPV4, UDP, &segment), NotOurs, NotOurs),
@@ -234,6 +242,7 @@ fn vectors() -> Vec<(&'static str, Vec<u8>, Verdict, Verdict)> {
         ("ping of another over IPv6", ipv6(TWIN, ICMPV6, &[128; 8]), NotOurs, NotOurs),
         ("ARP", arp(IPV4), NotOurs, Redirected),
         ("ARP for another", arp(ELSEWHERE), NotOurs, NotOurs),
+        ("ARP of who has our address", arp_of(IPV4, Ipv4Addr::UNSPECIFIED), NotOurs, Redirected),
         ("ARP cut short", arp(IPV4)[..41].to_vec(), Malformed, Malformed),
         ("ARP of another hardware", infiniband, NotOurs, NotOurs),
         ("solicitation, unicast", ipv6(IPV6, ICMPV6, &solicit), NotOurs, Redirected),
@@ -241,7 +250,10 @@ fn vectors() -> Vec<(&'static str, Vec<u8>, Verdict, Verdict)> {
         ("solicitation for its twin", ipv6(GROUP, ICMPV6, &neighbour(135, TWIN)), NotOurs, NotOurs),
         ("advertisement to the group", ipv6(GROUP, ICMPV6, &neighbour(136, IPV6)), NotOurs, NotOurs),
         ("solicitation cut short", ipv6(GROUP, ICMPV6, &solicit[..23]), Malformed, Malformed),
-        ("all nodes", ipv6("ff02::1".parse().unwrap(), ICMPV6, &solicit), NotOurs, NotOurs),
+        ("solicitation to all nodes", ipv6(ALL_NODES, ICMPV6, &solicit), NotOurs, NotOurs),
+        ("advertisement to all nodes", ipv6(ALL_NODES, ICMPV6, &neighbour(136, IPV6)), NotOurs, Redirected),
+        ("advertisement of its twin", ipv6(ALL_NODES, ICMPV6, &neighbour(136, TWIN)), NotOurs, NotOurs),
+        ("all routers", ipv6(ALL_ROUTERS, ICMPV6, &neighbour(136, IPV6)), NotOurs, NotOurs),
     ]
 }
 
