@@ -67,6 +67,9 @@ pub(super) struct DirectAio<S> {
     flows: Vec<Flow>,
     waiting: VecDeque<(u32, u32)>,
     woken: Vec<u32>,
+    /// Reads that were taken in, less rings of the bell that were. The kernel puts a completion down before it rings
+    /// (`aio_complete` in `fs/aio.c`), so that a ring may come when nothing is under way any more.
+    rings_owed: i64,
     counters: Counters,
 }
 
@@ -89,6 +92,7 @@ impl<S: Source> DirectAio<S> {
             flows: Vec::new(),
             waiting: VecDeque::new(),
             woken: Vec::new(),
+            rings_owed: 0,
             counters: Counters::default(),
         })
     }
@@ -239,11 +243,15 @@ impl<S: Source> Engine<S> for DirectAio<S> {
     }
 
     fn poll(&mut self, woken: &mut Vec<u32>) {
-        // Nothing under way, nothing to ask for.
-        if self.reads.iter().any(Option::is_some) {
-            let _ = rustix::io::read(&self.bell, &mut [0u8; 8]);
+        // Nothing under way and no ring to come, nothing to ask for.
+        if self.rings_owed != 0 || self.reads.iter().any(Option::is_some) {
+            let mut rings = [0; 8];
+            if rustix::io::read(&self.bell, &mut rings).is_ok() {
+                self.rings_owed -= i64::from_ne_bytes(rings);
+            }
             let mut events = [Event::default(); 64];
             while let Ok(count @ 1..) = self.aio.events(&mut events, 0) {
+                self.rings_owed += i64::try_from(count).unwrap_or(0);
                 for event in &events[..count.min(events.len())] {
                     self.complete(event);
                 }

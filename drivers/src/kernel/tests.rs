@@ -363,3 +363,24 @@ fn errors_have_a_meaning() {
     }
     assert!("teleport".parse::<Method>().expect_err("none").contains("uring-splice"));
 }
+
+/// A completion is seen before its bell rings, now and then: that ring is heard when it comes, or the server would spin.
+#[test]
+fn a_bell_that_rings_late_is_heard() {
+    let file = Sample::new(&content(64 << 10));
+    let (socket, mut receiver) = connection();
+    let Some((_, mut engine)) = engines(4).find(|(method, _)| *method == Method::DirectAio) else { return };
+    let mut taken = vec![0; 4096];
+    for round in 0..2000u64 {
+        send_stretch(&mut engine, 0, &socket, &[], &file, (4096 * (round % 16), 4096));
+        receiver.read_exact(&mut taken).expect("read");
+        if round % 20 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+            engine.poll(&mut Vec::new());
+            let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let bell = engine.bell().expect("a bell");
+            let ringing = poll(&mut [PollFd::from_borrowed_fd(bell, PollFlags::IN)], Some(&nothing));
+            assert_eq!(ringing, Ok(0), "round {round}");
+        }
+    }
+}
