@@ -23,7 +23,7 @@ use crate::error::{Fault, OpenError};
 use crate::queue::{Caps, Gather, QueueCounters, QueuePair, Tally};
 use crate::rings::{self, Front, front};
 use core::sync::atomic::{Ordering, fence};
-use ringbuf::{BURST, Burst, Frame, Pool};
+use ringbuf::{BURST, Burst, Frame, Pool, Segmentation};
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 
@@ -72,6 +72,8 @@ pub(super) struct VirtioQueue<'p, R: Ring, T: Transport> {
     pub(super) sent: Shadow<'p>,
     layout: Layout,
     pub(super) caps: Caps,
+    /// What both sides have agreed on.
+    features: u64,
     /// Bytes of the longest packet that fits the link at once.
     limit: usize,
     up: bool,
@@ -115,6 +117,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
             sent: Shadow::new(pool, plan.ring),
             layout: layout.clone(),
             caps: caps::<R>(plan),
+            features: plan.features,
             limit: plan.mtu as usize + 18,
             up: false,
             link: true,
@@ -336,7 +339,8 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
     pub(super) fn head(&self, first: &mut Frame<'p>, bytes: usize) -> bool {
         let offload = first.offload();
         let header = first.headroom_mut(HEADER).ok();
-        header.is_some_and(|place| header::write(place, offload, bytes, self.limit).is_ok())
+        let cut = offload.is_none_or(|offload| offload.segment_bytes == 0 || self.cuts(offload.segmentation));
+        cut && header.is_some_and(|place| header::write(place, offload, bytes, self.limit).is_ok())
     }
 
     /// Lends the next frame of a packet, of this pool, to the device; the first takes its header along.
@@ -360,9 +364,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
 
 fn caps<R: Ring>(plan: &VirtioPlan) -> Caps {
     let all = |bits: u64| plan.features & bits == bits;
-    // A packet of UDP, or with ECN, may be among those to be cut: all or nothing.
-    let segmentation =
-        all(feature::CHECKSUM | feature::TSO4 | feature::TSO6 | feature::TSO_ECN | feature::USO);
+    let segmentation = all(feature::CHECKSUM | feature::TSO4 | feature::TSO6);
     let mut mode = format!("{} of {}", R::NAME, plan.ring);
     if all(feature::MERGEABLE) {
         mode += ", mergeable buffers";
@@ -390,6 +392,15 @@ fn caps<R: Ring>(plan: &VirtioPlan) -> Caps {
 impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
     fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    fn cuts(&self, kind: Segmentation) -> bool {
+        self.caps.segmentation
+            && match kind {
+                Segmentation::None | Segmentation::Tcp4 | Segmentation::Tcp6 => true,
+                Segmentation::Tcp4Ecn | Segmentation::Tcp6Ecn => self.features & feature::TSO_ECN != 0,
+                Segmentation::Udp => self.features & feature::USO != 0,
+            }
     }
 
     #[inline]
