@@ -58,8 +58,8 @@ const CONFIG: usize = 0x2000;
 const NOTIFY: usize = 0x3000;
 pub(super) const APART: usize = 4;
 
-/// How long the driver waits for this device.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long the driver waits for this device, which answers at once or never.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Queue {
@@ -188,7 +188,8 @@ impl Cells {
         let [descriptors, driver, device] = queue.places.map(offset);
         let (descriptors, driver, device) = (descriptors?, driver?, device?);
         let bytes = memory.bytes() as u64;
-        let inside = queue.places.iter().all(|place| place - base + 64 <= bytes);
+        let inside = queue.places.iter().all(|place| place - base + 64 <= bytes)
+            && descriptors + 16 * usize::from(queue.size) <= memory.bytes();
         let end = descriptors.max(driver).max(device) + 8 * usize::from(queue.size) + 6;
         let whole = wires.is_mapped(base, bytes) && queue.enabled && inside && end <= memory.bytes();
         whole.then_some((memory, base, Parts { descriptors, driver, device, bytes: end - descriptors }))
@@ -290,6 +291,12 @@ impl FakeCard {
     pub fn open(fake: FakePciPlan, plan: NicPlan) -> Result<(Self, VirtioPort), OpenError> {
         let config = configuration(fake.lie);
         Self::with(fake, plan, &config)
+    }
+
+    /// Its configuration space, as long as it does not lie.
+    #[must_use]
+    pub fn configuration() -> [u8; 256] {
+        configuration(None)
     }
 
     /// The same with this configuration space, from byte 0 on.
