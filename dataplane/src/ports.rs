@@ -14,7 +14,7 @@ use drivers::pci::{self, Way};
 use drivers::wrap::{Flatten, Lossy, LossyPlan, Segment, Tap, TapPlan};
 use drivers::xdp::{Filter, Umem, Verdicts, XdpPlan, XdpPort, XdpQueue};
 use drivers::{Gather, OpenError, PortSpec, SpecError};
-use ringbuf::{Arena, ArenaError, ArenaPlan, BURST, Pool};
+use ringbuf::{Arena, ArenaError, ArenaPlan, BURST, Pool, Segmentation};
 use std::fs::File;
 use std::io::BufWriter;
 use std::net::IpAddr;
@@ -307,8 +307,10 @@ impl Port {
             Some(file) => tapped(opened, file, queue)?,
         };
         // Around the tap, which so records what leaves. A capture file takes packets of any size.
-        let cuts = cuts && !matches!(self.device, Device::Pcap(_)) && !opened.caps().segmentation;
-        let opened = if cuts { Box::new(Segment::new(opened, umem.pool())) } else { opened };
+        let each = [Segmentation::Tcp4, Segmentation::Tcp4Ecn, Segmentation::Tcp6, Segmentation::Tcp6Ecn];
+        let all = || each.into_iter().chain([Segmentation::Udp]).all(|kind| opened.cuts(kind));
+        let cuts = cuts && !matches!(self.device, Device::Pcap(_)) && !all();
+        let opened = if cuts { Box::new(Segment::rest(opened, umem.pool())) } else { opened };
         Ok(match self.bad_wire {
             None => opened,
             Some(plan) => {

@@ -70,6 +70,15 @@ pub enum Fault {
         /// The descriptor's number.
         id: u32,
     },
+    /// The device says that it has filled a buffer, but not even with the header that is in front of each packet.
+    Short {
+        /// The bytes that it says.
+        len: u32,
+        /// Those of a header.
+        header: u16,
+    },
+    /// The device says that it must be reset: it found something wrong in its rings, or in itself.
+    NeedsReset,
     /// A system call that must work failed.
     System {
         /// Which.
@@ -96,6 +105,13 @@ impl fmt::Display for Fault {
             Self::Completion { id } => {
                 write!(f, "the device says that descriptor {id} is done, which it did not have")
             }
+            Self::Short { len, header } => write!(
+                f,
+                "the device says that it has put {len} bytes into a buffer, where the header alone takes {header}"
+            ),
+            Self::NeedsReset => f.write_str(
+                "the device says that it must be reset, since it found something wrong in its rings or in itself: start again",
+            ),
             Self::System { call, errno } => write!(f, "{call}: {}", io::Error::from_raw_os_error(*errno)),
         }
     }

@@ -1,7 +1,7 @@
 //! The contract between a driver and whoever calls it.
 
 use crate::error::Fault;
-use ringbuf::{Burst, Packets};
+use ringbuf::{Burst, Packets, Segmentation};
 use std::os::fd::BorrowedFd;
 
 /// One receive ring and one transmit ring, owned by one thread.
@@ -24,6 +24,13 @@ use std::os::fd::BorrowedFd;
 pub trait QueuePair<'p> {
     /// What this queue can do. Constant for its life.
     fn caps(&self) -> &Caps;
+
+    /// Whether it cuts packets of this kind into segments on the way out: a device may know some kinds and not others. With
+    /// [`Caps::segmentation`] it cuts TCP at least.
+    fn cuts(&self, kind: Segmentation) -> bool {
+        let _ = kind;
+        self.caps().segmentation
+    }
 
     /// Appends received frames while `burst` has room; returns how many.
     fn receive(&mut self, burst: &mut Burst<'p>) -> usize;
@@ -117,7 +124,7 @@ pub struct Caps {
     pub packet_frames: u32,
     /// Whether it completes checksums on the way out ([`ringbuf::Offload`]).
     pub checksum: bool,
-    /// Whether it cuts large packets into segments on the way out.
+    /// Whether it cuts large packets of TCP into segments on the way out; [`QueuePair::cuts`] has the other kinds.
     pub segmentation: bool,
 }
 
@@ -283,6 +290,9 @@ impl QueueCounters {
 impl<'p, Q: QueuePair<'p> + ?Sized> QueuePair<'p> for Box<Q> {
     fn caps(&self) -> &Caps {
         (**self).caps()
+    }
+    fn cuts(&self, kind: Segmentation) -> bool {
+        (**self).cuts(kind)
     }
     #[inline]
     fn receive(&mut self, burst: &mut Burst<'p>) -> usize {

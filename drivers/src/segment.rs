@@ -182,14 +182,14 @@ const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 
-/// Where the first packet lies in a burst that is still to be cut.
+/// Where the first packet lies in a burst that is still to be cut, and is of a kind that somebody must cut here.
 #[inline]
-pub(crate) fn uncut_at(burst: &Burst<'_>) -> Option<usize> {
+pub(crate) fn uncut_at(burst: &Burst<'_>, ours: impl Fn(Segmentation) -> bool) -> Option<usize> {
     debug_assert!(burst.len() <= BURST);
-    burst
-        .as_slice()
-        .iter()
-        .position(|frame| frame.offload().is_some_and(|offload| offload.segment_bytes != 0))
+    let uncut = |frame: &Frame<'_>| {
+        frame.offload().is_some_and(|offload| offload.segment_bytes != 0 && ours(offload.segmentation))
+    };
+    burst.as_slice().iter().position(uncut)
 }
 
 fn put(bytes: &mut [u8], at: usize, word: u16) {

@@ -4,7 +4,7 @@ use drivers::nic::virtio::fake::{self, FakeDevice, FakePlan, Lie};
 use drivers::nic::virtio::feature;
 use drivers::{Fault, Gather};
 use proptest::prelude::*;
-use ringbuf::{Arena, ArenaPlan, Burst, Offload, Packet, Packets, Pool};
+use ringbuf::{Arena, ArenaPlan, Burst, Offload, Packet, Packets, Pool, Segmentation};
 
 fn pool(frames: u32, frame_size: u32) -> Pool {
     let plan = ArenaPlan { frames, frame_size, content_bytes: 1 << 16, huge_pages: false };
@@ -172,6 +172,67 @@ fn checksums_are_left_to_those_who_can() {
     }
 }
 
+/// Large packets are handed over as they are, with what is to be done to them, to a device that said that it cuts their kind;
+/// those of another kind are refused, whoever sends them.
+#[test]
+fn only_what_the_device_cuts_is_left_to_it() {
+    let plain = feature::CHECKSUM | feature::TSO4 | feature::TSO6;
+    let every = plain | feature::TSO_ECN | feature::USO;
+    let kinds = [
+        (Segmentation::Tcp4, 1, plain),
+        (Segmentation::Tcp6, 4, plain),
+        (Segmentation::Tcp4Ecn, 0x81, every),
+        (Segmentation::Tcp6Ecn, 0x84, every),
+        (Segmentation::Udp, 5, every),
+    ];
+    for (packed, features) in
+        [false, true].into_iter().flat_map(|packed| [0, plain, every].map(|f| (packed, f)))
+    {
+        let pool = pool(128, 2048);
+        let usual = FakePlan::default();
+        let plan = FakePlan { ring: 64, packed, features: usual.features | features, ..usual };
+        let (mut queue, mut device) = fake::pair(&pool, plan).expect("a pair");
+        queue.tend();
+        let mut refused = 0;
+        for (kind, said, needs) in kinds {
+            let able = features & needs == needs;
+            assert_eq!(queue.cuts(kind), able, "{kind:?}");
+            let offload = Offload {
+                checksum_start: 34,
+                checksum_offset: 16,
+                segment_bytes: 1448,
+                header_bytes: 66,
+                segmentation: kind,
+            };
+            let mut burst = frames(&pool, &[9; 20_000], 1700);
+            burst.peek_mut(0).expect("one").set_offload(Some(offload));
+            queue.transmit(&mut burst);
+            let mut head = pool.alloc().expect("free");
+            head.extend(&[7; 66]).expect("fits");
+            head.set_offload(Some(offload));
+            let mut packet = Packet::new(head);
+            for page in 0..15 {
+                packet.push(pool.page(4096 * page, 4096).expect("content")).expect("room");
+            }
+            let mut packets = Packets::new();
+            packets.push(packet).expect("room");
+            assert_eq!((burst.len(), queue.gather(&mut packets)), (0, 1));
+            for bytes in [20_000, 66 + 15 * 4096] {
+                let sent = device.take();
+                assert_eq!(sent.is_some(), able, "{kind:?}, {bytes} bytes");
+                refused += u64::from(!able);
+                let Some((header, packet)) = sent else { continue };
+                assert_eq!(header, [1, said, 66, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0]);
+                assert_eq!(packet.len(), bytes);
+            }
+            (0..4).for_each(|_| queue.tend());
+        }
+        assert_eq!((queue.counters().unsendable, queue.fault()), (refused, None));
+        drop(queue);
+        assert_eq!((pool.census().free, pool.pages_on_loan()), (128, 0));
+    }
+}
+
 /// Each lie, in both layouts: a fault or a malformed packet, and every slot comes home.
 #[test]
 fn no_lie_costs_a_slot() {
@@ -197,7 +258,10 @@ fn no_lie_costs_a_slot() {
                     (Lie::ManyBuffers, None) => assert_eq!(burst.len(), 1),
                     (Lie::Ahead, None) => assert!(packed),
                     (Lie::Outside | Lie::NotLent | Lie::Twice, Some(Fault::Completion { .. })) => {}
-                    (Lie::TooLong | Lie::TooShort, Some(Fault::Stray(_))) => {}
+                    (Lie::TooLong, Some(Fault::Stray(_))) => {}
+                    (Lie::TooShort, Some(fault @ Fault::Short { len: 5, header: 12 })) => {
+                        assert!(fault.to_string().contains("5 bytes into a buffer"), "{fault}");
+                    }
                     (Lie::Ahead, Some(Fault::Ring(_))) => assert!(!packed),
                     (lie, fault) => panic!("{lie:?}, packed {packed}: {fault:?}, {counters:?}"),
                 }

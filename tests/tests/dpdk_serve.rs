@@ -3,6 +3,7 @@
 //! ```text
 //!   curl ── dtap0 ══ [ serve ]                                                       one process, net_tap
 //!   curl ── left0 ══ rw-left [ forward ] vhost ══ virtio-user [ serve ]              two, with TSO and without
+//!   curl ── left0 ══ rw-left [ forward ] vhost ══ our own rings [ serve ]            the same with TSO
 //! ```
 #![cfg(feature = "dpdk")]
 #![forbid(unsafe_code)]
@@ -70,8 +71,13 @@ fn connect_after_silence(namespace: &Namespace) -> f64 {
     String::from_utf8_lossy(&output.stdout).parse().expect("seconds")
 }
 
-/// Serves by virtio-user to a forwarder that has the vhost side and a kernel's veth.
+/// Serves by DPDK's virtio-user to a forwarder that has the vhost side and a kernel's veth.
 fn over_vhost(tso: bool, more: &[&str]) -> (Report, Report) {
+    over_vhost_by(|socket| socket.virtio_user(0), tso, more)
+}
+
+/// The same by any driver that speaks it.
+fn over_vhost_by(port: impl Fn(&Socket) -> String, tso: bool, more: &[&str]) -> (Report, Report) {
     let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");
     let tree = Tree::new().expect("a folder");
     let files = files(&tree);
@@ -80,7 +86,7 @@ fn over_vhost(tso: bool, more: &[&str]) -> (Report, Report) {
     let packet = format!("packet:{}", Side::Left.port());
     let forwarder =
         Forwarder::start(lab.middle(), &["--port", &vhost, "--port", &packet]).expect("a forwarder");
-    let (port, address) = (socket.virtio_user(0), format!("{SERVER}/24"));
+    let (port, address) = (port(&socket), format!("{SERVER}/24"));
     let root = tree.path().to_string_lossy();
     let mut args = vec!["--port", &port, "--address", &address, "--root", &root];
     args.extend(more);
@@ -110,6 +116,31 @@ fn segments_are_left_to_the_device_to_cut() {
     assert_eq!(forwarded.both("copied_bytes") + forwarded.book("unsendable"), 0, "{}", forwarded.end);
     let mode = large.ready["ports"][0]["queues"][0]["mode"].as_str().unwrap_or_default();
     assert!(mode.contains("TSO"), "{mode}");
+}
+
+/// The driver `vhost-user`, with rings of our own, does alike; net_vhost cuts TCP, but neither UDP nor TCP with ECN.
+#[test]
+fn our_own_rings_hand_over_large_segments_too() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "curl");
+    let bytes: usize = SIZES.iter().sum();
+    for (options, kind) in [("", "split"), (",packed=on", "packed")] {
+        let port = |socket: &Socket| format!("vhost-user:{}{options}", socket.path().display());
+        let (small, _) = over_vhost_by(port, false, &[]);
+        let (large, forwarded) = over_vhost_by(port, true, &[]);
+        let mode = large.ready["ports"][0]["queues"][0]["mode"].as_str().unwrap_or_default();
+        assert!(mode.starts_with(kind) && mode.contains("segmentation"), "{mode}");
+        println!("{mode}: {} segments, not {}", large.served("segments_out"), small.served("segments_out"));
+        assert!(small.served("segments_out") > bytes as u64 / 1460, "{}", small.end);
+        assert!(large.served("segments_out") * 4 < small.served("segments_out"), "{}", large.end);
+        assert!(large.served("gathered_bytes") > bytes as u64 * 9 / 10, "{}", large.end);
+        assert_eq!(
+            large.port(0, "checksums_finished") + large.port(0, "flattened_bytes"),
+            0,
+            "{}",
+            large.end
+        );
+        assert_eq!(large.book("unsendable") + forwarded.book("unsendable"), 0, "{}", forwarded.end);
+    }
 }
 
 /// Content gathered from every size of piece, without TSO: chains of a head and a page or two.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   left: TCP, ping, curl ── left0 ══ 0000:01:00.0 [ forward, serve ] 0000:03:00.0 ══ right0 ── right: TCP, ping
-//!                            virtio   82574L, 82576, no kernel driver               virtio
+//!                            virtio   82574L, 82576, virtio, no kernel driver       virtio
 //! ```
 //!
 //! Before and after, the kernel's driver has them.
@@ -11,7 +11,7 @@ use dataplane::lab::{Namespace, Side};
 use lab::guest::{Guest, Inside, Kernel, Nic};
 use lab::server::{PORT, SERVER, Server, Tree, fetch, url};
 use lab::traffic::{ping, tcp};
-use lab::{Forwarder, Outcome, Report, TestLab};
+use lab::{Forwarder, Outcome, Report, TestLab, needs};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -93,47 +93,94 @@ fn serves(lab: &TestLab, port: &str) -> Outcome<Report> {
 fn kernels(inside: &Inside, nic: Nic) -> Outcome<()> {
     for cable in 0..2 {
         let pci = inside.near_pci(cable);
-        assert_eq!(inside.driver(&pci).as_deref(), Some(nic.driver()), "{pci}");
+        assert_eq!(inside.driver(&pci).as_deref(), Some(nic.pci_driver()), "{pci}");
         assert!(!inside.near(cable)?.is_empty());
     }
     Ok(())
 }
 
-fn all(inside: &mut Inside, nic: Nic, door: Door) -> Outcome<()> {
+fn all(inside: &mut Inside, nic: Nic, door: Door) -> Outcome<(Report, Report)> {
     door.load(inside)?;
     let lab = inside.hosts(|_| {})?;
     kernels(inside, nic)?;
     let ports = door.ports(inside, "");
     let begin = Instant::now();
-    forwards(&lab, &ports)?;
+    let forwarded = forwards(&lab, &ports)?;
     kernels(inside, nic)?;
     println!("forward: {:?}", begin.elapsed());
-    serves(&lab, &ports[0])?;
+    let served = serves(&lab, &ports[0])?;
     kernels(inside, nic)?;
     println!("serve: {:?}", begin.elapsed());
-    Ok(())
+    Ok((forwarded, served))
 }
 
 #[test]
 #[ignore = "tier guest"]
 fn e1000e_by_vfio() {
-    VFIO.guest(Nic::E1000e).run(|inside| all(inside, Nic::E1000e, VFIO));
+    VFIO.guest(Nic::E1000e).run(|inside| all(inside, Nic::E1000e, VFIO).map(drop));
 }
 
 #[test]
 #[ignore = "tier guest"]
 fn e1000e_by_uio() {
-    UIO.guest(Nic::E1000e).run(|inside| all(inside, Nic::E1000e, UIO));
+    UIO.guest(Nic::E1000e).run(|inside| all(inside, Nic::E1000e, UIO).map(drop));
 }
 
 #[test]
 #[ignore = "tier guest"]
 fn igb_by_vfio() {
-    VFIO.guest(Nic::Igb).run(|inside| all(inside, Nic::Igb, VFIO));
+    VFIO.guest(Nic::Igb).run(|inside| all(inside, Nic::Igb, VFIO).map(drop));
 }
 
 #[test]
 #[ignore = "tier guest"]
 fn igb_by_uio() {
-    UIO.guest(Nic::Igb).run(|inside| all(inside, Nic::Igb, UIO));
+    UIO.guest(Nic::Igb).run(|inside| all(inside, Nic::Igb, UIO).map(drop));
+}
+
+#[test]
+#[ignore = "tier guest"]
+fn virtio_by_vfio() {
+    VFIO.guest(Nic::Virtio).run(|inside| all(inside, Nic::Virtio, VFIO).map(drop));
+}
+
+#[test]
+#[ignore = "tier guest"]
+fn virtio_by_uio() {
+    UIO.guest(Nic::Virtio).run(|inside| all(inside, Nic::Virtio, UIO).map(drop));
+}
+
+#[test]
+#[ignore = "tier guest"]
+fn virtio_with_packed_rings_by_vfio() {
+    VFIO.guest(Nic::Virtio).packed(true).run(|inside| {
+        let (forwarded, served) = all(inside, Nic::Virtio, VFIO)?;
+        for queue in [&forwarded.end["ports"][0]["queues"][0], &served.end["ports"][0]["queues"][0]] {
+            assert!(queue["mode"].as_str().is_some_and(|mode| mode.starts_with("packed ring")), "{queue}");
+        }
+        Ok(())
+    });
+}
+
+/// Over cables that carry large segments, the server hands over tens of thousands of bytes at once, gathered from where the
+/// content lies, and sums nothing itself; the packets that it forwards come with checksums undone, and leave so.
+#[test]
+#[ignore = "tier guest"]
+fn virtio_is_left_the_cutting_and_summing() {
+    needs!(NET_ADMIN, SYS_ADMIN; tools: "ip");
+    VFIO.guest(Nic::Virtio).packed(true).taps(1).run(|inside| {
+        let (forwarded, served) = all(inside, Nic::Virtio, VFIO)?;
+        let queue = &served.end["ports"][0]["queues"][0];
+        let mode = queue["mode"].as_str().unwrap_or_default();
+        assert!(mode.contains("checksums, segmentation"), "{mode}");
+        let (bytes, segments) = (512 << 10, served.served("segments_out"));
+        println!("{segments} segments for {bytes} bytes: {queue}");
+        assert!(segments * 5000 < bytes, "{segments} segments for {bytes} bytes");
+        assert!(served.served("gathered_bytes") > bytes * 9 / 10, "{}", served.end);
+        for report in [&forwarded, &served] {
+            assert_eq!(report.port(0, "checksums_finished"), 0, "{}", report.end);
+            assert_eq!(report.book("unsendable"), 0, "{}", report.end);
+        }
+        Ok(())
+    });
 }

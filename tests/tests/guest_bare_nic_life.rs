@@ -8,7 +8,7 @@
 use dataplane::lab::{Namespace, Side};
 use lab::guest::{Guest, Inside, Kernel, Nic};
 use lab::traffic::{ping, tcp};
-use lab::{Forwarder, Outcome, Ringway, TestLab};
+use lab::{Forwarder, Outcome, Ringway, TestLab, needs};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -265,5 +265,32 @@ fn long_packets_and_two_queues_on_the_82576() {
         wide(inside, "vfio", true)?;
         let lab = inside.hosts(|_| {})?;
         pulled(inside, &lab, "vfio", "igb", Removal::PulledOut)
+    });
+}
+
+#[test]
+#[ignore = "tier guest"]
+fn a_virtio_card_comes_back() {
+    guest(Nic::Virtio, true).run(|inside| {
+        inside.load("vfio-pci")?;
+        inside.load("vfio_iommu_type1")?;
+        let lab = inside.hosts(|_| {})?;
+        killed(inside, "vfio", "vfio-pci", "virtio-pci")?;
+        used(inside, "vfio")?;
+        link_goes_and_comes(inside, &lab, "vfio")?;
+        pulled(inside, &lab, "vfio", "virtio-pci", Removal::PulledOut)
+    });
+}
+
+#[test]
+#[ignore = "tier guest"]
+fn long_packets_and_two_queues_on_virtio() {
+    needs!(NET_ADMIN, SYS_ADMIN; tools: "ip");
+    guest(Nic::Virtio, true).taps(2).run(|inside| {
+        inside.load("vfio-pci")?;
+        inside.load("vfio_iommu_type1")?;
+        wide(inside, "vfio", true)?;
+        let lab = inside.hosts(|_| {})?;
+        pulled(inside, &lab, "vfio", "virtio-pci", Removal::Asked)
     });
 }

@@ -1,13 +1,13 @@
 //! The page cache itself on the wire: a NIC behind an IOMMU may read ext4's own pages, and sends them.
 //!
 //! ```text
-//!   ext4: page cache ══ mapped for reading ══► 82574L, 82576 ──► wire ──► curl        no copy, no snapshot
+//!   ext4: page cache ══ mapped for reading ══► 82574L, 82576, virtio ──► wire ──► curl        no copy, no snapshot
 //! ```
 
 use dataplane::lab::Namespace;
 use lab::guest::{Guest, Inside, Kernel, Nic};
 use lab::server::{PORT, SERVER, Server, fetch, url};
-use lab::{Outcome, TestLab};
+use lab::{Outcome, TestLab, needs};
 use rustix::mount::{MountFlags, mount};
 use std::path::Path;
 use std::process::Command;
@@ -94,4 +94,12 @@ fn the_82574l_sends_ext4s_page_cache() {
 #[ignore = "tier guest"]
 fn the_82576_sends_ext4s_page_cache() {
     guest(Nic::Igb).run(|inside| serves(inside));
+}
+
+/// Its cable is one of the host's, which takes checksums undone: what only the card may read, only the card can sum.
+#[test]
+#[ignore = "tier guest"]
+fn virtio_sends_ext4s_page_cache() {
+    needs!(NET_ADMIN, SYS_ADMIN; tools: "ip");
+    guest(Nic::Virtio).taps(1).run(|inside| serves(inside));
 }

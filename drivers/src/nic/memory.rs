@@ -129,6 +129,9 @@ pub(crate) struct Words<T> {
     _keeper: Arc<RingMemory>,
 }
 
+// SAFETY: *words*: an address range that is only accessed by atomics, and whoever keeps it.
+unsafe impl<T: Word> Send for Words<T> {}
+
 impl<T> fmt::Debug for Words<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Words").field("count", &self.count).finish_non_exhaustive()

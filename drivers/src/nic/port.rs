@@ -1,6 +1,7 @@
 //! A port on a PCI card: `vfio:0000:03:00.0`, `uio:0000:03:00.0`, whatever card that is.
 
 use super::intel::IntelPort;
+use super::virtio::pci::VirtioPort;
 use crate::error::OpenError;
 use crate::pci::{Function, Identity, PciPlan, Way};
 use crate::queue::Gather;
@@ -84,6 +85,7 @@ pub struct NicPort {
 #[derive(Debug)]
 enum Card {
     Intel(IntelPort),
+    Virtio(VirtioPort),
 }
 
 impl NicPort {
@@ -92,15 +94,21 @@ impl NicPort {
     /// # Errors
     /// [`OpenError`], with the cure in words. The card is given back then.
     pub fn open(pci: &PciPlan, plan: &NicPlan) -> Result<Self, OpenError> {
-        let known = |identity: &Identity| match IntelPort::knows(identity) {
+        let known = |identity: &Identity| match IntelPort::knows(identity)
+            .or_else(|| VirtioPort::knows(identity))
+        {
             Some(_) => Ok(()),
             None => Err(format!(
                 "this is {identity}, and there is no driver for it here, only for Intel's 82574L (8086:10d3) and 82576 \
-                 (8086:10c9): use the kernel's, by af-xdp: or packet:"
+                 (8086:10c9), and for virtio-net (1af4:1041): use the kernel's, by af-xdp: or packet:"
             )),
         };
         let function = Function::open(pci, known)?;
-        let card = Card::Intel(IntelPort::open(Arc::clone(&function), plan.clone())?);
+        let card = if VirtioPort::knows(function.identity()).is_some() {
+            Card::Virtio(VirtioPort::open(&function, plan.clone())?)
+        } else {
+            Card::Intel(IntelPort::open(Arc::clone(&function), plan.clone())?)
+        };
         Ok(Self { plan: plan.clone(), card, function })
     }
 
@@ -115,6 +123,7 @@ impl NicPort {
     pub const fn mac(&self) -> [u8; 6] {
         match &self.card {
             Card::Intel(port) => port.mac(),
+            Card::Virtio(port) => port.mac(),
         }
     }
 
@@ -124,6 +133,8 @@ impl NicPort {
         match &self.card {
             // Buffers of 2 or 3 KiB, behind the headroom.
             Card::Intel(_) => 4096,
+            // It takes buffers of any length.
+            Card::Virtio(_) => 2048,
         }
     }
 
@@ -153,6 +164,7 @@ impl NicPort {
     pub fn open_queue<'p>(&self, pool: &'p Pool, queue: u32) -> Result<Box<dyn Gather<'p> + 'p>, OpenError> {
         match &self.card {
             Card::Intel(port) => port.open_queue(pool, queue),
+            Card::Virtio(port) => port.open_queue(pool, queue),
         }
     }
 }

@@ -93,10 +93,15 @@ impl Wires {
 
     /// Where the first arena is mapped.
     pub(crate) fn arena_base(&self) -> Option<u64> {
+        self.base_of_arena(0)
+    }
+
+    /// Where one of the arenas is mapped, in the order of mapping.
+    pub(crate) fn base_of_arena(&self, which: usize) -> Option<u64> {
         let rings = locked(&self.rings);
         let mapped = locked(&self.mapped);
-        let arena = mapped.iter().find(|(base, _)| !rings.iter().any(|(ring, _)| ring == base))?;
-        Some(arena.0)
+        let mut arenas = mapped.iter().filter(|(base, _)| !rings.iter().any(|(ring, _)| ring == base));
+        Some(arenas.nth(which)?.0)
     }
 
     /// How many pieces are mapped.

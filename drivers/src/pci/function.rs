@@ -253,6 +253,12 @@ impl Function {
         self.bus.wants_huge_pages()
     }
 
+    /// Whether its addresses lead through an IOMMU: those of memory itself are of no use to it then.
+    #[must_use]
+    pub fn has_iommu(&self) -> bool {
+        !self.bus.wants_huge_pages()
+    }
+
     /// An error at this device.
     pub fn failed(&self, step: impl fmt::Display, source: io::Error) -> OpenError {
         OpenError::new(&self.name, step.to_string(), source)

@@ -2,7 +2,7 @@
 
 use crate::error::Fault;
 use crate::queue::{Caps, Gather, QueueCounters, QueuePair};
-use ringbuf::{BURST, Burst, Front, Packets, Page, Pool};
+use ringbuf::{BURST, Burst, Front, Packets, Page, Pool, Segmentation};
 use std::os::fd::BorrowedFd;
 
 /// A queue pair that sends a head and its pages by copying them into frames.
@@ -111,6 +111,10 @@ impl<'p, Q: QueuePair<'p>> Gather<'p> for Flatten<'p, Q> {
 impl<'p, Q: QueuePair<'p>> QueuePair<'p> for Flatten<'p, Q> {
     fn caps(&self) -> &Caps {
         self.inner.caps()
+    }
+
+    fn cuts(&self, kind: Segmentation) -> bool {
+        self.inner.cuts(kind)
     }
 
     #[inline]

@@ -191,6 +191,10 @@ impl<'p, Q: QueuePair<'p>> QueuePair<'p> for Lossy<'p, Q> {
         self.inner.caps()
     }
 
+    fn cuts(&self, kind: Segmentation) -> bool {
+        self.inner.cuts(kind)
+    }
+
     fn receive(&mut self, burst: &mut Burst<'p>) -> usize {
         self.calls += 1;
         // All wait for the same number of calls, so the oldest is due first.

@@ -2,7 +2,7 @@
 
 use crate::error::Fault;
 use crate::queue::{Caps, Gather, QueueCounters, QueuePair};
-use ringbuf::{BURST, Burst, Packets};
+use ringbuf::{BURST, Burst, Packets, Segmentation};
 use std::os::fd::BorrowedFd;
 
 /// A queue pair that counts its calls by what they moved: no clock, no allocation.
@@ -86,6 +86,10 @@ impl<Q> Metered<Q> {
 impl<'p, Q: QueuePair<'p>> QueuePair<'p> for Metered<Q> {
     fn caps(&self) -> &Caps {
         self.inner.caps()
+    }
+
+    fn cuts(&self, kind: Segmentation) -> bool {
+        self.inner.cuts(kind)
     }
 
     #[inline]

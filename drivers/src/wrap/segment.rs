@@ -3,7 +3,7 @@
 use crate::error::Fault;
 use crate::queue::{Caps, Gather, QueueCounters, QueuePair};
 use crate::segment::{Cut, uncut_at};
-use ringbuf::{Burst, Packets, Pool};
+use ringbuf::{Burst, Packets, Pool, Segmentation};
 use std::os::fd::BorrowedFd;
 
 /// A queue pair that cuts large packets into segments before it sends them.
@@ -23,6 +23,8 @@ pub struct Segment<'p, Q> {
     /// Empty between calls.
     out: Burst<'p>,
     counts: Counts,
+    /// Whether all are cut here.
+    all: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +43,17 @@ impl<'p, Q: QueuePair<'p>> Segment<'p, Q> {
         let inside = inner.caps();
         let mode = format!("{}, cuts in software", inside.mode);
         let caps = Caps { mode, ..inside.clone() };
-        Self { inner, pool, caps, out: Burst::new(), counts: Counts::default() }
+        Self { inner, pool, caps, out: Burst::new(), counts: Counts::default(), all: true }
+    }
+
+    /// The same, but the kinds that the queue inside [cuts](QueuePair::cuts) itself are left to it.
+    pub fn rest(inner: Q, pool: &'p Pool) -> Self {
+        let some = inner.caps().segmentation;
+        let mut segment = Self { all: false, ..Self::new(inner, pool) };
+        if some {
+            segment.caps.mode = format!("{}, cuts the rest in software", segment.inner.caps().mode);
+        }
+        segment
     }
 
     /// The queue pair inside.
@@ -55,6 +67,12 @@ impl<'p, Q: QueuePair<'p>> Segment<'p, Q> {
         &mut self.inner
     }
 
+    /// Where the first packet is that the queue inside does not cut.
+    #[inline]
+    fn uncut_at(&self, burst: &Burst<'p>) -> Option<usize> {
+        uncut_at(burst, |kind| self.all || !self.inner.cuts(kind))
+    }
+
     /// Sends a burst with a packet to be cut `at` places behind its front.
     #[cold]
     fn transmit_cutting(&mut self, burst: &mut Burst<'p>, at: usize) -> usize {
@@ -64,7 +82,7 @@ impl<'p, Q: QueuePair<'p>> Segment<'p, Q> {
             if at > 0 && !self.transmit_front(burst, at) || !self.cut_front(burst) {
                 return before - burst.len();
             }
-            next = uncut_at(burst);
+            next = self.uncut_at(burst);
         }
         self.inner.transmit(burst);
         before - burst.len()
@@ -141,6 +159,10 @@ impl<'p, Q: QueuePair<'p>> QueuePair<'p> for Segment<'p, Q> {
         &self.caps
     }
 
+    fn cuts(&self, kind: Segmentation) -> bool {
+        self.inner.cuts(kind)
+    }
+
     #[inline]
     fn receive(&mut self, burst: &mut Burst<'p>) -> usize {
         self.inner.receive(burst)
@@ -148,7 +170,7 @@ impl<'p, Q: QueuePair<'p>> QueuePair<'p> for Segment<'p, Q> {
 
     #[inline]
     fn transmit(&mut self, burst: &mut Burst<'p>) -> usize {
-        match uncut_at(burst) {
+        match self.uncut_at(burst) {
             None => self.inner.transmit(burst),
             Some(at) => self.transmit_cutting(burst, at),
         }

@@ -8,7 +8,7 @@ use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
 use pcap_file::{DataLink, PcapError};
-use ringbuf::{Burst, Frame, Packets, Page, arena::CONTENT_UNIT};
+use ringbuf::{Burst, Frame, Packets, Page, Segmentation, arena::CONTENT_UNIT};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
@@ -270,6 +270,10 @@ fn io_error(error: PcapError) -> io::Error {
 impl<'p, Q: QueuePair<'p>, W: Write, C: FnMut() -> Duration> QueuePair<'p> for Tap<Q, W, C> {
     fn caps(&self) -> &Caps {
         self.inner.caps()
+    }
+
+    fn cuts(&self, kind: Segmentation) -> bool {
+        self.inner.cuts(kind)
     }
 
     fn receive(&mut self, burst: &mut Burst<'p>) -> usize {

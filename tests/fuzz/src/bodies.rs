@@ -4,7 +4,9 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use drivers::loopback::{Lie, LoopbackPlan, Mischief, pair};
+use drivers::nic::NicPlan;
 use drivers::nic::virtio::fake::{self, FakePlan};
+use drivers::nic::virtio::pci::fake::{self as card, FakeCard, FakePciPlan};
 use drivers::{QueuePair, checksum};
 use ringbuf::{
     Arena, ArenaPlan, Burst, Frame, Parcel, Pool, RingParts, SharedConsumer, SharedProducer, Slot,
@@ -213,6 +215,52 @@ pub fn virtio_device(bytes: &[u8]) {
             let slots: std::collections::HashSet<_> = frames.iter().map(Frame::slot).collect();
             assert_eq!(slots.len(), frames.len(), "one slot, two frames");
             assert_eq!((pool.census().total(), pool.census().free), (FRAMES, pool.free()));
+        }
+    }
+    assert_eq!(pool.census().free, FRAMES, "a slot was lost");
+}
+
+/// A virtio card whose capabilities, and what it offers, are whatever it likes: it is refused in words, or driven; nothing is
+/// read or written outside of its registers, and no slot is lost.
+pub fn virtio_card(bytes: &[u8]) {
+    let pool = pool();
+    let mut numbers = Numbers(bytes);
+    let (Some(features), Some(lie)) = (numbers.word(), numbers.byte()) else { return };
+    let usual = FakePciPlan::default();
+    // Two thirds are a device as it should be but for what follows.
+    let features = if lie.is_multiple_of(3) {
+        usual.features ^ u64::from(features) << (lie % 30)
+    } else {
+        usual.features
+    };
+    let lie = card::Lie::ALL.get(usize::from(lie)).copied();
+    let mut config = FakeCard::configuration();
+    while let (Some(at), Some(byte)) = (numbers.byte(), numbers.byte()) {
+        // Most of configuration space is not looked at.
+        config[usize::from(if at < 200 { 0x40 + at % 0x50 } else { at })] = byte;
+    }
+    let fake = FakePciPlan { features, lie, ..usual };
+    let plan = NicPlan { queues: 1 + u32::from(bytes[0] % 2), ring: 8, mtu: 200, ..NicPlan::default() };
+    let plan = NicPlan { wait: std::time::Duration::ZERO, ..plan };
+    match FakeCard::with(fake, plan.clone(), &config) {
+        Err(error) => assert!(error.to_string().contains(" failed: "), "{error}"),
+        Ok((card, port)) => {
+            let queues: Result<Vec<_>, _> =
+                (0..plan.queues).map(|queue| port.open_queue(&pool, queue)).collect();
+            for mut queue in queues.into_iter().flatten() {
+                for _ in 0..1100 {
+                    queue.tend();
+                }
+                let mut burst = Burst::new();
+                if let Some(mut frame) = pool.alloc() {
+                    let _ = frame.extend(&[1; 60]);
+                    let _ = burst.push(frame);
+                }
+                queue.transmit(&mut burst);
+                queue.receive(&mut burst);
+            }
+            drop(port);
+            assert!(!card.wires().is_bus_master() && card.wires().pieces() == 0);
         }
     }
     assert_eq!(pool.census().free, FRAMES, "a slot was lost");

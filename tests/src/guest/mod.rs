@@ -72,6 +72,15 @@ impl Nic {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Virtio, Self::E1000e, Self::Igb];
 
+    /// The driver that has the PCI function while the kernel drives it. Virtio's NICs are on a bus of their own behind it.
+    #[must_use]
+    pub const fn pci_driver(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio-pci",
+            Self::E1000e | Self::Igb => self.driver(),
+        }
+    }
+
     /// The kernel's driver for it.
     #[must_use]
     pub const fn driver(self) -> &'static str {
@@ -89,6 +98,8 @@ pub struct Guest {
     kernel: Kernel,
     cables: Vec<(Nic, Nic)>,
     iommu: bool,
+    packed: bool,
+    tap_queues: u32,
     drivers: bool,
     memory: u32,
     arguments: String,
@@ -107,6 +118,8 @@ impl Guest {
             kernel,
             cables: Vec::new(),
             iommu: false,
+            packed: false,
+            tap_queues: 0,
             drivers: true,
             memory: 1536,
             arguments: String::new(),
@@ -134,6 +147,22 @@ impl Guest {
     #[must_use]
     pub const fn iommu(mut self, iommu: bool) -> Self {
         self.iommu = iommu;
+        self
+    }
+
+    /// Whether virtio NICs under test offer packed rings beside split ones.
+    #[must_use]
+    pub const fn packed(mut self, packed: bool) -> Self {
+        self.packed = packed;
+        self
+    }
+
+    /// Cables of this machine's, two taps and a bridge between, in a namespace that goes with QEMU: they carry large segments
+    /// and undone checksums, as QEMU's own hubs do not. The NICs under test have so many queue pairs (virtio alone).
+    /// Whoever asks for it must be root.
+    #[must_use]
+    pub const fn taps(mut self, queues: u32) -> Self {
+        self.tap_queues = queues;
         self
     }
 

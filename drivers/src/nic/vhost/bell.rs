@@ -82,14 +82,14 @@ impl Transport for Line {
     }
 
     #[inline]
-    fn change(&mut self) -> Option<Change> {
+    fn change(&mut self) -> Result<Option<Change>, Fault> {
         // Pairs with the supervisor's release: the back end has let go of the memory, or has been told of it.
         let now = self.shared.generation.load(Ordering::Acquire);
         if now == self.seen {
-            return None;
+            return Ok(None);
         }
         self.seen = now;
-        Some(if Shared::is_up(now) { Change::Up } else { Change::Gone })
+        Ok(Some(if Shared::is_up(now) { Change::Up } else { Change::Gone }))
     }
 
     fn settled(&mut self) {
@@ -100,11 +100,12 @@ impl Transport for Line {
         Some(self.bells.call.as_fd())
     }
 
-    fn wake(&self) {
+    fn awake(&self) -> Option<BorrowedFd<'_>> {
         let _ = self.bells.call.ring();
+        self.waker()
     }
 
-    fn calm(&self) {
+    fn calm(&mut self) {
         self.bells.call.calm();
     }
 

@@ -77,8 +77,7 @@ impl VhostPlan {
             wanted |= feature::QUEUES;
         }
         if self.offloads {
-            wanted |= feature::CHECKSUM | feature::GUEST_CHECKSUM;
-            wanted |= feature::TSO4 | feature::TSO6 | feature::TSO_ECN | feature::USO;
+            wanted |= feature::OFFLOADS;
         }
         wanted
     }

@@ -6,9 +6,10 @@
 
 use super::feature;
 use super::header::HEADER;
-use super::memory::Sight;
+use super::memory::{RingMemory, Sight};
 use super::packed::{self, AVAIL, PackedWords, Place, USED};
 use super::queue::open;
+use super::ring::Parts;
 use super::split::{NEXT, SplitWords, WRITE};
 use super::transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};
 use crate::error::{Fault, OpenError};
@@ -19,6 +20,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Where the fake bus puts the arena: a queue that forgets to translate is found out.
 const BASE: u64 = 0x10_0000_0000;
@@ -97,8 +99,8 @@ impl Transport for FakeLine {
         Ok(())
     }
 
-    fn change(&mut self) -> Option<Change> {
-        self.0.borrow_mut().news.pop_front()
+    fn change(&mut self) -> Result<Option<Change>, Fault> {
+        Ok(self.0.borrow_mut().news.pop_front())
     }
 
     fn settled(&mut self) {
@@ -109,9 +111,11 @@ impl Transport for FakeLine {
         None
     }
 
-    fn wake(&self) {}
+    fn awake(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
-    fn calm(&self) {}
+    fn calm(&mut self) {}
 
     fn close(&mut self) {
         self.0.borrow_mut().closed = true;
@@ -120,23 +124,34 @@ impl Transport for FakeLine {
 
 /// The device's end of one ring.
 #[derive(Debug)]
-enum End {
+pub(super) enum End {
     Split { words: SplitWords, size: u16, seen: u16, done: u16 },
     Packed { words: PackedWords, look: Place, done: Place },
 }
 
 /// A packet's descriptors as the device sees them.
 #[derive(Debug, Default)]
-struct Chain {
-    id: u16,
+pub(super) struct Chain {
+    pub(super) id: u16,
     /// How many descriptors it takes up in a packed ring.
-    count: u16,
-    parts: Vec<(u64, u32, bool)>,
+    pub(super) count: u16,
+    /// Address, length, whether it may be written.
+    pub(super) parts: Vec<(u64, u32, bool)>,
 }
 
 impl End {
+    pub(super) fn new(memory: &Arc<RingMemory>, parts: Parts, plan: &FakePlan) -> Self {
+        if plan.packed {
+            let words = PackedWords::new(memory, parts, plan.ring);
+            Self::Packed { words, look: Place::start(plan.ring), done: Place::start(plan.ring) }
+        } else {
+            let words = SplitWords::new(memory, parts, plan.ring);
+            Self::Split { words, size: plan.ring, seen: 0, done: 0 }
+        }
+    }
+
     /// The next chain that the driver posted.
-    fn next(&mut self) -> Option<Chain> {
+    pub(super) fn next(&mut self) -> Option<Chain> {
         match self {
             Self::Split { words, size, seen, .. } => {
                 if u16::from_le(words.available[1].load(Ordering::Acquire)) == *seen {
@@ -190,7 +205,7 @@ impl End {
     }
 
     /// Gives a chain back; seen by the driver from [`publish`](Self::publish) on.
-    fn give(&mut self, id: u32, len: u32, count: u16) {
+    pub(super) fn give(&mut self, id: u32, len: u32, count: u16) {
         match self {
             Self::Split { words, size, done, .. } => {
                 let entry = u64::from(id) | u64::from(len) << 32;
@@ -206,7 +221,7 @@ impl End {
         }
     }
 
-    fn publish(&self, ahead: u16) {
+    pub(super) fn publish(&self, ahead: u16) {
         if let Self::Split { words, done, .. } = self {
             words.used[1].store(done.wrapping_add(ahead).to_le(), Ordering::Release);
         }
@@ -243,15 +258,7 @@ pub struct FakeDevice<'p> {
 }
 
 fn ends(layout: &Layout, plan: &FakePlan) -> (End, End) {
-    let end = |parts| {
-        if plan.packed {
-            let words = PackedWords::new(&layout.memory, parts, plan.ring);
-            End::Packed { words, look: Place::start(plan.ring), done: Place::start(plan.ring) }
-        } else {
-            let words = SplitWords::new(&layout.memory, parts, plan.ring);
-            End::Split { words, size: plan.ring, seen: 0, done: 0 }
-        }
-    };
+    let end = |parts| End::new(&layout.memory, parts, plan);
     (end(layout.receive), end(layout.transmit))
 }
 
@@ -277,10 +284,15 @@ pub fn pair<'p>(
         copying: Copying::ZeroCopy,
     };
     let queue = open(pool, &virtio, &layout, Addresses::Linear(BASE), FakeLine(Rc::clone(&line)))?;
+    Ok((queue, FakeDevice { line, ..attach(pool, layout, plan, BASE) }))
+}
+
+/// A device on rings that are somebody's already; the arena is seen at `base`.
+pub(super) fn attach(pool: &Pool, layout: Layout, plan: FakePlan, base: u64) -> FakeDevice<'_> {
     let (receive, transmit) = ends(&layout, &plan);
-    let device = FakeDevice {
-        sight: Sight::new(pool, BASE),
-        line,
+    FakeDevice {
+        sight: Sight::new(pool, base),
+        line: Rc::default(),
         layout,
         plan,
         receive,
@@ -290,8 +302,7 @@ pub fn pair<'p>(
         before: u32::MAX,
         backwards: false,
         astray: false,
-    };
-    Ok((queue, device))
+    }
 }
 
 impl FakeDevice<'_> {

@@ -5,15 +5,18 @@
 //!   ring       what it asks of a ring         split, packed    the two layouts
 //!   transport  how the rings reach their device: a bus, or another process
 //!   shadow     what was posted, out of the device's reach
-//! //!   fake       a device in memory, which can lie
+//!   fake       a device in memory, which can lie
+//!   pci        the same rings with a card at their other end
 //! ```
 //!
 //! The device is believed about nothing: positions and ids are checked here, lengths and slots by the pool, and what
 //! cannot be true is a latched [`Fault`](crate::Fault).
 
 pub mod fake;
+mod gather;
 mod header;
 mod packed;
+pub mod pci;
 mod queue;
 mod receive;
 mod ring;
@@ -34,6 +37,8 @@ pub mod feature {
     pub const CHECKSUM: u64 = 1 << 0;
     /// It may leave those of what it delivers to us (`VIRTIO_NET_F_GUEST_CSUM`).
     pub const GUEST_CHECKSUM: u64 = 1 << 1;
+    /// It says how long packets may be (`VIRTIO_NET_F_MTU`).
+    pub const MTU: u64 = 1 << 3;
     /// It has an address (`VIRTIO_NET_F_MAC`).
     pub const MAC: u64 = 1 << 5;
     /// It cuts TCP over IPv4 that we send (`VIRTIO_NET_F_HOST_TSO4`).
@@ -48,6 +53,8 @@ pub mod feature {
     pub const STATUS: u64 = 1 << 16;
     /// It has a control queue (`VIRTIO_NET_F_CTRL_VQ`).
     pub const CONTROL: u64 = 1 << 17;
+    /// That queue says which packets it takes (`VIRTIO_NET_F_CTRL_RX`).
+    pub const CONTROL_RECEIVE: u64 = 1 << 18;
     /// It has several queue pairs (`VIRTIO_NET_F_MQ`).
     pub const QUEUES: u64 = 1 << 22;
     /// It follows version 1 (`VIRTIO_F_VERSION_1`).
@@ -56,6 +63,26 @@ pub mod feature {
     pub const PLATFORM: u64 = 1 << 33;
     /// It takes packed rings (`VIRTIO_F_RING_PACKED`).
     pub const PACKED: u64 = 1 << 34;
+    /// It needs the barriers of a real device (`VIRTIO_F_ORDER_PLATFORM`).
+    pub const ORDER_PLATFORM: u64 = 1 << 36;
     /// It cuts UDP that we send (`VIRTIO_NET_F_HOST_USO`).
     pub const USO: u64 = 1 << 56;
+
+    /// What is left to the device, or by it to us.
+    pub const OFFLOADS: u64 = CHECKSUM | GUEST_CHECKSUM | TSO4 | TSO6 | TSO_ECN | USO;
+
+    /// These without those that lack what they build on (§5.1.3.1).
+    #[must_use]
+    pub const fn consistent(mut features: u64) -> u64 {
+        if features & CHECKSUM == 0 {
+            features &= !(TSO4 | TSO6 | TSO_ECN | USO);
+        }
+        if features & (TSO4 | TSO6) == 0 {
+            features &= !TSO_ECN;
+        }
+        if features & CONTROL == 0 {
+            features &= !(CONTROL_RECEIVE | QUEUES);
+        }
+        features
+    }
 }

@@ -113,6 +113,7 @@ const KEY: u32 = ((AVAIL | USED) as u32) << 16 | 0xffff;
 
 impl Packed {
     fn write(&mut self, buffer: &Buffer, id: u16, flags: u16) {
+        let flags = flags | if buffer.access == Access::Writes { WRITE } else { 0 };
         let place = 2 * usize::from(self.next.at);
         self.words.table[place].store(buffer.address.to_le(), Ordering::Relaxed);
         let word = second(buffer.len, id, flags | self.next.posted());
@@ -158,18 +159,17 @@ impl Ring for Packed {
         self.next.advance(count);
     }
 
-    fn post_chain(&mut self, buffers: &[Buffer], access: Access) {
+    fn post_chain(&mut self, buffers: &[Buffer]) {
         let Some((first, rest)) = buffers.split_first() else { return };
-        let flags = if access == Access::Writes { WRITE } else { 0 };
         let head = self.next;
         self.next.advance(1);
         for (i, buffer) in rest.iter().enumerate() {
             // §2.8.6: all descriptors of a list have the same id.
-            self.write(buffer, first.id, flags | if i + 1 < rest.len() { NEXT } else { 0 });
+            self.write(buffer, first.id, if i + 1 < rest.len() { NEXT } else { 0 });
         }
         // §2.8.6.2: the first is published last, since the device takes the whole list with it.
         let after = core::mem::replace(&mut self.next, head);
-        self.write(first, first.id, flags | if rest.is_empty() { 0 } else { NEXT });
+        self.write(first, first.id, if rest.is_empty() { 0 } else { NEXT });
         self.next = after;
     }
 

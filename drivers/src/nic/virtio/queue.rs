@@ -23,7 +23,7 @@ use crate::error::{Fault, OpenError};
 use crate::queue::{Caps, Gather, QueueCounters, QueuePair, Tally};
 use crate::rings::{self, Front, front};
 use core::sync::atomic::{Ordering, fence};
-use ringbuf::{BURST, Burst, Frame, Packets, Pool};
+use ringbuf::{BURST, Burst, Frame, Pool, Segmentation};
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 
@@ -63,19 +63,25 @@ fn headroom(pool: &Pool) -> u16 {
 }
 
 #[derive(Debug)]
-struct VirtioQueue<'p, R: Ring, T: Transport> {
-    pool: &'p Pool,
+pub(super) struct VirtioQueue<'p, R: Ring, T: Transport> {
+    pub(super) pool: &'p Pool,
     transport: T,
-    addresses: Addresses,
+    pub(super) addresses: Addresses,
     receiver: Receiver<'p, R>,
-    transmit: R,
-    sent: Shadow<'p>,
+    pub(super) transmit: R,
+    pub(super) sent: Shadow<'p>,
     layout: Layout,
-    caps: Caps,
+    pub(super) caps: Caps,
+    /// What both sides have agreed on.
+    features: u64,
     /// Bytes of the longest packet that fits the link at once.
     limit: usize,
     up: bool,
-    fault: Option<Fault>,
+    /// The device's link is up, as far as it says.
+    link: bool,
+    /// Both.
+    pub(super) sends: bool,
+    pub(super) fault: Option<Fault>,
     /// Something was posted for sending since the device was last told.
     posted: bool,
     /// Turns since something was posted for sending; round and round from 1 to 128.
@@ -86,12 +92,13 @@ struct VirtioQueue<'p, R: Ring, T: Transport> {
     owed: (bool, bool),
     /// Interrupts are on, for a worker that slept.
     armed: Cell<bool>,
-    scratch: Box<[Buffer; BURST]>,
-    transmitted: Tally,
-    unsendable: u64,
+    pub(super) scratch: Box<[Buffer; BURST]>,
+    pub(super) transmitted: Tally,
+    pub(super) unsendable: u64,
     lost: u64,
     wakeups: u64,
-    checksums: u64,
+    pub(super) checksums: u64,
+    link_down: u64,
 }
 
 impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
@@ -110,20 +117,24 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
             sent: Shadow::new(pool, plan.ring),
             layout: layout.clone(),
             caps: caps::<R>(plan),
+            features: plan.features,
             limit: plan.mtu as usize + 18,
             up: false,
+            link: true,
+            sends: false,
             fault: None,
             posted: false,
             quiet: 0,
             unsure: false,
             owed: (false, false),
             armed: Cell::new(false),
-            scratch: Box::new([Buffer::default(); BURST]),
+            scratch: Box::new([Buffer::NONE; BURST]),
             transmitted: Tally::default(),
             unsendable: 0,
             lost: 0,
             wakeups: 0,
             checksums: 0,
+            link_down: 0,
         }
     }
 
@@ -179,7 +190,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
     }
 
     /// Whether a packet of so many buffers fits the transmit ring, once what is done has been taken off it.
-    fn has_room(&mut self, buffers: usize) -> bool {
+    pub(super) fn has_room(&mut self, buffers: usize) -> bool {
         if buffers > usize::from(self.sent.vacant()) {
             self.complete();
         }
@@ -227,10 +238,20 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
     /// The other side has come or gone.
     #[cold]
     fn changed(&mut self, change: Change) {
-        self.up = change == Change::Up;
-        if self.up {
-            return;
+        match change {
+            Change::Link { up } => {
+                self.link_down += u64::from(self.link && !up);
+                self.link = up;
+            }
+            Change::Up => self.up = true,
+            Change::Gone => self.begin_anew(),
         }
+        self.sends = self.up && self.link;
+    }
+
+    /// The device touches nothing any more: what it had comes home.
+    fn begin_anew(&mut self) {
+        self.up = false;
         self.layout.clear();
         self.receiver.restart();
         self.transmit.restart();
@@ -315,35 +336,35 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
     }
 
     /// Writes the header in front of a packet's first frame; `false` when it cannot say what is to be done.
-    fn head(&self, first: &mut Frame<'p>, bytes: usize) -> bool {
+    pub(super) fn head(&self, first: &mut Frame<'p>, bytes: usize) -> bool {
         let offload = first.offload();
         let header = first.headroom_mut(HEADER).ok();
-        header.is_some_and(|place| header::write(place, offload, bytes, self.limit).is_ok())
+        let cut = offload.is_none_or(|offload| offload.segment_bytes == 0 || self.cuts(offload.segmentation));
+        cut && header.is_some_and(|place| header::write(place, offload, bytes, self.limit).is_ok())
     }
 
     /// Lends the next frame of a packet, of this pool, to the device; the first takes its header along.
-    fn depart(&mut self, frame: Frame<'p>, count: &mut usize) {
+    pub(super) fn depart(&mut self, frame: Frame<'p>, count: &mut usize) {
         let (offset, len) = (frame.offset(), u32::from(frame.len()));
         let header = if *count == 0 { HEADER } else { 0 };
         let (address, len) = (self.addresses.of(offset - u64::from(header)), len + u32::from(header));
-        self.scratch[*count] = Buffer { id: self.sent.claim_frame(frame), address, len };
+        self.scratch[*count] =
+            Buffer { id: self.sent.claim_frame(frame), address, len, access: Access::Reads };
         *count += 1;
     }
 
     /// Posts what was noted of one packet.
-    fn post_chain(&mut self, count: usize) {
+    pub(super) fn post_chain(&mut self, count: usize) {
         let buffers = &self.scratch[..count];
         self.sent.link(buffers.iter().map(|buffer| buffer.id));
-        self.transmit.post_chain(buffers, Access::Reads);
+        self.transmit.post_chain(buffers);
         self.posted = true;
     }
 }
 
 fn caps<R: Ring>(plan: &VirtioPlan) -> Caps {
     let all = |bits: u64| plan.features & bits == bits;
-    // A packet of UDP, or with ECN, may be among those to be cut: all or nothing.
-    let segmentation =
-        all(feature::CHECKSUM | feature::TSO4 | feature::TSO6 | feature::TSO_ECN | feature::USO);
+    let segmentation = all(feature::CHECKSUM | feature::TSO4 | feature::TSO6);
     let mut mode = format!("{} of {}", R::NAME, plan.ring);
     if all(feature::MERGEABLE) {
         mode += ", mergeable buffers";
@@ -373,6 +394,15 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
         &self.caps
     }
 
+    fn cuts(&self, kind: Segmentation) -> bool {
+        self.caps.segmentation
+            && match kind {
+                Segmentation::None | Segmentation::Tcp4 | Segmentation::Tcp6 => true,
+                Segmentation::Tcp4Ecn | Segmentation::Tcp6Ecn => self.features & feature::TSO_ECN != 0,
+                Segmentation::Udp => self.features & feature::USO != 0,
+            }
+    }
+
     #[inline]
     fn receive(&mut self, burst: &mut Burst<'p>) -> usize {
         if self.fault.is_some() || !self.up {
@@ -387,7 +417,7 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
 
     #[inline]
     fn transmit(&mut self, burst: &mut Burst<'p>) -> usize {
-        if self.fault.is_some() || !self.up {
+        if self.fault.is_some() || !self.sends {
             return 0;
         }
         let waiting = burst.len();
@@ -401,8 +431,10 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
 
     #[inline]
     fn tend(&mut self) {
-        if let Some(change) = self.transport.change() {
-            self.changed(change);
+        match self.transport.change() {
+            Ok(None) => {}
+            Ok(Some(change)) => self.changed(change),
+            Err(fault) => self.latch(fault),
         }
         if self.fault.is_some() || !self.up {
             return;
@@ -432,6 +464,7 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
             unsendable: self.unsendable,
             wakeups: self.wakeups,
             checksums_finished: self.checksums,
+            link_down: self.link_down,
             ..QueueCounters::default()
         }
     }
@@ -443,61 +476,11 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
         self.receiver.ring.set_interrupts(true);
         // What came before the device saw the wish would never be told of.
         fence(Ordering::SeqCst);
-        if !self.receiver.ring.is_idle() {
-            self.transport.wake();
-        }
-        Some(waker)
+        if self.receiver.ring.is_idle() { Some(waker) } else { self.transport.awake() }
     }
 
     fn pending(&self) -> u32 {
         self.sent.lent().into()
-    }
-}
-
-impl<'p, R: Ring, T: Transport> Gather<'p> for VirtioQueue<'p, R, T> {
-    /// Pages go straight from the arena, as further descriptors of the packet (§2.7.5.3.1 calls it a list).
-    fn gather(&mut self, packets: &mut Packets<'p>) -> usize {
-        if self.fault.is_some() || !self.up {
-            return 0;
-        }
-        let waiting = packets.len();
-        while let Some(front) = packets.front() {
-            let (buffers, bytes) = (front.buffers(), front.bytes());
-            if !rings::sendable(&front, self.pool, HEADER, &self.caps) {
-                self.unsendable += 1;
-                drop(packets.pop());
-                continue;
-            }
-            if !self.has_room(buffers) {
-                break;
-            }
-            let Some((head, pages)) = packets.front_mut() else { break };
-            if self.caps.checksum {
-                drop(pages);
-            } else {
-                self.checksums += u64::from(checksum::finish_packet(head, pages));
-            }
-            let says = self.head(head, bytes);
-            let Some((head, pages)) = packets.pop_parts() else { break };
-            if !says {
-                self.unsendable += 1;
-                continue;
-            }
-            self.transmitted.packets += 1;
-            self.transmitted.bytes += bytes as u64;
-            let mut count = 0;
-            self.depart(head, &mut count);
-            for page in pages {
-                let len = u32::try_from(page.len()).unwrap_or(0);
-                let Ok(offset) = self.pool.depart_page(page) else { continue };
-                let address = self.addresses.of(offset);
-                self.scratch[count] = Buffer { id: self.sent.claim_page(offset), address, len };
-                count += 1;
-            }
-            self.post_chain(count);
-        }
-        self.transmit.publish();
-        waiting - packets.len()
     }
 }
 

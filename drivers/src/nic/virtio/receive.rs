@@ -96,7 +96,7 @@ impl<'p, R: Ring> Receiver<'p, R> {
         while self.shadow.vacant() > 0 {
             let Some((id, begin)) = self.shadow.claim_empty() else { break };
             let address = addresses.of(begin + u64::from(self.start));
-            self.ring.post_chain(&[Buffer { id, address, len: self.buffer_bytes }], Access::Writes);
+            self.ring.post_chain(&[Buffer { id, address, len: self.buffer_bytes, access: Access::Writes }]);
         }
     }
 
@@ -168,8 +168,7 @@ impl<'p, R: Ring> Receiver<'p, R> {
             }
             let Some((id, len)) = self.ring.next(self.shadow.lent())? else { return Ok(()) };
             let header = if self.run.missing == 0 { HEADER } else { 0 };
-            // Shorter than a header: the sum is longer than any slot, and the shelf names it.
-            let packet = len.checked_sub(header.into()).unwrap_or(u32::MAX);
+            let packet = len.checked_sub(header.into()).ok_or(Fault::Short { len, header })?;
             let frame = self.shadow.take(id, self.start + header, packet)?;
             self.ring.advance(1, 1);
             if header > 0 { self.begin(frame) } else { self.go_on(frame) }

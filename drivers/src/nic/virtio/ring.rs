@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// A buffer to be posted.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Buffer {
     /// Its descriptor.
     pub(crate) id: u16,
@@ -15,6 +15,13 @@ pub(crate) struct Buffer {
     pub(crate) address: u64,
     /// Its length.
     pub(crate) len: u32,
+    /// What the device does with it.
+    pub(crate) access: Access,
+}
+
+impl Buffer {
+    /// None at all.
+    pub(crate) const NONE: Self = Self { id: 0, address: 0, len: 0, access: Access::Reads };
 }
 
 /// Whether the device reads or writes a buffer.
@@ -75,8 +82,8 @@ pub(crate) trait Ring: fmt::Debug + Sized {
     /// Descriptors from `first` on have been written to the [table](Self::table).
     fn posted(&mut self, first: u16, count: u16);
 
-    /// Posts the buffers of one packet, anywhere.
-    fn post_chain(&mut self, buffers: &[Buffer], access: Access);
+    /// Posts the buffers of one packet, anywhere; those that the device writes come last (§2.7.4.2).
+    fn post_chain(&mut self, buffers: &[Buffer]);
 
     /// Lets the device see what was posted.
     fn publish(&mut self);

@@ -151,10 +151,10 @@ impl Ring for Split {
         }
     }
 
-    fn post_chain(&mut self, buffers: &[Buffer], access: Access) {
-        let flags = if access == Access::Writes { WRITE } else { 0 };
+    fn post_chain(&mut self, buffers: &[Buffer]) {
         for (i, buffer) in buffers.iter().enumerate() {
             let (more, next) = buffers.get(i + 1).map_or((0, 0), |behind| (NEXT, behind.id));
+            let flags = if buffer.access == Access::Writes { WRITE } else { 0 };
             let place = 2 * usize::from(buffer.id);
             self.words.table[place].store(buffer.address.to_le(), Ordering::Relaxed);
             let second = second(buffer.len, flags | more, next);

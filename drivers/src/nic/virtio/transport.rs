@@ -27,6 +27,11 @@ pub enum Change {
     Up,
     /// It is gone, and touches nothing any more. The queue begins anew, and then says so ([`Transport::settled`]).
     Gone,
+    /// Its link is up now, or down: what is to be sent waits.
+    Link {
+        /// Up.
+        up: bool,
+    },
 }
 
 /// How the rings of one queue pair reach their device.
@@ -38,7 +43,10 @@ pub trait Transport: fmt::Debug {
     fn ring(&self, direction: Direction) -> Result<(), Fault>;
 
     /// News of the other side since the last call.
-    fn change(&mut self) -> Option<Change>;
+    ///
+    /// # Errors
+    /// A [`Fault`] ends the queue.
+    fn change(&mut self) -> Result<Option<Change>, Fault>;
 
     /// The queue has begun anew after [`Change::Gone`]: its memory is zero, and nothing is out on loan.
     fn settled(&mut self);
@@ -46,11 +54,11 @@ pub trait Transport: fmt::Debug {
     /// What becomes readable with an interrupt.
     fn waker(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Makes the waker readable: something has come already.
-    fn wake(&self);
+    /// What is readable already: something has come before the device heard that it is to be told of.
+    fn awake(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Makes it unreadable again.
-    fn calm(&self);
+    /// Makes the waker unreadable again.
+    fn calm(&mut self);
 
     /// Stops the device: when it returns, the device touches neither rings nor buffers.
     fn close(&mut self);
@@ -92,15 +100,25 @@ impl Layout {
     /// # Errors
     /// What the kernel said.
     pub fn several(pairs: u32, ring: u16, packed: bool) -> std::io::Result<Vec<Self>> {
-        let parts = if packed { Packed::parts } else { Split::parts };
-        let bytes = parts(0, ring).bytes.next_multiple_of(4096);
-        let memory = RingMemory::new(2 * bytes * pairs as usize)?;
-        let pair = |number: u32| {
-            let start = 2 * bytes * number as usize;
-            let (receive, transmit) = (parts(start, ring), parts(start + bytes, ring));
-            Self { memory: Arc::clone(&memory), receive, transmit }
-        };
-        Ok((0..pairs).map(pair).collect())
+        let bytes = Self::bytes(ring, packed);
+        let memory = RingMemory::new(bytes * pairs as usize)?;
+        Ok((0..pairs as usize).map(|pair| Self::of_pair(&memory, bytes * pair, ring, packed)).collect())
+    }
+
+    /// Bytes of the rings of one pair.
+    pub(crate) fn bytes(ring: u16, packed: bool) -> usize {
+        2 * Self::parts(packed)(0, ring).bytes.next_multiple_of(4096)
+    }
+
+    /// The rings of one pair, from `start` on.
+    pub(crate) fn of_pair(memory: &Arc<RingMemory>, start: usize, ring: u16, packed: bool) -> Self {
+        let (parts, half) = (Self::parts(packed), Self::bytes(ring, packed) / 2);
+        let (receive, transmit) = (parts(start, ring), parts(start + half, ring));
+        Self { memory: Arc::clone(memory), receive, transmit }
+    }
+
+    const fn parts(packed: bool) -> fn(usize, u16) -> Parts {
+        if packed { Packed::parts } else { Split::parts }
     }
 
     /// Makes both rings zero again.
