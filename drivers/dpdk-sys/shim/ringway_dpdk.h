@@ -123,6 +123,8 @@ void rwd_foreign_read(const struct rwd_queue *queue, uint32_t from, void *to, ui
 void rwd_foreign_drop(struct rwd_queue *queue);
 uint64_t rwd_malformed(const struct rwd_queue *queue);
 uint64_t rwd_refused(const struct rwd_queue *queue);
+uint32_t rwd_pass(struct rwd_queue *from, struct rwd_queue *to, uint32_t shortest, uint32_t longest, uint64_t *bytes);
+uint32_t rwd_left(const struct rwd_queue *queue);
 uint32_t rwd_waiting(const struct rwd_queue *queue);
 struct rte_mbuf **rwd_places(struct rwd_queue *queue);
 void rwd_widen(const struct rwd_herd *herd, struct rte_mbuf *mbuf, uint64_t offset);

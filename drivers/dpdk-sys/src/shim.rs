@@ -207,6 +207,8 @@ unsafe extern "C" {
     pub fn rwd_foreign_drop(queue: *mut Queue);
     pub fn rwd_malformed(queue: *const Queue) -> u64;
     pub fn rwd_refused(queue: *const Queue) -> u64;
+    pub fn rwd_pass(from: *mut Queue, to: *mut Queue, shortest: u32, longest: u32, bytes: *mut u64) -> u32;
+    pub fn rwd_left(queue: *const Queue) -> u32;
     pub fn rwd_waiting(queue: *const Queue) -> u32;
     pub fn rwd_places(queue: *mut Queue) -> *mut *const Mbuf;
     pub fn rwd_widen(herd: *const Herd, mbuf: *const Mbuf, offset: u64);

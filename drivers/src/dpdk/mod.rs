@@ -37,6 +37,7 @@ mod queue;
 pub use herd::Herd;
 pub use plan::DpdkPlan;
 pub use port::DpdkPort;
+pub(crate) use queue::Arrived;
 pub use queue::DpdkQueue;
 
 use ringbuf::{Arena, ArenaError, ArenaPlan};
