@@ -91,6 +91,7 @@ int rwd_device_mtu(uint16_t port, uint16_t mtu);
 int rwd_device_rings(uint16_t port, uint16_t *rx, uint16_t *tx);
 int rwd_device_queue(uint16_t port, uint16_t queue, uint16_t rx, uint16_t tx, struct rwd_herd *herd, bool copies);
 int rwd_device_start(uint16_t port, bool promiscuous);
+bool rwd_device_name(uint32_t n, char name[64]);
 void rwd_device_close(uint16_t port);
 bool rwd_device_up(uint16_t port);
 bool rwd_device_removed(uint16_t port);

@@ -202,6 +202,16 @@ impl Drop for Device {
     }
 }
 
+/// The names of all devices that the environment has.
+pub(super) fn devices() -> Vec<String> {
+    let nth = |n: u32| {
+        let mut name = [0; 64];
+        // SAFETY: a number, and an array of the length that the shim asks for.
+        unsafe { sys::rwd_device_name(n, &raw mut name) }.then(|| short(&name))
+    };
+    (0..).map_while(nth).collect()
+}
+
 /// The shim's herd. Buried by its owner.
 #[derive(Debug)]
 pub(super) struct HerdHandle(NonNull<sys::Herd>);

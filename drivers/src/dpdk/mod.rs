@@ -64,3 +64,9 @@ pub fn arena(plan: &ArenaPlan) -> Result<Arena, ArenaError> {
         other => other,
     })
 }
+
+/// The names of all devices that DPDK has opened in this process, whoever asked for them: those of open ports, and no others.
+#[must_use]
+pub fn devices() -> Vec<String> {
+    if eal::backing().is_some() { ffi::devices() } else { Vec::new() }
+}
