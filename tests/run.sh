@@ -60,7 +60,7 @@ dpdk() {
     cargo clippy -p ringway-dpdk-sys -p ringway-drivers -p ringway -p ringway-lab --features dpdk --all-targets -- -D warnings &&
         cargo build -p ringway -p ringway-lab --features dpdk --bins &&
         cargo test -p ringway-drivers --features dpdk --lib -- dpdk spec &&
-        cargo test -p ringway-lab --features dpdk --test dpdk_build --test dpdk_matrix --test dpdk_devices \
+        cargo test -p ringway-lab --features dpdk --test dpdk_build --test dpdk_matrix --test dpdk_devices --test dpdk_foreign \
             --test dpdk_serve --test dpdk_load --test dpdk_life --test dpdk_queues &&
         cargo test -p ringway-lab --features dpdk --test dpdk_nics -- --ignored
 }

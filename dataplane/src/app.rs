@@ -17,6 +17,14 @@ pub trait App<'p> {
     /// [`held`](Self::held)). What it leaves in the burst is discarded as [`Reason::Unhandled`].
     fn handle(&mut self, now: Tick, from: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>);
 
+    /// Where each packet that comes in at a port goes as it is, if it has so many bytes at least. Where the two ports'
+    /// devices can agree on it, such packets do not come to [`handle`](Self::handle) at all, and become no frames
+    /// ([`QueuePair::pass`](drivers::QueuePair::pass)).
+    fn straight(&self, from: PortId) -> Option<(PortId, u16)> {
+        let _ = from;
+        None
+    }
+
     /// Sends what the app sends of its own accord, once a turn after all queues were received from. Returns whether it
     /// put anything into the outbox: only then is that sent at once, and the turn counts as a busy one.
     fn poll(&mut self, now: Tick, out: &mut Outbox<'p>) -> bool {
@@ -121,7 +129,7 @@ impl<'p> Outbox<'p> {
     }
 
     #[inline]
-    fn lane_to(&self, port: PortId) -> Option<usize> {
+    pub(crate) fn lane_to(&self, port: PortId) -> Option<usize> {
         Some(usize::from(*self.routes.get(self.facing)?.get(usize::from(port.0))?))
     }
 

@@ -33,6 +33,8 @@ pub struct Worker<'p, Q, A> {
     outbox: Outbox<'p>,
     hand_off: Option<HandOff<'p>>,
     board: Arc<Board>,
+    /// Some of the queues may pass packets on without frames.
+    passes: bool,
     turns: u64,
     busy: Duration,
     next_tick: Tick,
@@ -47,7 +49,19 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
         let board = Arc::new(Board::new(members.iter().map(|m| (m.port, m.queue.caps().clone())).collect()));
         let outbox = Outbox::new(pool, &ports);
         let (burst, next_tick) = (Burst::new(), Tick::default());
-        Self { members, app, burst, outbox, hand_off: None, board, turns: 0, busy: Duration::ZERO, next_tick }
+        let passes = members.iter().any(|member| member.queue.passes());
+        Self {
+            members,
+            app,
+            burst,
+            outbox,
+            hand_off: None,
+            board,
+            passes,
+            turns: 0,
+            busy: Duration::ZERO,
+            next_tick,
+        }
     }
 
     /// The same worker, linked to others: it hands over what must leave by their ports, and takes over what must
@@ -73,8 +87,14 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
         let mut moved = 0;
 
         for index in 0..self.members.len() {
+            self.members[index].queue.tend();
+            if self.passes
+                && let Some(passed) = self.pass(index)
+            {
+                moved += passed;
+                continue;
+            }
             let Member { port, queue } = &mut self.members[index];
-            queue.tend();
             let received = queue.receive(&mut self.burst);
             if received == 0 {
                 continue;
@@ -105,6 +125,16 @@ impl<'p, Q: Gather<'p>, A: App<'p>> Worker<'p, Q, A> {
         moved
     }
     // ANCHOR_END: turn
+
+    /// Lets packets go straight from one device to the other, where the app only joins the two; `None` when the next must
+    /// come to the app.
+    #[inline]
+    fn pass(&mut self, index: usize) -> Option<usize> {
+        let (to, shortest) = self.app.straight(self.members[index].port)?;
+        self.outbox.face(index);
+        let [from, to] = self.members.get_disjoint_mut([index, self.outbox.lane_to(to)?]).ok()?;
+        from.queue.pass(&mut to.queue, shortest)
+    }
 
     /// Discards what the app left behind.
     #[cold]

@@ -43,5 +43,5 @@ pub mod wrap;
 pub mod xdp;
 
 pub use error::{Fault, OpenError};
-pub use queue::{Caps, Copying, Gather, QueueCounters, QueuePair, Tally};
+pub use queue::{Caps, Copying, Gather, Passing, QueueCounters, QueuePair, Tally};
 pub use spec::{PortSpec, SpecError};

@@ -38,6 +38,25 @@ pub trait QueuePair<'p> {
     /// Takes frames from the front of `burst` while the ring has room; returns how many.
     fn transmit(&mut self, burst: &mut Burst<'p>) -> usize;
 
+    /// Whether [`pass`](Self::pass) ever moves anything. Constant for its life.
+    fn passes(&self) -> bool {
+        false
+    }
+
+    /// Lets packets that have come in leave by another queue as they are, when their buffers need not become frames on the way:
+    /// packets of one buffer, of `shortest` bytes at least. Returns how many; `None` when there is one in front which cannot
+    /// go so: it is there for [`receive`](Self::receive). Nothing is lost, and order is kept.
+    fn pass(&mut self, to: &mut dyn QueuePair<'p>, shortest: u16) -> Option<usize> {
+        let _ = (to, shortest);
+        None
+    }
+
+    /// The other half: sends what has come in elsewhere; `None` when it cannot, and nothing has moved then.
+    fn take_over(&mut self, passing: Passing<'_>) -> Option<Tally> {
+        let _ = passing;
+        None
+    }
+
     /// Brings sent buffers home, offers empty ones to the device, rings the bell if it sleeps.
     /// The worker calls it once a turn.
     fn tend(&mut self);
@@ -64,6 +83,16 @@ pub trait QueuePair<'p> {
     fn exhausted(&self) -> bool {
         false
     }
+}
+
+/// Packets that a device has received and that are no frames yet, on their way to another device of the same kind.
+#[derive(Debug)]
+pub struct Passing<'a> {
+    #[cfg(feature = "dpdk")]
+    pub(crate) dpdk: crate::dpdk::Arrived<'a>,
+    /// No other kind of device has any.
+    #[cfg(not(feature = "dpdk"))]
+    _nobody: core::marker::PhantomData<&'a core::convert::Infallible>,
 }
 
 /// A queue that sends a head frame and the pages behind it as one packet, without a copy.
@@ -301,6 +330,17 @@ impl<'p, Q: QueuePair<'p> + ?Sized> QueuePair<'p> for Box<Q> {
     #[inline]
     fn transmit(&mut self, burst: &mut Burst<'p>) -> usize {
         (**self).transmit(burst)
+    }
+    fn passes(&self) -> bool {
+        (**self).passes()
+    }
+    #[inline]
+    fn pass(&mut self, to: &mut dyn QueuePair<'p>, shortest: u16) -> Option<usize> {
+        (**self).pass(to, shortest)
+    }
+    #[inline]
+    fn take_over(&mut self, passing: Passing<'_>) -> Option<Tally> {
+        (**self).take_over(passing)
     }
     #[inline]
     fn tend(&mut self) {

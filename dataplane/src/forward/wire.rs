@@ -12,6 +12,11 @@ pub struct Wire;
 
 impl<'p> App<'p> for Wire {
     #[inline]
+    fn straight(&self, from: PortId) -> Option<(PortId, u16)> {
+        Some((PortId(from.0 ^ 1), ETHERNET_HEADER))
+    }
+
+    #[inline]
     fn handle(&mut self, _now: Tick, from: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>) {
         let to = PortId(from.0 ^ 1);
         if has_runt(burst) {

@@ -255,6 +255,19 @@ int rwd_device_start(uint16_t port, bool promiscuous)
 	return 0;
 }
 
+/* The name of the n-th device that the environment has, whoever asked for it; false beyond the last. */
+bool rwd_device_name(uint32_t n, char name[64])
+{
+	uint16_t port;
+
+	_Static_assert(RTE_ETH_NAME_MAX_LEN <= 64, "names are longer in this DPDK");
+	RTE_ETH_FOREACH_DEV(port) {
+		if (n-- == 0)
+			return rte_eth_dev_get_name_by_port(port, name) == 0;
+	}
+	return false;
+}
+
 void rwd_device_close(uint16_t port)
 {
 	struct rte_eth_dev_info info;

@@ -23,6 +23,7 @@ AT(nb_segs, 20, 2);
 AT(ol_flags, 24, 8);
 AT(pkt_len, 36, 4);
 AT(data_len, 40, 2);
+AT(rearm_data, 16, 0);
 _Static_assert(sizeof(struct rte_mbuf) == 128, "rte_mbuf has another size in this DPDK");
 _Static_assert(RWD_NOT_PLAIN == (RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL | RTE_MBUF_F_RX_LRO | RTE_MBUF_F_RX_L4_CKSUM_BAD),
 	       "flags of rte_mbuf have other numbers in this DPDK");
@@ -196,6 +197,86 @@ void rwd_foreign_read(const struct rwd_queue *q, uint32_t from, void *to, uint32
 void rwd_foreign_drop(struct rwd_queue *q)
 {
 	rte_pktmbuf_free(q->rx[q->rx_at++]);
+}
+
+/* What vector drivers write in one piece (rearm_data): where the bytes begin, one holder, one segment, which port. */
+static inline uint64_t rearm_of(const struct rte_mbuf *mbuf)
+{
+	uint64_t rearm;
+
+	memcpy(&rearm, (const char *)mbuf + offsetof(struct rte_mbuf, rearm_data), sizeof(rearm));
+	return rearm;
+}
+
+/* As a device fills a frame of ours, with nothing undone; of the fields that it leaves alike in all of them one comparison is
+ * made. */
+static inline bool is_plain(const struct rte_mbuf *mbuf, const struct rte_mempool *pool, uint64_t rearm)
+{
+	return rearm_of(mbuf) == rearm && !(mbuf->ol_flags & RWD_NOT_PLAIN) && mbuf->pool == pool;
+}
+
+/* How many at the front are so, and of so many bytes at least and at most; and their bytes. */
+static uint32_t alike(struct rte_mbuf *const *rx, uint32_t count, const struct rte_mempool *pool, uint32_t shortest,
+		      uint32_t longest, uint64_t *bytes)
+{
+	struct rte_mbuf *const *at = rx, *const *const end = rx + count;
+	const uint32_t span = longest - shortest;
+	uint64_t rearm, sum = 0;
+
+	if (rx[0]->data_off != RTE_PKTMBUF_HEADROOM || rte_mbuf_refcnt_read(rx[0]) != 1 || rx[0]->nb_segs != 1)
+		return 0;
+	rearm = rearm_of(rx[0]);
+	/* By fours, so that the loop's own steps are shared. */
+#pragma GCC unroll 4
+	for (; at != end; at++) {
+		const uint64_t len = (*at)->data_len;
+
+		if (unlikely(!is_plain(*at, pool, rearm)) || unlikely((uint32_t)len - shortest > span))
+			break;
+		sum += len;
+	}
+	*bytes = sum;
+	return at - rx;
+}
+
+/* Hands packets that one device has received straight to another, which sends the very mbufs: up to the first that is not plain,
+ * or not of so many bytes. What it has no room for waits there, as after rwd_flush; the caller has seen that nothing waits, and
+ * that both queues are of one herd. Returns how many went, and their bytes. */
+uint32_t rwd_pass(struct rwd_queue *from, struct rwd_queue *to, uint32_t shortest, uint32_t longest, uint64_t *bytes)
+{
+	struct rte_mbuf **rx;
+	uint32_t count;
+	uint16_t sent;
+
+	*bytes = 0;
+	if (from->rx_at == from->rx_count) {
+		from->rx_at = 0;
+		from->rx_count = rte_eth_rx_burst(from->port, from->queue, from->rx, RWD_BURST);
+		if (from->rx_count == 0)
+			return 0;
+	}
+	/* A buffer ends with its slot, and begins where rwd_herd_new lets it. */
+	longest = RTE_MIN(longest, (uint32_t)(rte_pktmbuf_data_room_size(from->herd->pool) - RTE_PKTMBUF_HEADROOM));
+	if (longest < shortest)
+		return 0;
+	rx = &from->rx[from->rx_at];
+	count = alike(rx, from->rx_count - from->rx_at, from->herd->pool, shortest, longest, bytes);
+	if (count == 0)
+		return 0;
+	from->rx_at += count;
+	sent = rte_eth_tx_burst(to->port, to->queue, rx, count);
+	if (likely(sent == count))
+		return count;
+	to->patience = 0;
+	to->tx_count = count - sent;
+	memcpy(to->tx, &rx[sent], to->tx_count * sizeof(rx[0]));
+	return count;
+}
+
+/* Received, and not handed on. */
+uint32_t rwd_left(const struct rwd_queue *q)
+{
+	return q->rx_count - q->rx_at;
 }
 
 /* Packets that the device has not taken yet. */

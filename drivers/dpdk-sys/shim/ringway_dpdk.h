@@ -91,6 +91,7 @@ int rwd_device_mtu(uint16_t port, uint16_t mtu);
 int rwd_device_rings(uint16_t port, uint16_t *rx, uint16_t *tx);
 int rwd_device_queue(uint16_t port, uint16_t queue, uint16_t rx, uint16_t tx, struct rwd_herd *herd, bool copies);
 int rwd_device_start(uint16_t port, bool promiscuous);
+bool rwd_device_name(uint32_t n, char name[64]);
 void rwd_device_close(uint16_t port);
 bool rwd_device_up(uint16_t port);
 bool rwd_device_removed(uint16_t port);
@@ -123,6 +124,8 @@ void rwd_foreign_read(const struct rwd_queue *queue, uint32_t from, void *to, ui
 void rwd_foreign_drop(struct rwd_queue *queue);
 uint64_t rwd_malformed(const struct rwd_queue *queue);
 uint64_t rwd_refused(const struct rwd_queue *queue);
+uint32_t rwd_pass(struct rwd_queue *from, struct rwd_queue *to, uint32_t shortest, uint32_t longest, uint64_t *bytes);
+uint32_t rwd_left(const struct rwd_queue *queue);
 uint32_t rwd_waiting(const struct rwd_queue *queue);
 struct rte_mbuf **rwd_places(struct rwd_queue *queue);
 void rwd_widen(const struct rwd_herd *herd, struct rte_mbuf *mbuf, uint64_t offset);

@@ -180,6 +180,7 @@ unsafe extern "C" {
     pub fn rwd_device_rings(port: u16, rx: *mut u16, tx: *mut u16) -> c_int;
     pub fn rwd_device_queue(port: u16, queue: u16, rx: u16, tx: u16, herd: *mut Herd, copies: bool) -> c_int;
     pub fn rwd_device_start(port: u16, promiscuous: bool) -> c_int;
+    pub fn rwd_device_name(n: u32, name: *mut [c_char; 64]) -> bool;
     pub fn rwd_device_close(port: u16);
     pub fn rwd_device_up(port: u16) -> bool;
     pub fn rwd_device_removed(port: u16) -> bool;
@@ -207,6 +208,8 @@ unsafe extern "C" {
     pub fn rwd_foreign_drop(queue: *mut Queue);
     pub fn rwd_malformed(queue: *const Queue) -> u64;
     pub fn rwd_refused(queue: *const Queue) -> u64;
+    pub fn rwd_pass(from: *mut Queue, to: *mut Queue, shortest: u32, longest: u32, bytes: *mut u64) -> u32;
+    pub fn rwd_left(queue: *const Queue) -> u32;
     pub fn rwd_waiting(queue: *const Queue) -> u32;
     pub fn rwd_places(queue: *mut Queue) -> *mut *const Mbuf;
     pub fn rwd_widen(herd: *const Herd, mbuf: *const Mbuf, offset: u64);

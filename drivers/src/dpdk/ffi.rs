@@ -202,6 +202,16 @@ impl Drop for Device {
     }
 }
 
+/// The names of all devices that the environment has.
+pub(super) fn devices() -> Vec<String> {
+    let nth = |n: u32| {
+        let mut name = [0; 64];
+        // SAFETY: a number, and an array of the length that the shim asks for.
+        unsafe { sys::rwd_device_name(n, &raw mut name) }.then(|| short(&name))
+    };
+    (0..).map_while(nth).collect()
+}
+
 /// The shim's herd. Buried by its owner.
 #[derive(Debug)]
 pub(super) struct HerdHandle(NonNull<sys::Herd>);
@@ -373,6 +383,26 @@ impl QueueHandle {
     pub(super) fn refused(&self) -> u64 {
         // SAFETY: *owner*.
         unsafe { sys::rwd_refused(self.0.as_ptr()) }
+    }
+
+    /// Hands plain packets of such lengths that came in here to another queue's device, those in front; returns how many, and
+    /// their bytes. Both are of one herd, and nothing waits there.
+    #[inline]
+    pub(super) fn pass(&mut self, to: &mut Self, shortest: u32, longest: u32) -> (u32, u64) {
+        debug_assert_eq!(to.waiting(), 0);
+        let mut bytes = 0;
+        let (from, to) = (self.0.as_ptr(), to.0.as_ptr());
+        // SAFETY: *owner*, of either; *lent*: what a device has received is on the herd's loan, and stays there; a number to be
+        // set.
+        let passed = unsafe { sys::rwd_pass(from, to, shortest, longest, &raw mut bytes) };
+        (passed, bytes)
+    }
+
+    /// Packets that have come in and were not taken.
+    #[inline]
+    pub(super) fn left(&self) -> u32 {
+        // SAFETY: *owner*.
+        unsafe { sys::rwd_left(self.0.as_ptr()) }
     }
 
     /// Packets that wait for room in the device's ring.

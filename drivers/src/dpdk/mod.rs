@@ -37,6 +37,7 @@ mod queue;
 pub use herd::Herd;
 pub use plan::DpdkPlan;
 pub use port::DpdkPort;
+pub(crate) use queue::Arrived;
 pub use queue::DpdkQueue;
 
 use ringbuf::{Arena, ArenaError, ArenaPlan};
@@ -62,4 +63,10 @@ pub fn arena(plan: &ArenaPlan) -> Result<Arena, ArenaError> {
         },
         other => other,
     })
+}
+
+/// The names of all devices that DPDK has opened in this process, whoever asked for them: those of open ports, and no others.
+#[must_use]
+pub fn devices() -> Vec<String> {
+    if eal::backing().is_some() { ffi::devices() } else { Vec::new() }
 }

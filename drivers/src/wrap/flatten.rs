@@ -1,7 +1,7 @@
 //! Gathering for a queue that cannot, by copying.
 
 use crate::error::Fault;
-use crate::queue::{Caps, Gather, QueueCounters, QueuePair};
+use crate::queue::{Caps, Gather, Passing, QueueCounters, QueuePair, Tally};
 use ringbuf::{BURST, Burst, Front, Packets, Page, Pool, Segmentation};
 use std::os::fd::BorrowedFd;
 
@@ -125,6 +125,21 @@ impl<'p, Q: QueuePair<'p>> QueuePair<'p> for Flatten<'p, Q> {
     #[inline]
     fn transmit(&mut self, burst: &mut Burst<'p>) -> usize {
         self.inner.transmit(burst)
+    }
+
+    // Packets of one buffer: there is nothing to make flat.
+    fn passes(&self) -> bool {
+        self.inner.passes()
+    }
+
+    #[inline]
+    fn pass(&mut self, to: &mut dyn QueuePair<'p>, shortest: u16) -> Option<usize> {
+        self.inner.pass(to, shortest)
+    }
+
+    #[inline]
+    fn take_over(&mut self, passing: Passing<'_>) -> Option<Tally> {
+        self.inner.take_over(passing)
     }
 
     #[inline]
