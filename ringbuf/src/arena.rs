@@ -379,7 +379,9 @@ fn map(bytes: usize, huge: bool, share: bool) -> Result<Mapping, ArenaError> {
 
 /// A file in memory, `bytes` long.
 fn memory_file(bytes: usize, huge: bool) -> io::Result<OwnedFd> {
-    let flags = libc::MFD_CLOEXEC | if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+    let flags = libc::MFD_CLOEXEC
+        | libc::MFD_ALLOW_SEALING
+        | if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
     // SAFETY: the name is a string with its zero.
     let file = unsafe { libc::memfd_create(c"ringway-arena".as_ptr(), flags) };
     if file < 0 {
@@ -388,6 +390,12 @@ fn memory_file(bytes: usize, huge: bool) -> io::Result<OwnedFd> {
     // SAFETY: a descriptor that the kernel has just made for us.
     let file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(file) });
     file.set_len(bytes as u64)?;
+    // Whoever it is handed to must not take pages away from under us: that would be SIGBUS.
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: a descriptor of ours, and no memory is passed.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok(file.into())
 }
 
@@ -458,6 +466,21 @@ mod tests {
             two.write_at(&[byte + 1], 0).expect("writes");
             assert_eq!((peek(8192 + 4999), peek(20480), peek(16384)), (byte, byte + 1, 0));
         }
+    }
+
+    /// Who has the file of a shared arena can neither shorten it nor lift that seal.
+    #[test]
+    fn a_shared_arena_keeps_its_pages() {
+        let plan = ArenaPlan { frames: 4, frame_size: 2048, content_bytes: 0, huge_pages: false };
+        let arena = Arena::shared(&plan).expect("small");
+        let file = arena.file().expect("a file").try_clone_to_owned().expect("a copy");
+        let file = std::fs::File::from(file);
+        for bytes in [0, 1 << 30] {
+            let error = file.set_len(bytes).expect_err("sealed");
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{bytes}");
+        }
+        // SAFETY: a descriptor of ours, and no memory is passed.
+        assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) }, -1);
     }
 
     /// Pages of 2 MiB lie where such pages can lie, and small ones behind them.

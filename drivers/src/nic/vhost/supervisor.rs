@@ -13,9 +13,12 @@ use crate::nic::virtio::{Layout, Parts, feature};
 use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
@@ -48,9 +51,9 @@ struct State {
 }
 
 /// What the back end must know of one queue pair.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Member {
-    pub(super) arena: OwnedFd,
+    pub(super) arena: Arc<OwnedFd>,
     pub(super) arena_address: u64,
     pub(super) arena_bytes: u64,
     pub(super) layout: Layout,
@@ -157,7 +160,15 @@ pub(super) enum Door {
     /// We connect to its socket.
     Knock,
     /// It connects to ours, which goes with us.
-    Open(UnixListener),
+    Open(UnixListener, PathBuf),
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if let Self::Open(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl Door {
@@ -165,26 +176,45 @@ impl Door {
         if !plan.server {
             return Ok(Self::Knock);
         }
-        // Left behind by one that was killed: nobody listens there.
-        if UnixStream::connect(&plan.path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+        // Left behind by one that was killed: a socket at which nobody listens. A plain file refuses connections, too.
+        if std::fs::symlink_metadata(&plan.path).is_ok_and(|found| found.file_type().is_socket())
+            && UnixStream::connect(&plan.path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+        {
             let _ = std::fs::remove_file(&plan.path);
         }
         let listener = UnixListener::bind(&plan.path)?;
-        listener.set_nonblocking(true)?;
-        Ok(Self::Open(listener))
+        let door = Self::Open(listener, plan.path.clone());
+        if let Self::Open(listener, _) = &door {
+            listener.set_nonblocking(true)?;
+        }
+        Ok(door)
     }
 
     /// One attempt.
     pub(super) fn connect(&self, plan: &VhostPlan) -> io::Result<UnixStream> {
         let stream = match self {
             Self::Knock => UnixStream::connect(&plan.path)?,
-            Self::Open(listener) => listener.accept()?.0,
+            Self::Open(listener, _) => listener.accept()?.0,
         };
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
         Ok(stream)
     }
+}
+
+/// Does what waits for a back end, which may take [`PATIENCE`] for it: then its connection is cut, and the wait ends with an
+/// error. (A time limit of the socket's own does not do: the vhost crate takes it for a reason to try again.)
+fn limited<T>(stream: &UnixStream, work: impl FnOnce() -> T) -> T {
+    let (done, rest) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if rest.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
 }
 
 /// A back end that we have been introduced to.
@@ -211,7 +241,12 @@ impl Peer {
     /// Asks what the back end can do.
     pub(super) fn meet(stream: UnixStream, plan: &VhostPlan) -> Result<Self, vhost::Error> {
         let copy = stream.try_clone().map_err(vhost::Error::IOError)?;
-        let mut front = Frontend::from_stream(copy, u64::from(plan.queues) * 2);
+        let front = Frontend::from_stream(copy, u64::from(plan.queues) * 2);
+        let (front, features, pairs) = limited(&stream, || Self::agree(front, plan))?;
+        Ok(Self { stream, front: FrontEnd(front), features, pairs })
+    }
+
+    fn agree(mut front: Frontend, plan: &VhostPlan) -> Result<(Frontend, u64, u64), vhost::Error> {
         front.set_owner()?;
         let offered = front.get_features()?;
         let mut pairs = 1;
@@ -227,15 +262,24 @@ impl Peer {
                 pairs = front.get_queue_num()?;
             }
         }
-        Ok(Self { stream, front: FrontEnd(front), features: offered & plan.wanted(), pairs })
+        Ok((front, offered & plan.wanted(), pairs))
     }
 
     /// Hands over memory and rings.
     fn introduce(&mut self, members: &[Option<Member>], plan: &VhostPlan) -> Result<(), vhost::Error> {
-        let front = &mut self.front.0;
-        front.set_features(self.features)?;
+        let Self { stream, front, features, .. } = self;
+        limited(stream, || Self::hand_over(&mut front.0, *features, members, plan))
+    }
+
+    fn hand_over(
+        front: &mut Frontend,
+        features: u64,
+        members: &[Option<Member>],
+        plan: &VhostPlan,
+    ) -> Result<(), vhost::Error> {
+        front.set_features(features)?;
         front.set_mem_table(&regions(members))?;
-        let base = if self.features & feature::PACKED != 0 { 0x8000 } else { 0 };
+        let base = if features & feature::PACKED != 0 { 0x8000 } else { 0 };
         for (pair, member) in members.iter().enumerate() {
             let Some(member) = member else { continue };
             let Layout { memory, receive, transmit } = &member.layout;
@@ -250,7 +294,7 @@ impl Peer {
                 front.set_vring_kick(index, &bell.for_peer().map_err(vhost::Error::IOError)?)?;
             }
         }
-        if self.features & PROTOCOL_FEATURES != 0 {
+        if features & PROTOCOL_FEATURES != 0 {
             for index in 0..2 * members.len() {
                 front.set_vring_enable(index, true)?;
             }
@@ -260,14 +304,17 @@ impl Peer {
         Ok(())
     }
 
-    /// Takes the rings back: when this returns, the back end has let go of them, or is gone.
+    /// Takes the rings back: when this returns, the back end has let go of them, is gone, or does not answer.
     fn part(self, pairs: usize) {
-        for index in 0..2 * pairs {
-            if let Err(error) = self.front.0.get_vring_base(index) {
-                tracing::debug!("stopping ring {index}: {error}");
-                break;
+        let Self { stream, front, .. } = &self;
+        limited(stream, || {
+            for index in 0..2 * pairs {
+                if let Err(error) = front.0.get_vring_base(index) {
+                    tracing::debug!("stopping ring {index}: {error}");
+                    break;
+                }
             }
-        }
+        });
     }
 }
 
@@ -309,25 +356,32 @@ fn regions(members: &[Option<Member>]) -> Vec<VhostUserMemoryRegionInfo> {
 pub(super) fn supervise(shared: &Shared, plan: &VhostPlan, door: Door, first: Peer) {
     let features = first.features;
     let mut peer = Some(first);
-    let mut before = false;
+    let (mut before, mut said) = (false, false);
     while shared.wait(|state| state.members.iter().all(Option::is_some)) {
         let Some(mut now) = peer.take().or_else(|| find(shared, plan, &door, features)) else { break };
-        let introduced = now.introduce(&shared.state().members, plan);
-        if let Err(error) = introduced {
-            tracing::warn!("{}: the back end refused the rings: {error}", plan.path.display());
+        // Copied, so that whoever waits to close need not wait for the back end.
+        let members = shared.state().members.clone();
+        if let Err(error) = now.introduce(&members, plan) {
+            if !core::mem::replace(&mut said, true) {
+                tracing::warn!("{}: the back end refused the rings: {error}", plan.path.display());
+            }
             pause(shared);
             continue;
         }
+        said = false;
         shared.turn_over();
         if core::mem::replace(&mut before, true) {
             tracing::warn!("{}: a back end has the rings again", plan.path.display());
         }
-        let gone = watch(shared, &now.stream);
-        if !gone {
-            now.part(plan.queues as usize);
-            break;
+        match watch(shared, &now.stream) {
+            Seen::Closing => {
+                now.part(plan.queues as usize);
+                break;
+            }
+            // It lives, and may still work on the rings.
+            Seen::Words => now.part(plan.queues as usize),
+            Seen::Gone => drop(now),
         }
-        drop(now);
         tracing::warn!("{}: the back end is gone; waiting for the next", plan.path.display());
         shared.state().settled = 0;
         shared.turn_over();
@@ -335,16 +389,23 @@ pub(super) fn supervise(shared: &Shared, plan: &VhostPlan, door: Door, first: Pe
             break;
         }
     }
-    if let Door::Open(listener) = door {
-        drop(listener);
-        let _ = std::fs::remove_file(&plan.path);
-    }
+    drop(door);
     shared.state().closed = true;
     shared.news.notify_all();
 }
 
-/// Waits until the socket is hung up (`true`) or it is time to close.
-fn watch(shared: &Shared, stream: &UnixStream) -> bool {
+/// What ended the watch over a back end.
+enum Seen {
+    /// It is time to close.
+    Closing,
+    /// The socket is hung up.
+    Gone,
+    /// It said something, which is never asked of it while it has the rings: nobody knows what it would be an answer to.
+    Words,
+}
+
+/// Waits until the socket is hung up, or it is time to close.
+fn watch(shared: &Shared, stream: &UnixStream) -> Seen {
     loop {
         let mut fds = [
             PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN | PollFlags::RDHUP),
@@ -352,13 +413,13 @@ fn watch(shared: &Shared, stream: &UnixStream) -> bool {
         ];
         let _ = poll(&mut fds, None);
         if shared.is_closing() {
-            return false;
+            return Seen::Closing;
         }
-        // Nothing is ever said here unasked: readable means that it ends.
-        if !fds[0].revents().is_empty() {
-            return true;
+        match fds[0].revents() {
+            PollFlags::IN => return Seen::Words,
+            none if none.is_empty() => shared.alarm.calm(),
+            _ => return Seen::Gone,
         }
-        shared.alarm.calm();
     }
 }
 
