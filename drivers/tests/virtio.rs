@@ -119,25 +119,32 @@ fn a_full_ring_takes_no_more() {
 /// Pages go out behind their head without a copy, and are counted until the device is done with them.
 #[test]
 fn pages_are_gathered() {
-    for packed in [false, true] {
+    for (packed, tables) in [(false, 0), (true, 0), (false, feature::INDIRECT), (true, feature::INDIRECT)] {
         let pool = pool(64, 2048);
-        let (mut queue, mut device) =
-            fake::pair(&pool, FakePlan { ring: 32, packed, mtu: 9000, ..FakePlan::default() })
-                .expect("a pair");
+        let usual = FakePlan::default();
+        let plan = FakePlan { ring: 32, packed, mtu: 9000, features: usual.features | tables };
+        let (mut queue, mut device) = fake::pair(&pool, plan).expect("a pair");
         queue.tend();
-        for round in 0..50 {
+        assert_eq!(queue.caps().mode.contains("tables"), tables != 0);
+        let content: Vec<u8> = (0..6 * 4096usize).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
+        pool.write_content(0, &content).expect("nobody has it");
+        for round in 0..200 {
             let mut packets = Packets::new();
             let mut head = pool.alloc().expect("free");
             head.extend(b"head").expect("fits");
             let mut packet = Packet::new(head);
-            for i in 0..round % 3 {
+            for i in 0..round % 6 {
                 packet.push(pool.page(4096 * i, 1000).expect("content")).expect("room");
             }
             packets.push(packet).expect("room");
             assert_eq!(queue.gather(&mut packets), 1);
-            assert_eq!(pool.pages_on_loan(), round as u64 % 3);
+            assert_eq!(pool.pages_on_loan(), round as u64 % 6);
+            let descriptors = if tables != 0 && round % 6 > 1 { 1 } else { 1 + round % 6 };
+            assert_eq!(queue.pending() as usize, descriptors);
             let (_, sent) = device.take().expect("sent");
-            assert_eq!((&sent[..4], sent.len()), (&b"head"[..], 4 + 1000 * (round % 3)));
+            let pages = (0..round % 6).map(|i| &content[4096 * i..][..1000]);
+            assert!(sent == [&b"head"[..]].into_iter().chain(pages).collect::<Vec<_>>().concat());
+            assert!(!device.is_astray());
             queue.tend();
             queue.tend();
             assert_eq!((pool.pages_on_loan(), queue.pending()), (0, 0));

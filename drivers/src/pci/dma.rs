@@ -103,6 +103,12 @@ impl DmaRings {
         &self.memory
     }
 
+    /// Where the device finds each offset of it.
+    #[must_use]
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
     /// Where the device finds an offset of it.
     #[must_use]
     pub fn address(&self, offset: usize) -> u64 {

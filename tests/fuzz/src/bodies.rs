@@ -6,10 +6,12 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use drivers::loopback::{Lie, LoopbackPlan, Mischief, pair};
 use drivers::nic::NicPlan;
 use drivers::nic::virtio::fake::{self, FakePlan};
+use drivers::nic::virtio::feature;
 use drivers::nic::virtio::pci::fake::{self as card, FakeCard, FakePciPlan};
 use drivers::{QueuePair, checksum};
 use ringbuf::{
-    Arena, ArenaPlan, Burst, Frame, Parcel, Pool, RingParts, SharedConsumer, SharedProducer, Slot,
+    Arena, ArenaPlan, Burst, Frame, Packet, Packets, Parcel, Pool, RingParts, SharedConsumer, SharedProducer,
+    Slot,
 };
 use std::sync::Arc;
 
@@ -179,13 +181,16 @@ pub fn virtio_device(bytes: &[u8]) {
     {
         let mut numbers = Numbers(bytes);
         let Some(kind) = numbers.byte() else { return };
-        let plan = FakePlan { ring: 8, packed: kind.is_multiple_of(2), mtu: 400, ..FakePlan::default() };
+        let usual = FakePlan::default();
+        let tables = if kind.is_multiple_of(3) { feature::INDIRECT } else { 0 };
+        let packed = kind.is_multiple_of(2);
+        let plan = FakePlan { ring: 8, packed, mtu: 400, features: usual.features | tables };
         let Ok((mut queue, mut device)) = fake::pair(&pool, plan) else { return };
         queue.tend();
         let mut frames: Vec<Frame<'_>> = Vec::new();
         while let Some(what) = numbers.byte() {
             let number = numbers.word().unwrap_or_else(|| u32::from(what));
-            match what % 8 {
+            match what % 9 {
                 0 => device.scribble(number as usize >> 8, number.to_le_bytes()[0]),
                 1 => device.lie(fake::Lie::ALL[number as usize % fake::Lie::ALL.len()]),
                 2 => {
@@ -201,6 +206,17 @@ pub fn virtio_device(bytes: &[u8]) {
                     frames.truncate(16);
                 }
                 6 => frames.extend(pool.alloc()),
+                7 => {
+                    let Some(mut head) = pool.alloc() else { continue };
+                    assert!(head.extend(&[what; 20]).is_ok());
+                    let mut packet = Packet::new(head);
+                    for _ in 0..number % 7 {
+                        packet.push(pool.page(0, 1 + number as usize % 50).expect("content")).expect("room");
+                    }
+                    let mut packets = Packets::new();
+                    assert!(packets.push(packet).is_ok());
+                    queue.gather(&mut packets);
+                }
                 _ => {
                     let mut burst = Burst::new();
                     for mut frame in frames.drain(frames.len().saturating_sub(7)..) {
@@ -218,6 +234,7 @@ pub fn virtio_device(bytes: &[u8]) {
         }
     }
     assert_eq!(pool.census().free, FRAMES, "a slot was lost");
+    assert_eq!(pool.pages_on_loan(), 0, "a page was lost");
 }
 
 /// A virtio card whose capabilities, and what it offers, are whatever it likes: it is refused in words, or driven; nothing is

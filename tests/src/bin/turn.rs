@@ -5,15 +5,18 @@
 //!   └────────── loopback ◄───────────┘       32 frames go round for ever
 //! ```
 //!
-//! With `split` or `packed`, over virtio rings of that kind, with a device in memory at each end that is not counted.
+//! With `split` or `packed`, over virtio rings of that kind, with a device in memory at each end that is not counted. With
+//! `split-lists` or `packed-tables` and the like, packets of a head and fifteen pages are sent over them as lists of descriptors or by
+//! tables, and buffers counted.
 
 use dataplane::forward::Wire;
 use dataplane::worker::Member;
 use dataplane::{PortId, Tick, Worker};
 use drivers::loopback::{LoopbackPlan, pair};
 use drivers::nic::virtio::fake::{self, FakePlan};
+use drivers::nic::virtio::feature;
 use drivers::{Gather, QueuePair};
-use ringbuf::{Arena, ArenaPlan, Burst, Pool};
+use ringbuf::{Arena, ArenaPlan, Burst, Offload, Packet, Packets, Pool, Segmentation};
 
 const FRAMES: usize = 32;
 const TURNS: usize = 10_000;
@@ -22,6 +25,10 @@ fn main() {
     let moved = match std::env::args().nth(1).as_deref() {
         Some("split") => virtio(false),
         Some("packed") => virtio(true),
+        Some("split-lists") => pages(false, false),
+        Some("packed-lists") => pages(true, false),
+        Some("split-tables") => pages(false, true),
+        Some("packed-tables") => pages(true, true),
         _ => loopback(),
     };
     assert_eq!(moved, FRAMES * TURNS, "every frame came round at every turn");
@@ -65,7 +72,53 @@ fn virtio(packed: bool) -> usize {
     moved
 }
 
-/// The only function that callgrind counts.
+/// Two packets of sixteen buffers at every turn.
+fn pages(packed: bool, tables: bool) -> usize {
+    const PAGES: usize = FRAMES / 2 - 1;
+    let plan = ArenaPlan { frames: 1024, content_bytes: 1 << 20, ..ArenaPlan::default() };
+    let pool = Pool::new(Arena::new(&plan).expect("3 MiB"));
+    let usual = FakePlan::default();
+    let cuts = feature::CHECKSUM | feature::TSO4 | feature::TSO6;
+    let tables = if tables { feature::INDIRECT } else { 0 };
+    let plan = FakePlan { packed, features: usual.features | cuts | tables, ..usual };
+    let (mut queue, mut device) = fake::pair(&pool, plan).expect("a pair");
+    device.want_bells(false);
+    queue.tend();
+    let offload = Offload {
+        checksum_start: 34,
+        checksum_offset: 16,
+        segment_bytes: 1448,
+        header_bytes: 66,
+        segmentation: Segmentation::Tcp4,
+    };
+    let mut moved = 0;
+    for _ in 0..TURNS {
+        let mut packets = Packets::new();
+        for _ in 0..2 {
+            let mut head = pool.alloc().expect("plenty");
+            head.extend(&[0; 66]).expect("fits");
+            head.set_offload(Some(offload));
+            let mut packet = Packet::new(head);
+            for page in 0..PAGES {
+                packet.push(pool.page(4096 * page, 4096).expect("content")).expect("room");
+            }
+            packets.push(packet).expect("room");
+        }
+        moved += measured_gather(&mut queue, &mut packets) * (1 + PAGES);
+        while device.take().is_some() {}
+    }
+    moved
+}
+
+/// The other one.
+#[inline(never)]
+fn measured_gather<'p>(queue: &mut impl Gather<'p>, packets: &mut Packets<'p>) -> usize {
+    let sent = queue.gather(packets);
+    queue.tend();
+    sent
+}
+
+/// One of the two functions that callgrind counts.
 #[inline(never)]
 fn measured<'p, Q: Gather<'p>>(worker: &mut Worker<'p, Q, Wire>, turns: usize) -> usize {
     (0..turns).map(|_| worker.turn(Tick::default())).sum()

@@ -69,7 +69,7 @@ impl VhostPlan {
 
     /// What we would take of what a back end offers.
     pub(super) const fn wanted(&self) -> u64 {
-        let mut wanted = feature::VERSION_1 | feature::MERGEABLE | 1 << 30;
+        let mut wanted = feature::VERSION_1 | feature::MERGEABLE | feature::INDIRECT | 1 << 30;
         if self.packed {
             wanted |= feature::PACKED;
         }

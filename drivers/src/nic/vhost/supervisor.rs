@@ -282,7 +282,7 @@ impl Peer {
         let base = if features & feature::PACKED != 0 { 0x8000 } else { 0 };
         for (pair, member) in members.iter().enumerate() {
             let Some(member) = member else { continue };
-            let Layout { memory, receive, transmit } = &member.layout;
+            let Layout { memory, receive, transmit, .. } = &member.layout;
             for (index, parts, bell) in
                 [(2 * pair, receive, &member.bells.receive), (2 * pair + 1, transmit, &member.bells.transmit)]
             {

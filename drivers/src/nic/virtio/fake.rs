@@ -9,12 +9,12 @@ use super::header::HEADER;
 use super::memory::{RingMemory, Sight};
 use super::packed::{self, AVAIL, PackedWords, Place, USED};
 use super::queue::open;
-use super::ring::Parts;
+use super::ring::{INDIRECT, Parts};
 use super::split::{NEXT, SplitWords, WRITE};
 use super::transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};
 use crate::error::{Fault, OpenError};
 use crate::queue::{Copying, Gather};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use ringbuf::Pool;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -137,6 +137,8 @@ pub(super) struct Chain {
     pub(super) count: u16,
     /// Address, length, whether it may be written.
     pub(super) parts: Vec<(u64, u32, bool)>,
+    /// Its one part is a table of them.
+    table: bool,
 }
 
 impl End {
@@ -172,7 +174,8 @@ impl End {
                     let (len, flags, next) = packed::fields(second);
                     chain.parts.push((address, len, flags & WRITE != 0));
                     chain.count += 1;
-                    if flags & NEXT == 0 {
+                    chain.table |= flags & INDIRECT != 0;
+                    if flags & (NEXT | INDIRECT) != NEXT {
                         return Some(chain);
                     }
                     at = next;
@@ -194,8 +197,9 @@ impl End {
                     chain.id = id;
                     chain.parts.push((address, len, flags & WRITE != 0));
                     chain.count += 1;
+                    chain.table |= flags & INDIRECT != 0;
                     at.advance(1);
-                    if flags & NEXT == 0 {
+                    if flags & (NEXT | INDIRECT) != NEXT {
                         *look = at;
                         return Some(chain);
                     }
@@ -448,9 +452,41 @@ impl FakeDevice<'_> {
         self.receive.publish(ahead);
     }
 
+    /// The parts of a table in place of the table.
+    fn unfold(&mut self, mut chain: Chain) -> Chain {
+        if !chain.table {
+            return chain;
+        }
+        let Addresses::Linear(base) = self.layout.addresses else { return chain };
+        let (address, bytes, _) = chain.parts.pop().unwrap_or_default();
+        let count = bytes as usize / 16;
+        let offset = address.checked_sub(base).and_then(|offset| usize::try_from(offset).ok());
+        let inside = |offset: &usize| {
+            offset.is_multiple_of(16) && offset.saturating_add(16 * count) <= self.layout.memory.bytes()
+        };
+        let Some(offset) = offset.filter(inside) else {
+            self.astray = true;
+            return chain;
+        };
+        let words = self.layout.memory.words::<AtomicU64>(offset, 2 * count);
+        let mut at = 0;
+        for _ in 0..count {
+            let Some([place, rest]) = words.as_chunks::<2>().0.get(at) else { break };
+            let (len, flags, next) = packed::fields(rest.load(Ordering::Acquire));
+            chain.parts.push((u64::from_le(place.load(Ordering::Acquire)), len, flags & WRITE != 0));
+            // In a packed ring the order is the table's.
+            at = if self.plan.packed { at + 1 } else { usize::from(next) };
+            if !self.plan.packed && flags & NEXT == 0 {
+                break;
+            }
+        }
+        chain
+    }
+
     /// Takes the next packet that the driver sent: its header and the packet behind.
     pub fn take(&mut self) -> Option<([u8; 12], Vec<u8>)> {
         let chain = self.transmit.next()?;
+        let chain = self.unfold(chain);
         let mut bytes = Vec::new();
         for &(address, len, writable) in &chain.parts {
             self.astray |= writable || !self.sight.read(address, len as usize, &mut bytes);

@@ -4,7 +4,7 @@
 //!   queue      one receive ring and one transmit ring as a queue pair; headers, checksums, mergeable buffers
 //!   ring       what it asks of a ring         split, packed    the two layouts
 //!   transport  how the rings reach their device: a bus, or another process
-//!   shadow     what was posted, out of the device's reach
+//!   shadow     what was posted, out of the device's reach         table     many buffers behind one descriptor
 //!   fake       a device in memory, which can lie
 //!   pci        the same rings with a card at their other end
 //! ```
@@ -22,6 +22,7 @@ mod receive;
 mod ring;
 mod shadow;
 mod split;
+mod table;
 mod transmit;
 mod transport;
 
@@ -57,6 +58,8 @@ pub mod feature {
     pub const CONTROL_RECEIVE: u64 = 1 << 18;
     /// It has several queue pairs (`VIRTIO_NET_F_MQ`).
     pub const QUEUES: u64 = 1 << 22;
+    /// A descriptor may name a table of descriptors (`VIRTIO_F_INDIRECT_DESC`).
+    pub const INDIRECT: u64 = 1 << 28;
     /// It follows version 1 (`VIRTIO_F_VERSION_1`).
     pub const VERSION_1: u64 = 1 << 32;
     /// It goes through an IOMMU (`VIRTIO_F_ACCESS_PLATFORM`).

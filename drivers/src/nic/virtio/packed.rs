@@ -8,7 +8,7 @@
 //! Length, id and flags are one word of 64 bits here, so a descriptor is published, and read, in one access.
 
 use super::memory::{RingMemory, Words};
-use super::ring::{Access, Buffer, Done, Parts, Ring};
+use super::ring::{Access, Buffer, Done, INDIRECT, Parts, Ring};
 use super::split::{NEXT, WRITE};
 use crate::error::Fault;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -171,6 +171,17 @@ impl Ring for Packed {
         let after = core::mem::replace(&mut self.next, head);
         self.write(first, first.id, if rest.is_empty() { 0 } else { NEXT });
         self.next = after;
+    }
+
+    /// §2.8.7: no id, and of the flags only who writes; the order is that of the table.
+    #[inline]
+    fn listed(len: u32, _: u16, _: bool) -> u64 {
+        second(len, 0, 0)
+    }
+
+    #[inline]
+    fn post_table(&mut self, id: u16, address: u64, bytes: u32) {
+        self.write(&Buffer { id, address, len: bytes, access: Access::Reads }, id, INDIRECT);
     }
 
     #[inline]

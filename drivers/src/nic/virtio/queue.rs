@@ -16,6 +16,7 @@ use super::receive::Receiver;
 use super::ring::{Access, Buffer, Ring};
 use super::shadow::Shadow;
 use super::split::Split;
+use super::table::Tables;
 use super::transmit::{depart, in_order};
 use super::transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};
 use crate::checksum;
@@ -70,6 +71,8 @@ pub(super) struct VirtioQueue<'p, R: Ring, T: Transport> {
     receiver: Receiver<'p, R>,
     pub(super) transmit: R,
     pub(super) sent: Shadow<'p>,
+    /// For packets of many buffers, where the device takes tables.
+    pub(super) tables: Option<Tables>,
     layout: Layout,
     pub(super) caps: Caps,
     /// What both sides have agreed on.
@@ -83,7 +86,7 @@ pub(super) struct VirtioQueue<'p, R: Ring, T: Transport> {
     pub(super) sends: bool,
     pub(super) fault: Option<Fault>,
     /// Something was posted for sending since the device was last told.
-    posted: bool,
+    pub(super) posted: bool,
     /// Turns since something was posted for sending; round and round from 1 to 128.
     quiet: u8,
     /// Whether the device sleeps was last looked at without a fence.
@@ -108,13 +111,19 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         let transmit = R::new(&layout.memory, layout.transmit, plan.ring);
         receive.set_interrupts(false);
         transmit.set_interrupts(false);
+        let (sent, tables) = if plan.features & feature::INDIRECT == 0 {
+            (Shadow::new(pool, plan.ring), None)
+        } else {
+            (Shadow::with_lists(pool, plan.ring), Some(Tables::new(layout, plan.ring)))
+        };
         Self {
             pool,
             transport,
             addresses,
             receiver: Receiver::new(pool, plan.ring, receive, headroom(pool), mergeable),
             transmit,
-            sent: Shadow::new(pool, plan.ring),
+            sent,
+            tables,
             layout: layout.clone(),
             caps: caps::<R>(plan),
             features: plan.features,
@@ -368,6 +377,9 @@ fn caps<R: Ring>(plan: &VirtioPlan) -> Caps {
     let mut mode = format!("{} of {}", R::NAME, plan.ring);
     if all(feature::MERGEABLE) {
         mode += ", mergeable buffers";
+    }
+    if all(feature::INDIRECT) {
+        mode += ", tables";
     }
     if all(feature::CHECKSUM) {
         mode += ", checksums";

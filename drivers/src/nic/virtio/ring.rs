@@ -33,6 +33,9 @@ pub(crate) enum Access {
     Writes,
 }
 
+/// `VIRTQ_DESC_F_INDIRECT` (§2.7.5, §2.8.7): the buffer is a table of descriptors.
+pub(super) const INDIRECT: u16 = 4;
+
 /// Where the three parts of a ring begin in its memory, as a transport tells the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
@@ -84,6 +87,12 @@ pub(crate) trait Ring: fmt::Debug + Sized {
 
     /// Posts the buffers of one packet, anywhere; those that the device writes come last (§2.7.4.2).
     fn post_chain(&mut self, buffers: &[Buffer]);
+
+    /// The second word of a buffer in a table of its own, as a number: `last` is the last of its table.
+    fn listed(len: u32, index: u16, last: bool) -> u64;
+
+    /// Posts a packet whose buffers are in a table of so many bytes (§2.7.5.3, §2.8.7).
+    fn post_table(&mut self, id: u16, address: u64, bytes: u32);
 
     /// Lets the device see what was posted.
     fn publish(&mut self);

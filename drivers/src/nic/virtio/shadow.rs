@@ -8,6 +8,9 @@
 use crate::error::Fault;
 use ringbuf::{Frame, Pool, Shelf};
 
+/// Pages of a packet whose head has a descriptor, at most.
+const LISTED: usize = super::table::LONGEST - 1;
+
 /// What is known of a descriptor beside its slot.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -17,13 +20,15 @@ struct Entry {
     next: u16,
     /// Buffers of the packet, in the entry of its first: 0 in the others.
     count: u16,
+    /// Pages of the packet that are in its list.
+    listed: u16,
 }
 
 /// No arena is as large.
 const NOWHERE: u64 = u64::MAX;
 
 /// An entry of a packet by itself: so are all that nobody has written to.
-const PLAIN: Entry = Entry { page: NOWHERE, next: 0, count: 1 };
+const PLAIN: Entry = Entry { page: NOWHERE, next: 0, count: 1, listed: 0 };
 
 /// A table of all descriptors of one ring.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub(crate) struct Shadow<'p> {
     pool: &'p Pool,
     pub(super) shelf: Shelf<'p>,
     entries: Box<[Entry]>,
+    /// Where the pages begin of a packet whose buffers are in a [table](super::table). Empty where there are none.
+    lists: Box<[[u64; LISTED]]>,
     mask: u16,
     /// The device answers in the order of posting, so far.
     ordered: bool,
@@ -51,6 +58,7 @@ impl<'p> Shadow<'p> {
             pool,
             shelf: Shelf::new(pool, size.into()),
             entries: vec![PLAIN; size.into()].into(),
+            lists: Box::default(),
             mask: size - 1,
             ordered: true,
             next: 0,
@@ -58,6 +66,13 @@ impl<'p> Shadow<'p> {
             chains: 0,
             free: 0,
         }
+    }
+
+    /// The same, for packets whose buffers are in tables.
+    pub(crate) fn with_lists(pool: &'p Pool, size: u16) -> Self {
+        let mut shadow = Self::new(pool, size);
+        shadow.lists = vec![[NOWHERE; LISTED]; size.into()].into();
+        shadow
     }
 
     /// Descriptors that the device has.
@@ -142,6 +157,19 @@ impl<'p> Shadow<'p> {
         id
     }
 
+    /// Where the pages of a packet of a single descriptor are noted, which the device has; then [`listed`](Self::listed).
+    #[inline]
+    pub(crate) fn list(&mut self, id: u16) -> &mut [u64] {
+        self.lists.get_mut(usize::from(id)).map_or(&mut [], |list| &mut list[..])
+    }
+
+    /// So many were noted.
+    #[inline]
+    pub(crate) fn listed(&mut self, id: u16, count: u16) {
+        self.entries[usize::from(id)].listed = count;
+        self.chains += u16::from(count > 0);
+    }
+
     /// Makes one packet of descriptors that were claimed one after the other.
     pub(crate) fn link(&mut self, ids: impl ExactSizeIterator<Item = u16> + Clone) {
         let count = u16::try_from(ids.len()).unwrap_or(u16::MAX);
@@ -180,8 +208,11 @@ impl<'p> Shadow<'p> {
     /// [`Fault::Completion`] when the device did not have it.
     pub(crate) fn finish(&mut self, id: u32) -> Result<u16, Fault> {
         let mut at = self.packet(id)?;
-        let count = self.entries[at].count;
-        self.chains -= u16::from(count > 1);
+        let Entry { count, listed, .. } = self.entries[at];
+        self.chains -= u16::from(count > 1 || listed > 0);
+        if listed > 0 {
+            self.bring_list_home(at);
+        }
         for _ in 0..count {
             let next = self.entries[at].next;
             self.bring_home(at);
@@ -198,6 +229,15 @@ impl<'p> Shadow<'p> {
         } else {
             // An entry answers once, so the page was out.
             let _ = self.pool.reclaim_page(page);
+        }
+    }
+
+    /// Takes home the pages of a packet whose buffers were in a table.
+    fn bring_list_home(&mut self, at: usize) {
+        let listed = core::mem::take(&mut self.entries[at].listed);
+        for page in self.lists.get(at).into_iter().flatten().take(listed.into()) {
+            // As above.
+            let _ = self.pool.reclaim_page(*page);
         }
     }
 
@@ -234,6 +274,7 @@ impl<'p> Shadow<'p> {
             if self.shelf.has(at) || self.entries[at].page != NOWHERE {
                 packets += u64::from(self.entries[at].count > 0);
                 self.bring_home(at);
+                self.bring_list_home(at);
             }
             self.entries[at] = PLAIN;
         }

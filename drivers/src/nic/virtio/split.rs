@@ -7,7 +7,7 @@
 //! ```
 
 use super::memory::{RingMemory, Words};
-use super::ring::{Access, Buffer, Done, Parts, Ring};
+use super::ring::{Access, Buffer, Done, INDIRECT, Parts, Ring};
 use crate::error::Fault;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use ringbuf::Cursor;
@@ -163,6 +163,19 @@ impl Ring for Split {
         if let Some(first) = buffers.first() {
             self.offer(first.id);
         }
+    }
+
+    #[inline]
+    fn listed(len: u32, index: u16, last: bool) -> u64 {
+        if last { second(len, 0, 0) } else { second(len, NEXT, index + 1) }
+    }
+
+    #[inline]
+    fn post_table(&mut self, id: u16, address: u64, bytes: u32) {
+        let place = 2 * usize::from(id);
+        self.words.table[place].store(address.to_le(), Ordering::Relaxed);
+        self.words.table[place + 1].store(second(bytes, INDIRECT, 0), Ordering::Relaxed);
+        self.offer(id);
     }
 
     #[inline]

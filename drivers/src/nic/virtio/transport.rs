@@ -4,6 +4,7 @@ use super::memory::RingMemory;
 use super::packed::Packed;
 use super::ring::{Parts, Ring};
 use super::split::Split;
+use super::table;
 use crate::error::Fault;
 pub use crate::pci::Addresses;
 use crate::queue::Copying;
@@ -92,6 +93,10 @@ pub struct Layout {
     pub receive: Parts,
     /// The transmit ring.
     pub transmit: Parts,
+    /// Where its [tables](super::table) begin.
+    pub tables: usize,
+    /// Where the device finds the memory.
+    pub addresses: Addresses,
 }
 
 impl Layout {
@@ -102,19 +107,33 @@ impl Layout {
     pub fn several(pairs: u32, ring: u16, packed: bool) -> std::io::Result<Vec<Self>> {
         let bytes = Self::bytes(ring, packed);
         let memory = RingMemory::new(bytes * pairs as usize)?;
-        Ok((0..pairs as usize).map(|pair| Self::of_pair(&memory, bytes * pair, ring, packed)).collect())
+        // The other side of shared memory is told of our own addresses.
+        let addresses = Addresses::Linear(memory.address());
+        let pair = |pair| Self::of_pair(&memory, bytes * pair, ring, packed, addresses.clone());
+        Ok((0..pairs as usize).map(pair).collect())
     }
 
-    /// Bytes of the rings of one pair.
+    /// Bytes of the rings of one pair, and of its tables.
     pub(crate) fn bytes(ring: u16, packed: bool) -> usize {
-        2 * Self::parts(packed)(0, ring).bytes.next_multiple_of(4096)
+        2 * Self::half(ring, packed) + (table::BYTES * usize::from(ring)).next_multiple_of(4096)
+    }
+
+    /// Bytes of one ring, in whole pages.
+    fn half(ring: u16, packed: bool) -> usize {
+        Self::parts(packed)(0, ring).bytes.next_multiple_of(4096)
     }
 
     /// The rings of one pair, from `start` on.
-    pub(crate) fn of_pair(memory: &Arc<RingMemory>, start: usize, ring: u16, packed: bool) -> Self {
-        let (parts, half) = (Self::parts(packed), Self::bytes(ring, packed) / 2);
+    pub(crate) fn of_pair(
+        memory: &Arc<RingMemory>,
+        start: usize,
+        ring: u16,
+        packed: bool,
+        addresses: Addresses,
+    ) -> Self {
+        let (parts, half) = (Self::parts(packed), Self::half(ring, packed));
         let (receive, transmit) = (parts(start, ring), parts(start + half, ring));
-        Self { memory: Arc::clone(memory), receive, transmit }
+        Self { memory: Arc::clone(memory), receive, transmit, tables: start + 2 * half, addresses }
     }
 
     const fn parts(packed: bool) -> fn(usize, u16) -> Parts {

@@ -18,7 +18,7 @@ use crate::nic::NicPlan;
 use crate::nic::memory::RingMemory;
 use crate::nic::virtio::fake::{Chain, End, FakeDevice, FakePlan, attach};
 use crate::nic::virtio::ring::Parts;
-use crate::nic::virtio::{Layout, feature};
+use crate::nic::virtio::{Addresses, Layout, feature};
 use crate::pci::fake::{FakeBus, Wires};
 use crate::pci::{Function, Identity, Model};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +46,7 @@ impl Default for FakePciPlan {
     fn default() -> Self {
         let features = feature::VERSION_1 | feature::PLATFORM | feature::MERGEABLE | feature::MAC;
         let control = feature::CONTROL | feature::CONTROL_RECEIVE | feature::QUEUES;
-        let features = features | control | feature::STATUS | feature::MTU;
+        let features = features | control | feature::STATUS | feature::MTU | feature::INDIRECT;
         Self { features, pairs: 4, ring: 256, mtu: 9000, lie: None }
     }
 }
@@ -379,9 +379,9 @@ impl FakeCard {
         let [receive, transmit] =
             [2 * pair, 2 * pair + 1].map(|number| state.queues.get(&number).copied().unwrap_or_default());
         let plan = self.cells.plan_of(&state, &receive);
-        let (memory, _, receive) = self.cells.ring(&receive)?;
+        let (memory, base, receive) = self.cells.ring(&receive)?;
         let (_, _, transmit) = self.cells.ring(&transmit)?;
-        let layout = Layout { memory, receive, transmit };
+        let layout = Layout { memory, receive, transmit, tables: 0, addresses: Addresses::Linear(base) };
         // Each pair has the arena mapped, in the order in which they were opened.
         Some(attach(pool, layout, plan, self.wires.base_of_arena(pair.into())?))
     }

@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What the driver takes of what a device offers.
 const fn wanted(plan: &NicPlan) -> u64 {
     let mut wanted = feature::VERSION_1 | feature::PLATFORM | feature::PACKED;
-    wanted |= feature::MERGEABLE | feature::MAC | feature::STATUS | feature::MTU;
+    wanted |= feature::INDIRECT | feature::MERGEABLE | feature::MAC | feature::STATUS | feature::MTU;
     wanted |= feature::CONTROL | feature::CONTROL_RECEIVE;
     if cfg!(target_arch = "x86_64") {
         // The barriers here are those that real devices need; on other machines they are those between processors.
@@ -87,6 +87,10 @@ impl VirtioPort {
         let count = u16::try_from(plan.queues).unwrap_or(1);
         let interrupts: Vec<_> = function.interrupts(count)?.into_iter().map(Arc::new).collect();
         device.silence_configuration();
+        for line in interrupts.iter().filter(|interrupt| interrupt.is_line()) {
+            // The kernel's driver keeps it masked until it is told otherwise.
+            line.calm().map_err(|source| function.failed("letting its interrupts through", source))?;
+        }
         let device = Arc::new(device);
         let port = Self {
             mac: facts.mac.unwrap_or_else(own_address),
@@ -163,7 +167,7 @@ impl VirtioPort {
         })?;
         let (packed, ring) = (self.device.has(feature::PACKED), self.ring);
         let rings = function.rings(Layout::bytes(ring, packed))?;
-        let layout = Layout::of_pair(rings.memory(), 0, ring, packed);
+        let layout = Layout::of_pair(rings.memory(), 0, ring, packed, rings.addresses().clone());
         let arena = function.map_arena(pool)?;
         let vector = u16::try_from(queue).ok().filter(|_| self.has_vector(queue)).unwrap_or(NO_VECTOR);
         let receive = Place { queue: first, ring, rings: &rings, parts: layout.receive, vector };
