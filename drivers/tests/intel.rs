@@ -188,7 +188,8 @@ fn pages_are_gathered() {
 fn tcp() -> Vec<u8> {
     let mut bytes = packet(100, 0);
     bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
-    bytes[23] = 6;
+    bytes[16..18].copy_from_slice(&[0, 86]);
+    bytes[20..24].copy_from_slice(&[0, 0, 64, 6]);
     bytes
 }
 

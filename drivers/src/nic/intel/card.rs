@@ -18,15 +18,6 @@ pub(super) struct Filled {
     pub(super) damaged: bool,
 }
 
-/// A packet on its way out, as far as its descriptors must say it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Outgoing {
-    /// Bytes of all its buffers.
-    pub(super) bytes: u32,
-    /// The card completes its checksum, as the last context says.
-    pub(super) checksum: bool,
-}
-
 /// Where the rings of a queue are for the card, and how long each is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RingPlaces {
@@ -64,7 +55,7 @@ pub(super) enum Signal {
     Line,
 }
 
-/// A card, as its queues need it.
+/// A card, as its queues need it. What both cards have at the same place is in this file; what differs is asked for here.
 pub(super) trait Card: Debug + Clone + Send + Sync + 'static {
     /// The card's name in reports.
     const NAME: &'static str;
@@ -73,41 +64,111 @@ pub(super) trait Card: Debug + Clone + Send + Sync + 'static {
 
     /// Its registers.
     fn registers(&self) -> &Registers;
-    /// Where the receive tail of a queue is.
-    fn receive_tail(queue: u32) -> usize;
-    /// Where the transmit tail of a queue is.
-    fn transmit_tail(queue: u32) -> usize;
+    /// Where the registers of a queue's receive ring begin: see [`ring`].
+    fn receive_ring(queue: u32) -> usize;
+    /// Where those of its transmit ring begin.
+    fn transmit_ring(queue: u32) -> usize;
 
     /// Readies the card after a reset, before any queue.
     fn prepare(&self, setting: &Setting);
-    /// Has a queue begin. Its rings are empty.
-    fn start(&self, queue: u32, places: &RingPlaces);
+    /// Has a queue begin. Its rings are empty, and the card knows where they are.
+    fn start(&self, queue: u32, buffer: Buffer);
     /// Has a queue end: when this returns `true`, the card fetches no descriptor of it and moves no data for it.
     #[must_use]
     fn stop(&self, queue: u32) -> bool;
 
-    /// Lets the queue interrupt when something is received.
-    fn arm(&self, queue: u32, signal: Signal);
-    /// No more interrupts of the queue.
-    fn disarm(&self, queue: u32, signal: Signal);
-    /// Interrupts now, as if something had been received.
-    fn poke(&self, queue: u32, signal: Signal);
+    /// What has a queue interrupt when something is received.
+    fn cause(queue: u32, signal: Signal) -> Cause;
 
     /// Packets lost by a queue for want of buffers since this was last asked.
     fn missed(&self, queue: u32) -> u64;
 
     /// What a filled descriptor says; `None` while the card has it.
     fn filled(word: u64) -> Option<Filled>;
-    /// A piece of a packet.
-    fn piece(address: u64, len: u16, packet: Outgoing) -> Descriptor;
-    /// The same piece, the last of its packet.
-    fn last(piece: Descriptor) -> Descriptor;
-    /// The same descriptor, to be reported when it is done.
-    fn reported(descriptor: Descriptor) -> Descriptor;
-    /// Whether a reported descriptor is done.
-    fn is_done(word: u64) -> bool;
+    /// What the second words of all descriptors of a packet have in common. `bytes` are those of all its buffers;
+    /// `checksum` says that the card completes its checksum, as the last context says.
+    fn data(bytes: u32, checksum: bool) -> u64;
     /// The descriptor that says how a packet's checksum is to be completed; `None` when the card cannot.
     fn context(first: &Frame<'_>, offload: &Offload) -> Option<Descriptor>;
+}
+
+/// What has a queue interrupt: bits, and the registers that take them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cause {
+    pub(super) bits: u32,
+    /// Interrupts on, off, and one now.
+    pub(super) on: usize,
+    pub(super) off: usize,
+    pub(super) now: usize,
+}
+
+impl Cause {
+    /// One of the causes that both cards have (82574 §10.2.4, 82576 §8.8).
+    pub(super) const fn of_line(bits: u32) -> Self {
+        Self { bits, on: register::IMS, off: register::IMC, now: register::ICS }
+    }
+}
+
+/// Lets a queue interrupt when something is received.
+pub(super) fn arm<C: Card>(card: &C, queue: u32, signal: Signal) {
+    let cause = C::cause(queue, signal);
+    card.registers().write(cause.on, cause.bits);
+}
+
+/// No more interrupts of a queue.
+pub(super) fn disarm<C: Card>(card: &C, queue: u32, signal: Signal) {
+    let cause = C::cause(queue, signal);
+    card.registers().write(cause.off, cause.bits);
+    if signal == Signal::Line {
+        // Takes the line down.
+        let _: u32 = card.registers().read(register::ICR);
+    }
+}
+
+/// Interrupts now, as if something had been received.
+pub(super) fn poke<C: Card>(card: &C, queue: u32, signal: Signal) {
+    let cause = C::cause(queue, signal);
+    card.registers().write(cause.now, cause.bits);
+}
+
+/// Has a queue begin: its rings are where `places` says, and empty.
+pub(super) fn start<C: Card>(card: &C, queue: u32, places: &RingPlaces) {
+    let registers = card.registers();
+    let rings = [(C::receive_ring(queue), places.receive), (C::transmit_ring(queue), places.transmit)];
+    for (first, address) in rings {
+        let [lower, upper] = halves(address);
+        registers.write(first + ring::LOW, lower);
+        registers.write(first + ring::HIGH, upper);
+        registers.write(first + ring::BYTES, u32::from(places.ring) * 16);
+        registers.write(first + ring::HEAD, 0u32);
+        registers.write(first + ring::TAIL, 0u32);
+    }
+    card.start(queue, places.buffer);
+}
+
+/// A counter that is gone when it is read.
+pub(super) fn counted(registers: &Registers, register: usize) -> u64 {
+    let count: u32 = registers.read(register);
+    if count == ABSENT { 0 } else { count.into() }
+}
+
+/// The lower and the upper half of an address.
+#[expect(clippy::cast_possible_truncation, reason = "halves are meant")]
+const fn halves(address: u64) -> [u32; 2] {
+    [address as u32, (address >> 32) as u32]
+}
+
+/// The second word of a transmit descriptor, as far as both cards have it alike (82574 §7.2.5, 82576 §7.2.2.3).
+pub(super) mod transmit {
+    /// The last of its packet; the check sequence is the card's to insert; to be reported; not of the legacy kind.
+    pub(crate) const EOP: u64 = 1 << 24;
+    pub(crate) const INSERT_CHECK_SEQUENCE: u64 = 1 << 25;
+    pub(crate) const REPORT: u64 = 1 << 27;
+    pub(crate) const EXTENDED: u64 = 1 << 29;
+    /// The card's report: DD.
+    pub(crate) const DONE: u64 = 1 << 32;
+    /// TXSM: the checksum of TCP or UDP is the card's to insert.
+    pub(crate) const INSERT_CHECKSUM: u64 = 1 << 41;
 }
 
 /// How a card is to be set.
@@ -142,6 +203,19 @@ pub(super) mod register {
     /// The first own address, which the card has read from its memory after the reset.
     pub(crate) const RAL: usize = 0x5400;
     pub(crate) const RAH: usize = 0x5404;
+}
+
+/// The registers of a ring, from its first on, in both (82574 §10.2.5 and §10.2.6, 82576 §8.10 and §8.12).
+pub(super) mod ring {
+    /// Its address, and its bytes.
+    pub(crate) const LOW: usize = 0x00;
+    pub(crate) const HIGH: usize = 0x04;
+    pub(crate) const BYTES: usize = 0x08;
+    /// What the card has lies from head to tail.
+    pub(crate) const HEAD: usize = 0x10;
+    pub(crate) const TAIL: usize = 0x18;
+    /// RXDCTL or TXDCTL.
+    pub(crate) const CONTROL: usize = 0x28;
 }
 
 /// CTRL (82574 §10.2.2.1, 82576 §8.2.1): set the link up; reset.

@@ -13,7 +13,7 @@
 //! ```
 
 use super::card::{
-    self, Buffer, Card, Descriptor, Filled, Outgoing, RingPlaces, Setting, Signal, rctl, register,
+    self, Buffer, Card, Cause, Descriptor, Filled, Setting, Signal, rctl, register, ring, transmit,
 };
 use crate::pci::Registers;
 use ringbuf::{Frame, Offload};
@@ -22,20 +22,10 @@ use ringbuf::{Frame, Offload};
 #[derive(Clone, Debug)]
 pub(super) struct E1000e(pub(super) Registers);
 
-/// Receive ring 0 (§10.2.5.5 and on) and transmit ring 0 (§10.2.6.4 and on): base, length, head, tail, control.
-const RDBAL: usize = 0x2800;
-const RDBAH: usize = 0x2804;
-const RDLEN: usize = 0x2808;
-const RDH: usize = 0x2810;
-const RDT: usize = 0x2818;
-const RXDCTL: usize = 0x2828;
-const TDBAL: usize = 0x3800;
-const TDBAH: usize = 0x3804;
-const TDLEN: usize = 0x3808;
-const TDH: usize = 0x3810;
-const TDT: usize = 0x3818;
-const TXDCTL: usize = 0x3828;
-/// Thresholds in descriptors, not cache lines (§10.2.5.11, §10.2.6.9); bit 22 of TXDCTL must be set.
+/// Receive ring 0 (§10.2.5.5 and on) and transmit ring 0 (§10.2.6.4 and on).
+const RECEIVE: usize = 0x2800;
+const TRANSMIT: usize = 0x3800;
+/// RXDCTL and TXDCTL: thresholds in descriptors, not cache lines (§10.2.5.11, §10.2.6.9); bit 22 of TXDCTL must be set.
 const GRANULARITY: u32 = 1 << 24;
 const COUNT_DESCRIPTORS: u32 = 1 << 22;
 /// A descriptor is written back as soon as it is done, and 31 are fetched ahead.
@@ -58,21 +48,6 @@ const ENDS: u64 = 1 << 1;
 const DAMAGED: u64 = 0x97;
 
 const TYPE_DATA: u64 = 1 << 20;
-const EOP: u64 = 1 << 24;
-const INSERT_CHECK_SEQUENCE: u64 = 1 << 25;
-const REPORT: u64 = 1 << 27;
-const EXTENDED: u64 = 1 << 29;
-const SENT: u64 = 1 << 32;
-const INSERT_CHECKSUM: u64 = 1 << 41;
-
-impl E1000e {
-    fn cause(signal: Signal) -> u32 {
-        match signal {
-            Signal::Message => RECEIVE_QUEUE,
-            Signal::Line => RECEIVED,
-        }
-    }
-}
 
 impl Card for E1000e {
     const NAME: &'static str = "82574L";
@@ -82,12 +57,12 @@ impl Card for E1000e {
         &self.0
     }
 
-    fn receive_tail(_queue: u32) -> usize {
-        RDT
+    fn receive_ring(_queue: u32) -> usize {
+        RECEIVE
     }
 
-    fn transmit_tail(_queue: u32) -> usize {
-        TDT
+    fn transmit_ring(_queue: u32) -> usize {
+        TRANSMIT
     }
 
     fn prepare(&self, setting: &Setting) {
@@ -101,22 +76,11 @@ impl Card for E1000e {
         self.0.write(register::TCTL, card::TCTL & !card::TCTL_ENABLE);
     }
 
-    fn start(&self, _queue: u32, places: &RingPlaces) {
+    fn start(&self, _queue: u32, buffer: Buffer) {
         let registers = &self.0;
-        let bytes = u32::from(places.ring) * 16;
-        for (low, high, address) in [(RDBAL, RDBAH, places.receive), (TDBAL, TDBAH, places.transmit)] {
-            let [lower, upper] = halves(address);
-            registers.write(low, lower);
-            registers.write(high, upper);
-        }
-        registers.write(RDLEN, bytes);
-        registers.write(TDLEN, bytes);
-        for position in [RDH, RDT, TDH, TDT] {
-            registers.write(position, 0u32);
-        }
-        registers.write(RXDCTL, GRANULARITY | WRITE_BACK | PREFETCH);
-        registers.write(TXDCTL, GRANULARITY | COUNT_DESCRIPTORS | WRITE_BACK | PREFETCH);
-        let flexible = match places.buffer {
+        registers.write(RECEIVE + ring::CONTROL, GRANULARITY | WRITE_BACK | PREFETCH);
+        registers.write(TRANSMIT + ring::CONTROL, GRANULARITY | COUNT_DESCRIPTORS | WRITE_BACK | PREFETCH);
+        let flexible = match buffer {
             Buffer::Kib2 => 0,
             Buffer::Kib3 => 3 << rctl::FLEXIBLE_BUFFER_SHIFT,
         };
@@ -134,25 +98,15 @@ impl Card for E1000e {
         true
     }
 
-    fn arm(&self, _queue: u32, signal: Signal) {
-        self.0.write(register::IMS, Self::cause(signal));
-    }
-
-    fn disarm(&self, _queue: u32, signal: Signal) {
-        self.0.write(register::IMC, u32::MAX);
-        if signal == Signal::Line {
-            // Takes the line down.
-            let _: u32 = self.0.read(register::ICR);
-        }
-    }
-
-    fn poke(&self, _queue: u32, signal: Signal) {
-        self.0.write(register::ICS, Self::cause(signal));
+    fn cause(_queue: u32, signal: Signal) -> Cause {
+        Cause::of_line(match signal {
+            Signal::Message => RECEIVE_QUEUE,
+            Signal::Line => RECEIVED,
+        })
     }
 
     fn missed(&self, _queue: u32) -> u64 {
-        let missed: u32 = self.0.read(register::MPC);
-        if missed == card::ABSENT { 0 } else { missed.into() }
+        card::counted(&self.0, register::MPC)
     }
 
     #[inline]
@@ -167,38 +121,17 @@ impl Card for E1000e {
     }
 
     #[inline]
-    fn piece(address: u64, len: u16, packet: Outgoing) -> Descriptor {
-        let checksum = if packet.checksum { INSERT_CHECKSUM } else { 0 };
-        [address, u64::from(len) | TYPE_DATA | EXTENDED | INSERT_CHECK_SEQUENCE | checksum]
-    }
-
-    #[inline]
-    fn last([address, word]: Descriptor) -> Descriptor {
-        [address, word | EOP]
-    }
-
-    #[inline]
-    fn reported([address, word]: Descriptor) -> Descriptor {
-        [address, word | REPORT]
-    }
-
-    #[inline]
-    fn is_done(word: u64) -> bool {
-        word & SENT != 0
+    fn data(_bytes: u32, checksum: bool) -> u64 {
+        let checksum = if checksum { transmit::INSERT_CHECKSUM } else { 0 };
+        TYPE_DATA | transmit::EXTENDED | transmit::INSERT_CHECK_SEQUENCE | checksum
     }
 
     /// The card sums from TUCSS to the packet's end and stores at TUCSO, whatever is there: any checksum of this kind will do.
     fn context(_first: &Frame<'_>, offload: &Offload) -> Option<Descriptor> {
         let start = u8::try_from(offload.checksum_start).ok()?;
         let place = u8::try_from(offload.checksum_start + offload.checksum_offset).ok()?;
-        Some([u64::from(start) << 32 | u64::from(place) << 40, EXTENDED])
+        Some([u64::from(start) << 32 | u64::from(place) << 40, transmit::EXTENDED])
     }
-}
-
-/// The lower and the upper half of an address.
-#[expect(clippy::cast_possible_truncation, reason = "halves are meant")]
-pub(super) const fn halves(address: u64) -> [u32; 2] {
-    [address as u32, (address >> 32) as u32]
 }
 
 #[cfg(test)]
@@ -214,10 +147,7 @@ mod tests {
         assert_eq!(E1000e::filled(0x0000_0103_1234_0040), Some(Filled { damaged: true, ..filled }));
         // A wrong checksum inside is the receiver's business.
         assert_eq!(E1000e::filled(0x0000_6003_1234_0040), Some(filled));
-        let packet = Outgoing { bytes: 60, checksum: true };
-        let piece = E1000e::reported(E1000e::last(E1000e::piece(0x1000, 60, packet)));
-        assert_eq!(piece, [0x1000, 0x0000_0200_2b10_003c]);
-        assert!(!E1000e::is_done(piece[1]) && E1000e::is_done(piece[1] | 1 << 32));
-        assert_eq!(halves(0x1_8000_0002), [0x8000_0002, 1]);
+        let word = E1000e::data(60, true);
+        assert_eq!(word | transmit::EOP | transmit::REPORT | 60, 0x0000_0200_2b10_003c);
     }
 }

@@ -12,8 +12,8 @@
 //!     8  0 9 │ SNAP, IPv4, type of layer 4: 2 │ … type=2 4 │ DEXT │ index, header of layer 4: 8 │ segment 16
 //! ```
 
-use super::card::{self, Buffer, Card, Descriptor, Filled, Outgoing, RingPlaces, Setting, Signal, register};
-use super::e1000e::halves;
+use super::card::{self, Buffer, Card, Cause, Descriptor, Filled, Setting, Signal, register, ring, transmit};
+use crate::checksum;
 use crate::pci::Registers;
 use ringbuf::{Frame, Offload};
 
@@ -22,26 +22,16 @@ use ringbuf::{Frame, Offload};
 pub(super) struct Igb(pub(super) Registers);
 
 /// The rings of queue 0; those of queue n are `STRIDE * n` behind (§8.10.5 and on, §8.12.10 and on).
+const RECEIVE: usize = 0xc000;
+const TRANSMIT: usize = 0xe000;
 const STRIDE: usize = 0x40;
-const RDBAL: usize = 0xc000;
-const RDBAH: usize = 0xc004;
-const RDLEN: usize = 0xc008;
-const SRRCTL: usize = 0xc00c;
-const RDH: usize = 0xc010;
-const RDT: usize = 0xc018;
-const RXDCTL: usize = 0xc028;
-/// Packets that a queue lost for want of buffers (§8.19).
-const RQDPC: usize = 0xc030;
-const TDBAL: usize = 0xe000;
-const TDBAH: usize = 0xe004;
-const TDLEN: usize = 0xe008;
-const TDH: usize = 0xe010;
-const TDT: usize = 0xe018;
-const TXDCTL: usize = 0xe028;
+/// Of a receive ring: the shape of its buffers (§8.10.2), and packets lost for want of them (§8.19).
+const SRRCTL: usize = 0x0c;
+const RQDPC: usize = 0x30;
 /// RXDCTL and TXDCTL (§8.10.9, §8.12.15): the queue works; write back each descriptor; fetch ahead.
 const QUEUE_ENABLE: u32 = 1 << 25;
 const THRESHOLDS: u32 = 1 << 16 | 8 << 8 | 16;
-/// SRRCTL (§8.10.2): buffers in KiB, advanced descriptors with one buffer, drop what finds none: one queue that is not
+/// SRRCTL: buffers in KiB, advanced descriptors with one buffer, drop what finds none: one queue that is not
 /// looked after must not stop the others.
 const ONE_BUFFER: u32 = 1 << 25;
 const DROP: u32 = 1 << 31;
@@ -52,8 +42,8 @@ const MRQC: usize = 0x5818;
 const RETA: usize = 0x5c00;
 const RSSRK: usize = 0x5c80;
 const RSS: u32 = 2;
-/// TCP, UDP and anything else, over IPv4 and IPv6 (bits 16, 22, 17, 18, 23, 20).
-const RSS_FIELDS: u32 = 0b1101_0111 << 16;
+/// TCP, UDP and anything else, over IPv4 (bits 16, 22, 17) and IPv6 (21, and 18 with extension headers; 23; 20).
+const RSS_FIELDS: u32 = 0b1111_0111 << 16;
 /// RXCSUM (§8.10.13): descriptors hold the hash, and not the fragment's checksum, which shares its place.
 const RXCSUM: usize = 0x5000;
 const HASH_IN_DESCRIPTOR: u32 = 1 << 13;
@@ -78,21 +68,11 @@ const DAMAGED: u64 = 1 << 31;
 
 const TYPE_DATA: u64 = 3 << 20;
 const TYPE_CONTEXT: u64 = 2 << 20;
-const EOP: u64 = 1 << 24;
-const INSERT_CHECK_SEQUENCE: u64 = 1 << 25;
-const REPORT: u64 = 1 << 27;
-const EXTENDED: u64 = 1 << 29;
-const SENT: u64 = 1 << 32;
-const INSERT_CHECKSUM: u64 = 2 << 40;
 const BYTES_SHIFT: u32 = 46;
 const IPV4: u64 = 1 << 10;
 const TCP: u64 = 1 << 11;
 
 impl Igb {
-    const fn of(register: usize, queue: u32) -> usize {
-        register + STRIDE * queue as usize
-    }
-
     /// Spreads flows over the queues (§7.1.1.7): a table of 128 entries, and Microsoft's key of the specification, so that
     /// a flow finds the queue that others compute for it.
     fn spread(&self, queues: u32) {
@@ -126,12 +106,12 @@ impl Card for Igb {
         &self.0
     }
 
-    fn receive_tail(queue: u32) -> usize {
-        Self::of(RDT, queue)
+    fn receive_ring(queue: u32) -> usize {
+        RECEIVE + STRIDE * queue as usize
     }
 
-    fn transmit_tail(queue: u32) -> usize {
-        Self::of(TDT, queue)
+    fn transmit_ring(queue: u32) -> usize {
+        TRANSMIT + STRIDE * queue as usize
     }
 
     fn prepare(&self, setting: &Setting) {
@@ -153,77 +133,43 @@ impl Card for Igb {
         self.0.write(register::TCTL, card::TCTL);
     }
 
-    fn start(&self, queue: u32, places: &RingPlaces) {
-        let registers = &self.0;
-        let at = |register| Self::of(register, queue);
-        let bytes = u32::from(places.ring) * 16;
-        for (low, high, address) in [(RDBAL, RDBAH, places.receive), (TDBAL, TDBAH, places.transmit)] {
-            let [lower, upper] = halves(address);
-            registers.write(at(low), lower);
-            registers.write(at(high), upper);
-        }
-        registers.write(at(RDLEN), bytes);
-        registers.write(at(TDLEN), bytes);
-        let kib = match places.buffer {
+    fn start(&self, queue: u32, buffer: Buffer) {
+        let kib = match buffer {
             Buffer::Kib2 => 2,
             Buffer::Kib3 => 3,
         };
-        registers.write(at(SRRCTL), kib | ONE_BUFFER | DROP);
-        for position in [RDH, TDH, TDT] {
-            registers.write(at(position), 0u32);
-        }
-        for control in [RXDCTL, TXDCTL] {
-            registers.write(at(control), QUEUE_ENABLE | THRESHOLDS);
+        let receive = Self::receive_ring(queue);
+        self.0.write(receive + SRRCTL, kib | ONE_BUFFER | DROP);
+        for control in controls(queue) {
+            self.0.write(control, QUEUE_ENABLE | THRESHOLDS);
             // §4.5.9: the tail only once it says so itself. A queue that does not come on moves nothing, and does no harm.
-            let _ = wait_for(registers, at(control), QUEUE_ENABLE);
+            let _ = wait_for(&self.0, control, QUEUE_ENABLE);
         }
-        registers.write(at(RDT), 0u32);
+        self.0.write(receive + ring::TAIL, 0u32);
     }
 
     fn stop(&self, queue: u32) -> bool {
         let mut stopped = true;
-        for control in [RXDCTL, TXDCTL] {
-            let place = Self::of(control, queue);
-            self.0.change(place, QUEUE_ENABLE, 0);
-            stopped &= wait_for(&self.0, place, 0);
+        for control in controls(queue) {
+            self.0.change(control, QUEUE_ENABLE, 0);
+            stopped &= wait_for(&self.0, control, 0);
         }
         // §4.5.9: what was fetched before may still be written for a while.
         std::thread::sleep(std::time::Duration::from_millis(1));
         stopped
     }
 
-    fn arm(&self, queue: u32, signal: Signal) {
+    fn cause(queue: u32, signal: Signal) -> Cause {
         match signal {
-            Signal::Message => self.0.write(EIMS, 1u32 << queue),
-            Signal::Line => self.0.write(register::IMS, RECEIVED),
-        }
-    }
-
-    fn disarm(&self, queue: u32, signal: Signal) {
-        match signal {
-            Signal::Message => self.0.write(EIMC, 1u32 << queue),
-            Signal::Line => {
-                self.0.write(register::IMC, u32::MAX);
-                // Takes the line down.
-                let _: u32 = self.0.read(register::ICR);
-            }
-        }
-    }
-
-    fn poke(&self, queue: u32, signal: Signal) {
-        match signal {
-            Signal::Message => self.0.write(EICS, 1u32 << queue),
-            Signal::Line => self.0.write(register::ICS, RECEIVED),
+            Signal::Message => Cause { bits: 1 << queue, on: EIMS, off: EIMC, now: EICS },
+            Signal::Line => Cause::of_line(RECEIVED),
         }
     }
 
     fn missed(&self, queue: u32) -> u64 {
-        let read = |register| {
-            let missed: u32 = self.0.read(register);
-            if missed == card::ABSENT { 0 } else { u64::from(missed) }
-        };
+        let own = card::counted(&self.0, Self::receive_ring(queue) + RQDPC);
         // Those that found the card's own memory full were nobody's yet.
-        read(Self::of(RQDPC, queue)) + if queue == 0 { read(register::MPC) } else { 0 }
+        own + if queue == 0 { card::counted(&self.0, register::MPC) } else { 0 }
     }
 
     #[inline]
@@ -236,44 +182,32 @@ impl Card for Igb {
     }
 
     #[inline]
-    fn piece(address: u64, len: u16, packet: Outgoing) -> Descriptor {
-        let checksum = if packet.checksum { INSERT_CHECKSUM } else { 0 };
-        let word = u64::from(len) | TYPE_DATA | EXTENDED | INSERT_CHECK_SEQUENCE | checksum;
-        [address, word | u64::from(packet.bytes) << BYTES_SHIFT]
+    fn data(bytes: u32, checksum: bool) -> u64 {
+        let checksum = if checksum { transmit::INSERT_CHECKSUM } else { 0 };
+        let word = TYPE_DATA | transmit::EXTENDED | transmit::INSERT_CHECK_SEQUENCE | checksum;
+        word | u64::from(bytes) << BYTES_SHIFT
     }
 
-    #[inline]
-    fn last([address, word]: Descriptor) -> Descriptor {
-        [address, word | EOP]
-    }
-
-    #[inline]
-    fn reported([address, word]: Descriptor) -> Descriptor {
-        [address, word | REPORT]
-    }
-
-    #[inline]
-    fn is_done(word: u64) -> bool {
-        word & SENT != 0
-    }
-
-    /// The card finds the checksum by the kind of packet: TCP or UDP right behind one IP header.
+    /// The card finds the checksum by the kind of packet: TCP or UDP behind IP headers.
     fn context(first: &Frame<'_>, offload: &Offload) -> Option<Descriptor> {
-        let layout = Layout::of(first)?;
-        let start = usize::from(offload.checksum_start);
-        let tcp = match offload.checksum_offset {
-            16 => true,
-            6 => false,
-            _ => return None,
-        };
-        let network =
-            u64::try_from(start.checked_sub(layout.network)?).ok().filter(|len| (20..512).contains(len))?;
-        if layout.tcp != tcp {
+        let found = checksum::headers(first)?;
+        let (tcp, field) = if found.protocol == 6 { (TCP, 16) } else { (0, 6) };
+        // A note about another checksum, that of a tunnel's inside say, is not for this card.
+        if usize::from(offload.checksum_start) != found.transport || offload.checksum_offset != field {
             return None;
         }
-        let kind = if layout.ipv4 { IPV4 } else { 0 } | if tcp { TCP } else { 0 };
-        Some([network | (layout.network as u64) << 9, TYPE_CONTEXT | EXTENDED | kind])
+        let network = found.transport - found.network;
+        let ipv4 = if first.get(found.network)? >> 4 == 4 { IPV4 } else { 0 };
+        (network < 512).then_some([
+            network as u64 | (found.network as u64) << 9,
+            TYPE_CONTEXT | transmit::EXTENDED | ipv4 | tcp,
+        ])
     }
+}
+
+/// RXDCTL and TXDCTL of a queue.
+fn controls(queue: u32) -> [usize; 2] {
+    [Igb::receive_ring(queue), Igb::transmit_ring(queue)].map(|first| first + ring::CONTROL)
 }
 
 /// Waits until a queue is on or off, as far as the card still answers: whether it came to that.
@@ -282,32 +216,6 @@ fn wait_for(registers: &Registers, control: usize, state: u32) -> bool {
         let now: u32 = registers.read(control);
         now == card::ABSENT || now & QUEUE_ENABLE == state
     })
-}
-
-/// What the headers of a packet are.
-struct Layout {
-    /// Where the IP header begins.
-    network: usize,
-    ipv4: bool,
-    tcp: bool,
-}
-
-impl Layout {
-    /// Of IP right behind Ethernet, or behind one tag.
-    fn of(packet: &[u8]) -> Option<Self> {
-        let word = |at: usize| Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]));
-        let (network, kind) = match word(12)? {
-            0x8100 => (18, word(16)?),
-            kind => (14, kind),
-        };
-        let protocol = |at: usize| packet.get(network + at).copied();
-        let (ipv4, protocol) = match kind {
-            0x0800 => (true, protocol(9)?),
-            0x86dd => (false, protocol(6)?),
-            _ => return None,
-        };
-        matches!(protocol, 6 | 17).then_some(Self { network, ipv4, tcp: protocol == 6 })
-    }
 }
 
 #[cfg(test)]
@@ -321,26 +229,7 @@ mod tests {
         let filled = Filled { len: 64, ends: true, damaged: false };
         assert_eq!(Igb::filled(0x0000_0040_0000_0003), Some(filled));
         assert_eq!(Igb::filled(0x0000_0040_8000_0003), Some(Filled { damaged: true, ..filled }));
-        let packet = Outgoing { bytes: 60, checksum: true };
-        let piece = Igb::reported(Igb::last(Igb::piece(0x1000, 60, packet)));
-        assert_eq!(piece, [0x1000, 60 << 46 | 0x0000_0200_2b30_003c]);
-        assert!(!Igb::is_done(piece[1]) && Igb::is_done(piece[1] | 1 << 32));
-    }
-
-    #[test]
-    fn headers_are_found_where_the_card_looks_for_them() {
-        let mut packet = [0u8; 60];
-        packet[12..14].copy_from_slice(&[8, 0]);
-        packet[23] = 6;
-        let layout = Layout::of(&packet).expect("TCP over IPv4");
-        assert!(layout.ipv4 && layout.tcp && layout.network == 14);
-        packet[12..14].copy_from_slice(&[0x81, 0]);
-        packet[16..18].copy_from_slice(&[0x86, 0xdd]);
-        packet[24] = 17;
-        let layout = Layout::of(&packet).expect("UDP over IPv6, tagged");
-        assert!(!layout.ipv4 && !layout.tcp && layout.network == 18);
-        packet[24] = 58;
-        assert!(Layout::of(&packet).is_none(), "the card knows no ICMP");
-        assert!(Layout::of(&packet[..13]).is_none());
+        let word = Igb::data(60, true);
+        assert_eq!(word | transmit::EOP | transmit::REPORT | 60, 60 << 46 | 0x0000_0200_2b30_003c);
     }
 }

@@ -1,6 +1,6 @@
 //! A queue pair over a receive and a transmit ring of a card.
 
-use super::card::{self, ABSENT, Buffer, Card, LinkState, Outgoing, RingPlaces, Signal};
+use super::card::{self, ABSENT, Buffer, Card, LinkState, RingPlaces, Signal, ring};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
 use crate::checksum;
@@ -42,7 +42,7 @@ pub(super) struct IntelQueue<'p, C: Card> {
     signal: Signal,
     interrupt: Option<Arc<Interrupt>>,
     receiver: Receiver<'p, C>,
-    transmitter: Transmitter<'p, C>,
+    transmitter: Transmitter<'p>,
     caps: Caps,
     up: bool,
     fault: Option<Fault>,
@@ -102,10 +102,20 @@ impl<'p, C: Card> IntelQueue<'p, C> {
         let arena = function.map_arena(pool)?;
         let words = |offset| rings.memory().words(offset, bytes / 8);
         let bell = |place| card.registers().doorbell(place);
-        let receiver =
-            Receiver::new(pool, loans.receive, words(0), bell(C::receive_tail(plan.queue)), buffer, start);
-        let transmitter =
-            Transmitter::new(pool, loans.transmit, words(bytes), bell(C::transmit_tail(plan.queue)));
+        let receiver = Receiver::new(
+            pool,
+            loans.receive,
+            words(0),
+            bell(C::receive_ring(plan.queue) + ring::TAIL),
+            buffer,
+            start,
+        );
+        let transmitter = Transmitter::new(
+            pool,
+            loans.transmit,
+            words(bytes),
+            bell(C::transmit_ring(plan.queue) + ring::TAIL),
+        );
         let places =
             RingPlaces { receive: rings.address(0), transmit: rings.address(bytes), ring: plan.ring, buffer };
         let mut queue = Self {
@@ -130,8 +140,8 @@ impl<'p, C: Card> IntelQueue<'p, C> {
             _rings: rings,
             loans,
         };
-        queue.card.disarm(plan.queue, signal);
-        queue.card.start(plan.queue, &places);
+        card::disarm(&queue.card, plan.queue, signal);
+        card::start(&queue.card, plan.queue, &places);
         queue.receiver.refill(queue.arena.addresses());
         // What was missed before is nobody's.
         let _ = queue.card.missed(plan.queue);
@@ -179,7 +189,7 @@ impl<'p, C: Card> IntelQueue<'p, C> {
     #[cold]
     fn rise(&mut self) {
         self.armed.set(false);
-        self.card.disarm(self.caps.queue, self.signal);
+        card::disarm(&self.card, self.caps.queue, self.signal);
         let calmed = self.interrupt.as_ref().map_or(Ok(()), |interrupt| interrupt.calm());
         // The card is gone with its interrupt.
         if calmed.is_err() {
@@ -198,11 +208,11 @@ impl<'p, C: Card> IntelQueue<'p, C> {
     }
 
     /// Lends the next frame of a packet to the card.
-    fn depart(&mut self, frame: Frame<'p>, packet: Outgoing, last: bool) {
+    fn depart(&mut self, frame: Frame<'p>, word: u64, last: bool) {
         let (offset, len) = (frame.offset(), frame.len());
         // Of this pool, as was seen before.
         if self.pool.depart(frame, self.loans.transmit).is_ok() {
-            self.transmitter.put(offset, len, self.arena.addresses(), packet, last);
+            self.transmitter.put(offset, len, self.arena.addresses(), word, last);
         }
     }
 
@@ -214,25 +224,26 @@ impl<'p, C: Card> IntelQueue<'p, C> {
             return false;
         }
         let Some(first) = burst.peek(0) else { return true };
-        let mut packet = Outgoing { bytes: first.len().into(), checksum: false };
+        let mut bytes = first.len().into();
         if frames > 1 {
-            packet.bytes =
-                (0..frames).filter_map(|i| burst.peek(i)).map(|frame| u32::from(frame.len())).sum();
+            bytes = (0..frames).filter_map(|i| burst.peek(i)).map(|frame| u32::from(frame.len())).sum();
         }
+        let mut checksum = false;
         if !first.is_plain() {
             match self.context(first) {
                 Some(None) => {}
                 Some(Some(context)) => {
                     self.transmitter.put_context(context);
-                    packet.checksum = true;
+                    checksum = true;
                 }
                 None => self.checksums += u64::from(checksum::finish(burst)),
             }
         }
+        let word = C::data(bytes, checksum);
         for left in (0..frames).rev() {
             let Some(frame) = burst.pop() else { break };
             self.transmitted.add(frame.len(), frame.continues());
-            self.depart(frame, packet, left == 0);
+            self.depart(frame, word, left == 0);
         }
         true
     }
@@ -340,10 +351,10 @@ impl<'p, C: Card> QueuePair<'p> for IntelQueue<'p, C> {
     fn waker(&self) -> Option<BorrowedFd<'_>> {
         let interrupt = self.interrupt.as_ref()?;
         self.armed.set(true);
-        self.card.arm(self.caps.queue, self.signal);
+        card::arm(&self.card, self.caps.queue, self.signal);
         // What came before the card heard of it raises none.
         if !self.receiver.is_idle() {
-            self.card.poke(self.caps.queue, self.signal);
+            card::poke(&self.card, self.caps.queue, self.signal);
         }
         Some(interrupt.as_fd())
     }
@@ -377,28 +388,29 @@ impl<'p, C: Card> Gather<'p> for IntelQueue<'p, C> {
             if !self.has_room(buffers + 1) {
                 break;
             }
-            let mut packet = Outgoing { bytes: u32::try_from(bytes).unwrap_or(0), checksum: false };
+            let mut checksum = false;
             match context {
                 Some(None) => {}
                 Some(Some(context)) => {
                     self.transmitter.put_context(context);
-                    packet.checksum = true;
+                    checksum = true;
                 }
                 None => {
                     let Some((head, pages)) = packets.front_mut() else { break };
                     self.checksums += u64::from(checksum::finish_packet(head, pages));
                 }
             }
+            let word = C::data(u32::try_from(bytes).unwrap_or(0), checksum);
             let Some((head, pages)) = packets.pop_parts() else { break };
             self.transmitted.packets += 1;
             self.transmitted.bytes += bytes as u64;
             let mut left = buffers - 1;
-            self.depart(head, packet, left == 0);
+            self.depart(head, word, left == 0);
             for page in pages {
                 left -= 1;
                 let len = u16::try_from(page.len()).unwrap_or(0);
                 let Ok(offset) = self.pool.depart_page(page) else { continue };
-                self.transmitter.put(offset, len, self.arena.addresses(), packet, left == 0);
+                self.transmitter.put(offset, len, self.arena.addresses(), word, left == 0);
             }
         }
         self.transmitter.publish();
@@ -415,7 +427,7 @@ impl<C: Card> Drop for IntelQueue<'_, C> {
                 // It must not write to what others have next: the bus keeps it from that, whatever it does.
                 let _ = self.function.set_bus_master(false);
             }
-            self.card.disarm(self.caps.queue, self.signal);
+            card::disarm(&self.card, self.caps.queue, self.signal);
         }
         self.receiver.forget();
         self.transmitter.forget();

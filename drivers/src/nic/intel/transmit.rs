@@ -1,17 +1,16 @@
 //! The sending half: pieces of packets for the card, and their slots home when it has sent them.
 
-use super::card::{Card, Descriptor, Outgoing};
+use super::card::{Descriptor, transmit};
 use crate::error::Fault;
 use crate::nic::memory::Words;
 use crate::pci::{Addresses, Doorbell};
-use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
 use ringbuf::{Cursor, Loan, Pool};
 use std::collections::VecDeque;
 
 /// The transmit ring. Posted and not yet seen sent: from the cursor's head to its tail.
 #[derive(Debug)]
-pub(super) struct Transmitter<'p, C> {
+pub(super) struct Transmitter<'p> {
     pool: &'p Pool,
     loan: Loan,
     words: Words<AtomicU64>,
@@ -29,7 +28,6 @@ pub(super) struct Transmitter<'p, C> {
     context: Option<Descriptor>,
     tail: Doorbell<u32>,
     content_start: u64,
-    _card: PhantomData<C>,
 }
 
 /// A context descriptor sends nothing.
@@ -39,7 +37,7 @@ const NOTHING: u64 = u64::MAX;
 /// line taken from us.
 const REPORT_EVERY: u32 = 32;
 
-impl<'p, C: Card> Transmitter<'p, C> {
+impl<'p> Transmitter<'p> {
     /// `words` are those of the ring, two a descriptor, all zero.
     pub(super) fn new(pool: &'p Pool, loan: Loan, words: Words<AtomicU64>, tail: Doorbell<u32>) -> Self {
         let ring = words.len() / 2;
@@ -56,7 +54,6 @@ impl<'p, C: Card> Transmitter<'p, C> {
             context: None,
             tail,
             content_start: pool.arena().content_start() as u64,
-            _card: PhantomData,
         }
     }
 
@@ -90,11 +87,11 @@ impl<'p, C: Card> Transmitter<'p, C> {
         }
     }
 
-    /// Posts a piece of a packet: `last` says whether it is the last.
+    /// Posts a piece of a packet, `word` being what its descriptors have in common: `last` says whether it is the last.
     #[inline]
-    pub(super) fn put(&mut self, offset: u64, len: u16, addresses: &Addresses, packet: Outgoing, last: bool) {
-        let piece = C::piece(addresses.of(offset), len, packet);
-        let piece = if last { C::last(piece) } else { piece };
+    pub(super) fn put(&mut self, offset: u64, len: u16, addresses: &Addresses, word: u64, last: bool) {
+        let word = word | u64::from(len) | if last { transmit::EOP } else { 0 };
+        let piece = [addresses.of(offset), word];
         let at = self.cursor.tail();
         self.post(offset, piece);
         if last {
@@ -109,8 +106,7 @@ impl<'p, C: Card> Transmitter<'p, C> {
     fn report(&mut self) {
         let place = self.cursor.slot(self.end);
         let word = u64::from_le(self.words[2 * place + 1].load(Ordering::Relaxed));
-        let [_, word] = C::reported([0, word]);
-        self.words[2 * place + 1].store(word.to_le(), Ordering::Relaxed);
+        self.words[2 * place + 1].store((word | transmit::REPORT).to_le(), Ordering::Relaxed);
         self.reports.push_back(self.end);
         self.unreported = 0;
     }
@@ -138,7 +134,7 @@ impl<'p, C: Card> Transmitter<'p, C> {
         let mut done = None;
         while let Some(report) = self.reports.front() {
             let word = self.words[2 * self.cursor.slot(*report) + 1].load(Ordering::Acquire);
-            if !C::is_done(u64::from_le(word)) {
+            if u64::from_le(word) & transmit::DONE == 0 {
                 break;
             }
             done = self.reports.pop_front();
