@@ -76,6 +76,19 @@ fn ask() -> Outcome<Ended> {
     Ringway::complete(&here(), &args, ENDING)
 }
 
+/// Asks for one file until it comes, for half a minute at most: what is asked then says what is wrong.
+fn until_answered() {
+    let url = "http://10.99.0.2:8080/file";
+    let args = ["load", "--format", "json", url, "--requests", "1", "--connections", "1", "--timeout", "3"];
+    let until = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < until {
+        if Ringway::complete(&here(), &args, ENDING).is_ok_and(|ended| ended.status.success()) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 /// A port that does not open: its exit code, and words of its sentence.
 fn refused(port: &str, words: &[&str]) -> Outcome<()> {
     let args = ["forward", "--mode", "mac-swap", "--port", port];
@@ -141,6 +154,8 @@ fn all(inside: &mut Inside) -> Outcome<()> {
     inside.link(0, false)?;
     std::thread::sleep(Duration::from_millis(500));
     inside.link(0, true)?;
+    // The two ends agree on a speed first, which takes seconds on a busy host.
+    until_answered();
     let ended = ask()?;
     assert!(ended.status.success(), "{ended:?}");
     let report = server.finish()?;
@@ -150,7 +165,7 @@ fn all(inside: &mut Inside) -> Outcome<()> {
     // 64 flows; each connection's packets came to the worker that has it, or it would not have been answered.
     println!("received by queue: {received:?}");
     assert!(received.len() == 2 && received.iter().all(|packets| *packets > 500), "{}", report.end);
-    assert_eq!((report.served("requests"), report.port(0, "copied_bytes")), (1200, 0), "{}", report.end);
+    assert!(report.served("requests") > 1200 && report.port(0, "copied_bytes") == 0, "{}", report.end);
     assert!(report.port(0, "link_down") >= 1, "{}", report.end);
     assert_eq!(driver(&pci), "vfio-pci", "it is left as it was");
 
