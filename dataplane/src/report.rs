@@ -2,6 +2,7 @@
 
 use crate::app::PortId;
 use crate::ports::Port;
+use crate::run::Ended;
 use crate::session::{WorkerEnd, WorkerFacts};
 use crate::stats::{Books, Snapshot};
 use drivers::QueueCounters;
@@ -44,12 +45,22 @@ impl Rates {
     }
 }
 
+/// What a session does: the command that was typed, and which of its ways it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'t> {
+    /// `forward`, `serve`, `load`.
+    pub command: &'t str,
+    /// `wire`, `mac-swap`; what the command is called where it has only one way.
+    pub mode: &'t str,
+}
+
 /// `{"event":"ready", ..}`: what was opened, before the first frame.
 #[must_use]
-pub fn ready_json(mode: &str, ports: &[Port], workers: &[WorkerFacts], now: &Snapshot) -> Value {
+pub fn ready_json(task: Task<'_>, ports: &[Port], workers: &[WorkerFacts], now: &Snapshot) -> Value {
     json!({
         "event": "ready",
-        "mode": mode,
+        "command": task.command,
+        "mode": task.mode,
         "ports": ports.iter().map(|port| port_json(port, now, false)).collect::<Vec<_>>(),
         "workers": workers.iter().map(|worker| json!({
             "worker": worker.worker,
@@ -71,6 +82,7 @@ pub fn interval_json(at: Duration, rates: Rates, now: &Snapshot) -> Value {
 /// `{"event":"end", ..}`: the whole session.
 #[must_use]
 pub fn end_json(
+    task: Task<'_>,
     ended: &str,
     fault: Option<&str>,
     time: Duration,
@@ -82,6 +94,8 @@ pub fn end_json(
     let average = Rates::between(&Snapshot::default(), last, time);
     json!({
         "event": "end",
+        "command": task.command,
+        "mode": task.mode,
         "ended": ended,
         "fault": fault,
         "seconds": time.as_secs_f64(),
@@ -233,6 +247,20 @@ pub fn end_text(time: Duration, ports: &[Port], last: &Snapshot) -> String {
     }
     let _ = writeln!(text, "  books: {}", last.books());
     text
+}
+
+/// Why a session ended, by its name in JSON: what the first worker to end says of it. The others only follow.
+#[must_use]
+pub fn ended(ends: &[WorkerEnd]) -> &'static str {
+    let each = || ends.iter().map(|end| &end.ended);
+    if each().any(|ended| matches!(ended, Ended::Faulted(..))) {
+        return "fault";
+    }
+    match each().find(|ended| **ended != Ended::Stopped) {
+        Some(Ended::TimeUp) => "time-up",
+        Some(Ended::Exhausted) => "exhausted",
+        _ => "stopped",
+    }
 }
 
 /// All queues of a port added up.

@@ -4,9 +4,9 @@ use super::{Format, Outcome};
 use clap::{Args, ValueEnum};
 use dataplane::forward::{MacSwap, Wire};
 use dataplane::ports::{Port, give_back_abandoned};
-use dataplane::report::{self, Rates};
+use dataplane::report::{self, Rates, Task};
 use dataplane::session::{Each, SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
-use dataplane::{App, Ended, Idle, PortId, Snapshot};
+use dataplane::{App, Idle, PortId, Snapshot};
 use drivers::PortSpec;
 use drivers::spec::NumberList;
 use std::io::Write;
@@ -113,9 +113,10 @@ where
         content_bytes: 0,
     };
     let queues = vec![None; ports.len()];
+    let task = Task { command: "forward", mode };
     let mut watcher = Watcher {
         args,
-        mode,
+        task,
         ports: &ports,
         before: Snapshot::default(),
         at: Duration::ZERO,
@@ -132,7 +133,7 @@ where
         |workers, at| watcher.borrow_mut().second(workers, at),
     )?;
     let time = watcher.borrow().begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-    finish(args, time, &ports, &ends)
+    finish(args, task, time, &ports, &ends)
 }
 
 fn check_ports(specs: &[PortSpec]) -> Result<(), String> {
@@ -152,7 +153,7 @@ fn check_ports(specs: &[PortSpec]) -> Result<(), String> {
 /// Prints while the workers run.
 struct Watcher<'a> {
     args: &'a ForwardArgs,
-    mode: &'a str,
+    task: Task<'a>,
     ports: &'a [Port],
     before: Snapshot,
     at: Duration,
@@ -167,8 +168,8 @@ impl Watcher<'_> {
         let now = total(workers);
         self.begun = Some(Instant::now());
         match self.args.format {
-            Format::Json => say(&report::ready_json(self.mode, self.ports, workers, &now).to_string()),
-            Format::Text => say(&report::ready_text(self.mode, self.ports, workers, &now)),
+            Format::Json => say(&report::ready_json(self.task, self.ports, workers, &now).to_string()),
+            Format::Text => say(&report::ready_text(self.task.mode, self.ports, workers, &now)),
         }
     }
 
@@ -207,21 +208,16 @@ pub(super) fn say(line: &str) -> bool {
     }
 }
 
-fn finish(args: &ForwardArgs, time: Duration, ports: &[Port], ends: &[WorkerEnd]) -> Outcome {
+fn finish(args: &ForwardArgs, task: Task<'_>, time: Duration, ports: &[Port], ends: &[WorkerEnd]) -> Outcome {
     let mut last = Snapshot::default();
     for end in ends {
         last.add(end.last.clone());
     }
     let fault = blamed(ends).map(|(port, why)| format!("{}: {why}", ports[usize::from(port.0)].spec()));
-    let ended = match ends.iter().map(|end| &end.ended).find(|ended| **ended != Ended::Stopped) {
-        _ if fault.is_some() => "fault",
-        Some(Ended::TimeUp) => "time-up",
-        Some(Ended::Exhausted) => "exhausted",
-        _ => "stopped",
-    };
+    let ended = report::ended(ends);
     match args.format {
         Format::Json => {
-            say(&report::end_json(ended, fault.as_deref(), time, ports, ends, &last).to_string());
+            say(&report::end_json(task, ended, fault.as_deref(), time, ports, ends, &last).to_string());
         }
         Format::Text => {
             say(&report::end_text(time, ports, &last));

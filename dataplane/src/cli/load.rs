@@ -11,6 +11,7 @@ use dataplane::load::report::{self, CpuSeconds, Setting};
 use dataplane::load::{BodyHash, LoadPlan, Mode, Progress, Questions, Run, Threads, Verify};
 use dataplane::net::Prefix;
 use dataplane::ports::{Port, Purpose};
+use dataplane::report::Task;
 use dataplane::session::{SessionPlan, WorkerEnd, blamed, session, total};
 use drivers::PortSpec;
 use drivers::link::Link;
@@ -170,6 +171,9 @@ pub(crate) fn run(args: &LoadArgs) -> Outcome {
     }
 }
 
+/// In reports of the ports; the load's own overrides the mode.
+const TASK: Task<'static> = Task { command: "load", mode: "load" };
+
 /// Over our own TCP.
 fn over_port(
     args: &LoadArgs,
@@ -214,7 +218,7 @@ fn over_port(
                 let now = total(workers);
                 let heard = match args.format {
                     Format::Json => {
-                        let mut object = dataplane::report::ready_json("load", &ports, workers, &now);
+                        let mut object = dataplane::report::ready_json(TASK, &ports, workers, &now);
                         merge(&mut object, report::ready_json(&run, at));
                         say(&object.to_string())
                     }
@@ -271,9 +275,9 @@ fn end_over_port(
     let tally = run.tally();
     match args.format {
         Format::Json => {
-            let ended = if fault.is_some() { "fault" } else { "stopped" };
-            let mut object = dataplane::report::end_json(ended, fault.as_deref(), time, ports, ends, &last);
-            merge(&mut object, report::end_json(run, at, &tally, cpu));
+            let mut object = dataplane::report::end_json(TASK, "", None, time, ports, ends, &last);
+            // Why it ended is the run's to say: the workers only stopped when it was over.
+            merge(&mut object, report::end_json(run, at, &tally, cpu, fault.as_deref()));
             say(&object.to_string())
         }
         Format::Text => {
@@ -369,7 +373,7 @@ fn over_kernel(args: &LoadArgs, signal: &AtomicBool, questions: Questions, url: 
     threads.join()?;
     let tally = run.tally();
     match args.format {
-        Format::Json => say(&report::end_json(&run, at, &tally, cpu).to_string()),
+        Format::Json => say(&report::end_json(&run, at, &tally, cpu, None).to_string()),
         Format::Text => say(report::end_text(&run, &tally, cpu).trim_end()),
     };
     verdict(&run)

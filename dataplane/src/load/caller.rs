@@ -8,7 +8,7 @@ use super::head::Heads;
 use super::pace::Pace;
 use super::plan::Verify;
 use super::reader::{Done, Ending, Reader, Step};
-use super::run::{Hopeless, Run};
+use super::run::{Hopeless, Run, RunEnd};
 use super::tally::{Mishap, Tally};
 use crate::worker::Tick;
 use std::collections::VecDeque;
@@ -185,7 +185,16 @@ impl Caller {
         let time = self.since.map(|since| now.0.saturating_sub(since.0));
         let enough = time.is_some_and(|time| plan.duration.is_some_and(|duration| time >= duration));
         let all = self.quota == Some(0) && self.waiting == 0 && self.again.is_empty();
-        self.over |= enough || all || self.run.is_stopped();
+        let why = match (self.run.is_stopped(), enough, all) {
+            (true, ..) => Some(RunEnd::Stopped),
+            (_, true, _) => Some(RunEnd::TimeUp),
+            (.., true) => Some(RunEnd::Exhausted),
+            _ => None,
+        };
+        if let Some(why) = why.filter(|_| !self.over) {
+            self.over = true;
+            self.run.note_end(why);
+        }
         if let Some(since) = self.since {
             self.tally.counted = Some((since, now));
         }

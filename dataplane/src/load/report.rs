@@ -74,7 +74,8 @@ pub fn ready_json(run: &Run, at: Setting<'_>) -> Value {
     let (mode, rate) = mode(run);
     json!({
         "event": "ready",
-        "mode": "load",
+        "command": "load",
+        "mode": mode,
         "url": at.url,
         "transport": at.transport,
         "connections": run.plan.connections,
@@ -112,21 +113,26 @@ fn grown(before: Progress, now: Progress) -> (u64, u64, u64) {
     )
 }
 
-/// `{"event":"end", ..}`: the whole run.
+/// `{"event":"end", ..}`: the whole run. `fault` is what the port died of, where there is one.
 #[must_use]
-pub fn end_json(run: &Run, at: Setting<'_>, tally: &Tally, cpu: CpuSeconds) -> Value {
+pub fn end_json(run: &Run, at: Setting<'_>, tally: &Tally, cpu: CpuSeconds, fault: Option<&str>) -> Value {
+    let fault = fault.map(str::to_owned).or_else(|| run.hopeless().map(ToString::to_string));
     let (mode, rate) = mode(run);
     let time = tally.time();
     let errors: Map<String, Value> =
         Mishap::ALL.iter().map(|it| (it.name().to_owned(), json!(tally.errors[*it as usize]))).collect();
     let mut object = json!({
         "event": "end",
+        "command": "load",
+        "ended": if fault.is_some() { "fault" } else { run.ended().name() },
+        "fault": fault,
         "url": at.url,
         "transport": at.transport,
         "connections": run.plan.connections,
         "pipeline": run.plan.pipeline,
         "seconds": time.as_secs_f64(),
         "mode": mode,
+        "pace": mode,
         "rate": rate,
         "requests": tally.requests,
         "body_bytes": tally.body_bytes,

@@ -6,7 +6,7 @@ use crate::cli::forward::say;
 use crate::cli::{Format, Outcome};
 use dataplane::net::{self, Prefix};
 use dataplane::ports::{Port, Purpose, give_back_abandoned};
-use dataplane::report::{self, Rates};
+use dataplane::report::{self, Rates, Task};
 use dataplane::serve::Stage;
 use dataplane::serve::content::{Kinds, Share, StorePlan};
 use dataplane::serve::server::{Figures, ServePlan, Servers};
@@ -245,6 +245,9 @@ fn filter(args: &ServeArgs, plan: &ServePlan) -> Result<Filter, drivers::xdp::Fi
     )
 }
 
+/// The same in each report.
+const TASK: Task<'static> = Task { command: "serve", mode: "serve" };
+
 /// Prints while the workers run.
 struct Watcher<'a> {
     args: &'a ServeArgs,
@@ -258,21 +261,29 @@ impl Watcher<'_> {
         self.servers.show(workers.iter().map(|worker| Arc::clone(&worker.board)).collect());
         let now = total(workers);
         match self.args.format {
-            Format::Json => say(&report::ready_json("serve", self.ports, workers, &now).to_string()),
-            Format::Text => {
-                let urls: Vec<String> = self.args.addresses.iter().map(|at| self.url(at.address)).collect();
-                say(&format!(
-                    "{}  {} at {}",
-                    report::ready_text("serve", self.ports, workers, &now),
-                    self.args.root.display(),
-                    urls.join(", ")
-                ))
+            Format::Json => {
+                let mut object = report::ready_json(TASK, self.ports, workers, &now);
+                let first = self.args.addresses.first().map(|at| self.at(at.address).to_string());
+                object["listen"] = first.into();
+                object["urls"] = self.urls().into();
+                object["root"] = self.args.root.to_string_lossy().into();
+                say(&object.to_string())
             }
+            Format::Text => say(&format!(
+                "{}  {} at {}",
+                report::ready_text("serve", self.ports, workers, &now),
+                self.args.root.display(),
+                self.urls().join(", ")
+            )),
         }
     }
 
-    fn url(&self, address: IpAddr) -> String {
-        format!("http://{}/", SocketAddr::new(address, self.args.listen.port()))
+    fn at(&self, address: IpAddr) -> SocketAddr {
+        SocketAddr::new(address, self.args.listen.port())
+    }
+
+    fn urls(&self) -> Vec<String> {
+        self.args.addresses.iter().map(|own| format!("http://{}/", self.at(own.address))).collect()
     }
 
     fn second(&self, workers: &[WorkerFacts], at: Duration) -> bool {
@@ -306,8 +317,9 @@ impl Watcher<'_> {
         let fault = blamed(ends).map(|(_, why)| format!("{}: {why}", self.args.port()));
         match self.args.format {
             Format::Json => {
-                let ended = if fault.is_some() { "fault" } else { "stopped" };
-                let mut object = report::end_json(ended, fault.as_deref(), time, self.ports, ends, &last);
+                let ended = report::ended(ends);
+                let mut object =
+                    report::end_json(TASK, ended, fault.as_deref(), time, self.ports, ends, &last);
                 object["serve"] = json(&figures);
                 say(&object.to_string());
             }

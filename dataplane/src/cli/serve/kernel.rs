@@ -44,9 +44,10 @@ pub(super) fn run(args: &ServeArgs, method: Method) -> Outcome {
     let mut watcher =
         Watcher { args, method, begun, before: KernelFigures::default(), next: Duration::from_secs(1) };
     watcher.ready(&servers);
-    let mut heard = true;
+    let (mut heard, mut time_up) = (true, false);
     while heard && !signal.swap(false, Ordering::Relaxed) && !servers.has_died() {
-        if args.duration.is_some_and(|limit| begun.elapsed() >= limit) {
+        time_up = args.duration.is_some_and(|limit| begun.elapsed() >= limit);
+        if time_up {
             break;
         }
         if hangup.swap(false, Ordering::Relaxed) {
@@ -72,7 +73,12 @@ pub(super) fn run(args: &ServeArgs, method: Method) -> Outcome {
     servers.enter(Stage::Resetting);
     let time = begun.elapsed();
     let figures = servers.end();
-    watcher.finish(time, &figures, died)
+    let ended = match (died, time_up) {
+        (true, _) => Ended::Died,
+        (false, true) => Ended::TimeUp,
+        (false, false) => Ended::Stopped,
+    };
+    watcher.finish(time, &figures, ended)
 }
 
 fn reload(args: &ServeArgs, servers: &KernelServers) {
@@ -80,6 +86,35 @@ fn reload(args: &ServeArgs, servers: &KernelServers) {
     match reloaded {
         Ok(()) => tracing::info!("folders, error pages and access log opened anew"),
         Err(error) => tracing::error!("SIGHUP: {error}; everything stays as it was"),
+    }
+}
+
+/// Why it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// A signal, or nobody reads any more.
+    Stopped,
+    TimeUp,
+    Died,
+}
+
+impl Ended {
+    /// As the forwarder's `ended`.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::TimeUp => "time-up",
+            Self::Died => "fault",
+        }
+    }
+
+    const fn fault(self) -> Option<&'static str> {
+        match self {
+            Self::Stopped | Self::TimeUp => None,
+            Self::Died => {
+                Some("a thread of the server ended by itself: this is a defect of ringway; please report it")
+            }
+        }
     }
 }
 
@@ -99,8 +134,11 @@ impl Watcher<'_> {
             Format::Json => say(&json!({
                 "event": "ready",
                 "command": "serve",
+                "mode": "serve",
                 "engine": method.name(),
                 "listen": address.to_string(),
+                "urls": [format!("http://{address}/")],
+                "root": self.args.root.to_string_lossy(),
                 "upload": self.args.upload.map(Receive::name),
             })
             .to_string()),
@@ -145,11 +183,16 @@ impl Watcher<'_> {
         heard
     }
 
-    fn finish(&self, time: Duration, figures: &KernelFigures, died: bool) -> Outcome {
+    fn finish(&self, time: Duration, figures: &KernelFigures, ended: Ended) -> Outcome {
         match self.args.format {
             Format::Json => say(&json!({
                 "event": "end",
-                "reason": if died { "fault" } else { "stopped" },
+                "command": "serve",
+                "mode": "serve",
+                "ended": ended.name(),
+                // Its name before there was `ended`, which is that of all other commands.
+                "reason": ended.name(),
+                "fault": ended.fault(),
                 "engine": self.method.name(),
                 "seconds": time.as_secs_f64(),
                 "serve": object(figures),
@@ -160,13 +203,7 @@ impl Watcher<'_> {
                 lines.fold(true, |_, (name, number)| say(&format!("  {name:<28} {number:>14}")))
             }
         };
-        if died {
-            return Err(
-                "a thread of the server ended by itself: this is a defect of ringway; please report it"
-                    .into(),
-            );
-        }
-        Ok(ExitCode::SUCCESS)
+        ended.fault().map_or(Ok(ExitCode::SUCCESS), |why| Err(why.into()))
     }
 }
 
