@@ -379,7 +379,7 @@ fn over_kernel(args: &LoadArgs, signal: &AtomicBool, questions: Questions, url: 
     verdict(&run)
 }
 
-/// Exit code 0 means that requests were answered, and nothing went wrong.
+/// Exit code 0 means that requests were answered until the end, and nothing went wrong.
 fn verdict(run: &Run) -> Outcome {
     if let Some(why) = run.hopeless() {
         return Err(why.to_string().into());
@@ -387,6 +387,16 @@ fn verdict(run: &Run) -> Outcome {
     let tally = run.tally();
     if tally.requests == 0 {
         return Err("not one request was answered".into());
+    }
+    if tally.is_deserted() {
+        return Err(format!(
+            "nobody answered in the last {:.1} s of {:.1} s, though {} requests were under way: the server is gone, stands \
+             still, or cannot be reached any more; the latencies are those of the answers that came before",
+            tally.silence().as_secs_f64(),
+            tally.time().as_secs_f64(),
+            tally.unanswered
+        )
+        .into());
     }
     Ok(if tally.mishaps() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -284,6 +284,7 @@ impl Caller {
     #[inline]
     pub(super) fn hear(&mut self, now: Tick, talk: &mut Talk, mut bytes: &[u8]) -> Heard {
         self.tally.received_bytes += bytes.len() as u64;
+        self.tally.heard = Some(now);
         while !bytes.is_empty() {
             let Some(asked) = talk.asked.front() else {
                 self.tally.count(Mishap::Protocol);
@@ -311,8 +312,9 @@ impl Caller {
     }
 
     /// So many bytes, of those that may be, were thrown away by the kernel.
-    pub(super) fn hear_unseen(&mut self, talk: &mut Talk, bytes: u64) {
+    pub(super) fn hear_unseen(&mut self, now: Tick, talk: &mut Talk, bytes: u64) {
         self.tally.received_bytes += bytes;
+        self.tally.heard = Some(now);
         talk.reader.pass(bytes);
         self.tally.body_bytes += talk.reader.take_new();
     }
@@ -426,6 +428,10 @@ impl Caller {
     pub(super) fn cut_off(&mut self, talk: &Talk) {
         for asked in &talk.asked {
             self.tally.unanswered += 1;
+            if let Some((end, _)) = self.ended {
+                let waited = end.0.saturating_sub(asked.sent.0);
+                self.tally.oldest_unanswered = self.tally.oldest_unanswered.max(waited);
+            }
             self.wait_in_vain(asked.due, 1);
         }
     }

@@ -3,7 +3,7 @@
 use super::plan::Mode;
 use super::reader::BodyHash;
 use super::run::{Progress, Run};
-use super::tally::{Mishap, Summary, Tally};
+use super::tally::{Latency, Mishap, Tally};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
@@ -140,17 +140,28 @@ pub fn end_json(run: &Run, at: Setting<'_>, tally: &Tally, cpu: CpuSeconds, faul
         "requests_per_second": per_second(tally.requests, time),
         "body_bytes_per_second": per_second(tally.body_bytes, time),
         "errors": errors,
-        "latency_us": tally.latency.summary(),
+        "latency_us": latency_json(&tally.latency),
         "connected": tally.connected,
         "unanswered": tally.unanswered,
+        "oldest_unanswered_seconds": (tally.unanswered > 0).then(|| tally.oldest_unanswered.as_secs_f64()),
+        "silent_seconds": tally.silence().as_secs_f64(),
         "cpu_seconds": cpu,
     });
     if rate.is_some() {
-        object["service_us"] = json!(tally.service.summary());
+        object["service_us"] = latency_json(&tally.service);
         object["unsent"] = json!(tally.unsent);
     }
     if let Some(hash) = run.hash() {
         object["body_sha256"] = json!(hex(&hash));
+    }
+    object
+}
+
+/// Latencies by name. Those of nothing are null: 0 would be a very good one.
+fn latency_json(latency: &Latency) -> Value {
+    let mut object = json!(latency.summary());
+    if let Some(figures) = object.as_object_mut().filter(|_| latency.count() == 0) {
+        figures.values_mut().for_each(|figure| *figure = Value::Null);
     }
     object
 }
@@ -205,19 +216,20 @@ pub fn end_text(run: &Run, tally: &Tally, cpu: CpuSeconds) -> String {
         "  {:<22} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
         "microseconds", "min", "mean", "stddev", "50 %", "90 %", "99 %", "99.9 %", "max"
     );
-    let row = |name: &str, it: Summary| {
+    let row = |name: &str, latency: &Latency| {
+        let it = latency.summary();
         let figures = [it.min, it.mean, it.stddev, it.p50, it.p90, it.p99, it.p999, it.max];
-        let cells: String = figures.iter().map(|figure| format!(" {figure:>10.1}")).collect();
+        let cell = |figure: &f64| match latency.count() {
+            0 => format!(" {:>10}", "-"),
+            _ => format!(" {figure:>10.1}"),
+        };
+        let cells: String = figures.iter().map(cell).collect();
         format!("  {name:<22}{cells}")
     };
     let fixed = matches!(run.plan.mode, Mode::Rate(_));
-    let _ = writeln!(
-        text,
-        "{}",
-        row(if fixed { "from when it was due" } else { "latency" }, tally.latency.summary())
-    );
+    let _ = writeln!(text, "{}", row(if fixed { "from when it was due" } else { "latency" }, &tally.latency));
     if fixed {
-        let _ = writeln!(text, "{}", row("from when it was sent", tally.service.summary()));
+        let _ = writeln!(text, "{}", row("from when it was sent", &tally.service));
         if tally.unsent > 0 {
             let _ = writeln!(
                 text,
@@ -233,7 +245,15 @@ pub fn end_text(run: &Run, tally: &Tally, cpu: CpuSeconds) -> String {
             let _ = writeln!(text, "  errors {count:>12}  {}: {}", mishap.name(), mishap.words());
         }
     }
-    if tally.mishaps() == 0 {
+    if tally.unanswered > 0 {
+        let _ = writeln!(
+            text,
+            "  unanswered {:>8}  requests under way at the end; the oldest had waited for {:.3} s",
+            tally.unanswered,
+            tally.oldest_unanswered.as_secs_f64()
+        );
+    }
+    if tally.mishaps() == 0 && tally.requests > 0 && !tally.is_deserted() {
         let _ = writeln!(text, "  no errors");
     }
     if let Some(hash) = run.hash() {
