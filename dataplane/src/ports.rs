@@ -66,6 +66,31 @@ enum Device {
 const COPYING_FRAMES: u32 = 256;
 const _: () = assert!(COPYING_FRAMES as usize == 4 * BURST);
 
+/// Whether a port is described as its driver wants it. Looks at no device.
+///
+/// # Errors
+/// [`SpecError`], which names the option and what it may be.
+pub fn check(spec: &PortSpec) -> Result<(), SpecError> {
+    let mut bare = spec.clone();
+    bare.take("tap");
+    bad_wire(&mut bare)?;
+    let checked = match bare.driver.as_deref() {
+        Some("packet") => PacketPlan::from_spec(&bare).map(drop),
+        Some("pcap") => PcapPlan::from_spec(&bare).map(drop),
+        #[cfg(feature = "dpdk")]
+        Some("dpdk") => DpdkPlan::from_spec(&bare).map(drop),
+        Some("vhost-user") => VhostPlan::from_spec(&bare).map(drop),
+        Some("vfio") => NicPlan::from_spec(&bare, Way::Vfio).map(drop),
+        Some("uio") => NicPlan::from_spec(&bare, Way::Uio).map(drop),
+        // Another is not a driver, which who parses a spec is told.
+        Some("af-xdp") | None | Some(_) => XdpPlan::from_spec(&bare).map(drop),
+    };
+    // Who asks has the port before their eyes: it need not be in the sentence as well.
+    let port = format!("{bare}: ");
+    checked
+        .map_err(|SpecError(words)| SpecError(words.strip_prefix(&port).map(str::to_owned).unwrap_or(words)))
+}
+
 impl Port {
     /// Opens a port: looks at the device, and takes what all its queues share.
     ///
@@ -424,6 +449,7 @@ fn tapped<'p>(queue: AnyQueue<'p>, file: &Path, number: u32) -> Result<AnyQueue<
     let error = |source| {
         let step = format!("recording to {}", path.display());
         OpenError::new(queue.caps().device.as_str(), step, source)
+            .hint("give tap= the name of a file, in a folder that is there and can be written to")
     };
     let writer = BufWriter::new(File::create(&path).map_err(error)?);
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

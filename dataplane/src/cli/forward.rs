@@ -1,6 +1,7 @@
 //! `ringway forward`.
 
-use super::{Format, Outcome};
+use super::print::say;
+use super::{Format, Outcome, misunderstood, port};
 use clap::{Args, ValueEnum};
 use dataplane::forward::{MacSwap, Wire};
 use dataplane::ports::{Port, give_back_abandoned};
@@ -9,7 +10,6 @@ use dataplane::session::{Each, SessionPlan, WorkerEnd, WorkerFacts, blamed, sess
 use dataplane::{App, Idle, PortId, Snapshot};
 use drivers::PortSpec;
 use drivers::spec::NumberList;
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
     /// A port; give it twice or more.
-    #[arg(long = "port", value_name = "P", required = true)]
+    #[arg(long = "port", value_name = "P", required = true, value_parser = port)]
     ports: Vec<PortSpec>,
     /// What to do with a frame.
     #[arg(long, value_enum, default_value_t)]
@@ -86,7 +86,7 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(args: &ForwardArgs) -> Outcome {
     match args.mode {
         Mode::Wire if !args.ports.len().is_multiple_of(2) => {
-            Err("--mode wire joins ports in pairs: name two, four, .. of them".into())
+            Err(misunderstood("--mode wire joins ports in pairs: name two, four, .. of them"))
         }
         Mode::Wire => forward(args, "wire", Wire),
         Mode::MacSwap => forward(args, "mac-swap", MacSwap),
@@ -97,7 +97,7 @@ fn forward<A>(args: &ForwardArgs, mode: &str, app: A) -> Outcome
 where
     A: for<'p> App<'p> + Copy + Sync,
 {
-    check_ports(&args.ports)?;
+    check_ports(&args.ports).map_err(misunderstood)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
@@ -192,19 +192,6 @@ impl Watcher<'_> {
             *known = changed;
         }
         heard
-    }
-}
-
-/// Prints a line; says whether anybody still reads. A log that cannot be written, on a full disk say, is no reason to
-/// stop forwarding.
-pub(super) fn say(line: &str) -> bool {
-    match writeln!(std::io::stdout(), "{line}") {
-        Ok(()) => true,
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => false,
-        Err(error) => {
-            tracing::warn!("printing: {error}");
-            true
-        }
     }
 }
 

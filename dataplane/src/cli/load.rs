@@ -1,14 +1,15 @@
 //! `ringway load`.
 
-use super::forward::{IdleWord, say, seconds};
+use super::forward::{IdleWord, seconds};
+use super::print::say;
 use super::serve::address;
-use super::{Format, Outcome};
+use super::{Format, Outcome, misunderstood, port};
 use clap::Args;
 use dataplane::PortId;
 use dataplane::Snapshot;
 use dataplane::load::client::{ClientPlan, LoadClients};
 use dataplane::load::report::{self, CpuSeconds, Setting};
-use dataplane::load::{BodyHash, LoadPlan, Mode, Progress, Questions, Run, Threads, Verify};
+use dataplane::load::{BodyHash, LoadPlan, Mode, PlanError, Progress, Questions, Run, Threads, Verify};
 use dataplane::net::Prefix;
 use dataplane::ports::{Port, Purpose};
 use dataplane::report::Task;
@@ -36,7 +37,7 @@ pub(crate) struct LoadArgs {
     #[arg(value_name = "URL", required = true)]
     urls: Vec<String>,
     /// Ask over Ringway's own TCP by this port, as af-xdp:eth0 or packet:eth0, instead of the kernel's sockets.
-    #[arg(long, value_name = "P", requires = "addresses")]
+    #[arg(long, value_name = "P", requires = "addresses", value_parser = port)]
     port: Option<PortSpec>,
     /// The address to ask from and the length of its network's prefix, as 10.0.0.3/24: one of its own, which the kernel
     /// does not have. All TCP to it is ours, and ARP, neighbour discovery and ping are answered here.
@@ -129,7 +130,11 @@ impl LoadArgs {
                 return Err(format!("{} has no path in it; give one a line", file.display()).into());
             }
         }
-        Ok(Questions::new(&self.urls, &paths, &self.headers)?)
+        Questions::new(&self.urls, &paths, &self.headers).map_err(|error| match error {
+            // A line of a file: the command line was understood.
+            PlanError::Path(_) => error.into(),
+            _ => misunderstood(error),
+        })
     }
 
     fn plan(&self, questions: Questions, server: SocketAddr) -> LoadPlan {
@@ -184,7 +189,9 @@ fn over_port(
 ) -> Outcome {
     let host = &questions.url.host;
     let ip = questions.url.ip().ok_or_else(|| {
-        format!("{host} is a name, and over a port nobody is asked for its address: give an IP address")
+        misunderstood(format_args!(
+            "{host} is a name, and over a port nobody is asked for its address: give an IP address"
+        ))
     })?;
     let cpus = args.cpus();
     check_threads(args, cpus.len())?;
@@ -321,7 +328,8 @@ fn client(
 ) -> Result<ClientPlan, Box<dyn std::error::Error>> {
     if !args.addresses.iter().any(|own| own.address.is_ipv4() == server.is_ipv4()) {
         let family = if server.is_ipv4() { "IPv4" } else { "IPv6" };
-        return Err(format!("{server} is an {family} address: give an --address of that kind too").into());
+        let words = format!("{server} is an {family} address: give an --address of that kind too");
+        return Err(misunderstood(words));
     }
     if let Some(link) = link {
         if link.mac == [0; 6] {
@@ -402,12 +410,12 @@ fn verdict(run: &Run) -> Outcome {
 }
 
 /// Each thread or worker has a connection at least.
-fn check_threads(args: &LoadArgs, threads: usize) -> Result<(), String> {
+fn check_threads(args: &LoadArgs, threads: usize) -> Result<(), Box<dyn std::error::Error>> {
     if threads > args.connections as usize {
-        return Err(format!(
+        return Err(misunderstood(format_args!(
             "{} connections are too few for {threads} threads; give more --connections, or name fewer CPUs",
             args.connections
-        ));
+        )));
     }
     Ok(())
 }

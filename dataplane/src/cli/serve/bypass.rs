@@ -2,8 +2,8 @@
 
 use super::args::{KindWord, Listen, ServeArgs};
 use super::{Fallible, log_plan, policy, tree};
-use crate::cli::forward::say;
-use crate::cli::{Format, Outcome};
+use crate::cli::print::say;
+use crate::cli::{Format, Outcome, misunderstood};
 use dataplane::net::{self, Prefix};
 use dataplane::ports::{Port, Purpose, give_back_abandoned};
 use dataplane::report::{self, Rates, Task};
@@ -28,10 +28,11 @@ const NO_UPLOADS: &str = "--upload needs --engine METHOD: over a --port the loop
 pub(super) fn run(args: &ServeArgs) -> Outcome {
     if let Listen::At(address) = args.listen {
         let port = address.port();
-        return Err(format!("over a --port the address is --address A/LEN: give --listen {port}").into());
+        let words = format!("over a --port the address is --address A/LEN: give --listen {port}");
+        return Err(misunderstood(words));
     }
     if args.upload.is_some() {
-        return Err(NO_UPLOADS.into());
+        return Err(misunderstood(NO_UPLOADS));
     }
     let signal = Arc::new(AtomicBool::new(false));
     for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -49,6 +50,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     };
     let plan = plan(args, link.as_ref(), own.as_ref().and_then(Port::own_ethernet))?;
     let cpus: Vec<usize> = args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect();
+    check_content(args.content, cpus.len().max(1))?;
     let mut servers = Servers::new(plan.clone(), cpus.len().max(1))?;
     if let Some(address) = args.metrics {
         // Not among the macro's arguments: those are evaluated only when the level is on.
@@ -68,7 +70,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         frames: args.frames,
         idle: args.idle.into(),
         duration: args.duration,
-        content_bytes: args.content << 20,
+        content_bytes: (args.content as usize) << 20,
     };
     let stop = Arc::new(AtomicBool::new(false));
     let watcher = Watcher { args, ports: &ports, servers: &servers, before: RefCell::default() };
@@ -91,6 +93,24 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         ends
     })?;
     watcher.finish(begun.elapsed(), &ends)
+}
+
+/// Content is locked in memory, so it must be there: with too much the kernel would begin to kill programs.
+fn check_content(mib: u32, workers: usize) -> Result<(), String> {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());
+    // Where it cannot be read, mapping it will tell.
+    let Some(total) = total.and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib >> 10) else {
+        return Ok(());
+    };
+    if u64::from(mib) * workers as u64 > total {
+        let each = if workers == 1 { String::new() } else { format!(" for each of {workers} workers") };
+        return Err(format!(
+            "--content {mib}: {mib} MiB{each} are more than this machine's memory, {total} MiB\n  give less: what does not fit \
+             is read again when it is asked for"
+        ));
+    }
+    Ok(())
 }
 
 /// Tells the drainer that the session is over, whatever way it ended.

@@ -2,7 +2,7 @@
 
 use super::args::ServeArgs;
 use super::{log_plan, policy, tree};
-use crate::cli::forward::say;
+use crate::cli::print::say;
 use crate::cli::{Format, Outcome};
 use dataplane::serve::Stage;
 use dataplane::serve::kernel::{KernelFigures, KernelPlan, KernelServers, UploadPlan};
