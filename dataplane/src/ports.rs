@@ -1,6 +1,7 @@
 //! Opening what the user named. Here, and only here, a driver is chosen.
 
 use crate::app::PortId;
+use crate::rights;
 #[cfg(feature = "dpdk")]
 use drivers::QueuePair;
 #[cfg(feature = "dpdk")]
@@ -123,10 +124,11 @@ impl Port {
         let mut bare = spec.clone();
         let tap = bare.take("tap").map(PathBuf::from);
         let bad_wire = bad_wire(&mut bare).map_err(wrong)?;
+        rights::check(spec)?;
         let (device, choice) = match spec.driver.as_deref() {
             Some("af-xdp") => {
                 let plan = XdpPlan::from_spec(&bare).map_err(wrong)?;
-                (Device::Xdp(XdpPort::open(XdpPlan { filter: filter.clone(), ..plan })?), None)
+                (Device::Xdp(xdp(XdpPlan { filter: filter.clone(), ..plan })?), None)
             }
             Some("packet") => (Device::Packet(PacketPlan::from_spec(&bare).map_err(wrong)?), None),
             Some("pcap") => (Device::Pcap(PcapPlan::from_spec(&bare).map_err(wrong)?), None),
@@ -369,6 +371,11 @@ impl Port {
     }
 }
 
+/// Takes a port for AF_XDP; says who has it, if another has.
+fn xdp(plan: XdpPlan) -> Result<Arc<XdpPort>, OpenError> {
+    XdpPort::open(plan).map_err(rights::name_the_holder)
+}
+
 /// Gives PCI cards back that a process which died has left, but for those of these ports: they are taken over. Says in the log
 /// what it did.
 pub fn give_back_abandoned(specs: &[PortSpec]) {
@@ -413,7 +420,7 @@ fn best(spec: &PortSpec, filter: &Filter, purpose: Purpose) -> Result<(Device, O
     }
     // An interface that is not there, or is down, is so for every driver.
     let plan = XdpPlan::from_spec(spec).map_err(wrong)?;
-    let refusal = match XdpPort::open(XdpPlan { filter: filter.clone(), ..plan }) {
+    let refusal = match xdp(XdpPlan { filter: filter.clone(), ..plan }) {
         Ok(port) => {
             let words = format!("{} runs over af-xdp, the fastest driver that works there", spec.device);
             return Ok((Device::Xdp(port), Some(words)));
