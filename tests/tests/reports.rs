@@ -9,8 +9,10 @@ use dataplane::lab::{Namespace, Side};
 use drivers::kernel::Method;
 use lab::engine::{Engine, SOON, laboratory};
 use lab::server::{PORT, SERVER, Tree};
-use lab::{Ringway, needs};
+use lab::traffic::ping;
+use lab::{Forwarder, Ringway, TestLab, needs};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// The first and the last line of a command that ends well by itself.
 fn report(place: &Namespace, args: &[&str]) -> (Value, Value) {
@@ -95,4 +97,54 @@ fn a_load_that_is_stopped_or_cannot_begin_says_so() {
     let end = ended.json_lines().expect("JSON").pop().expect("an end");
     says(&end, &[("ended", "fault")]);
     assert!(end["fault"].as_str().is_some_and(|why| why.contains("refused")), "{end}");
+}
+
+/// How often a line comes is the user's to say, and what passed stands in it port by port; quiet, there is none.
+#[test]
+fn lines_come_as_often_as_wanted() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW; tools: "ip", "ethtool", "ping");
+    let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");
+    let forwarder = Forwarder::between(&lab, "packet", "", &["--interval", "0.2"]).expect("a forwarder");
+    ping(&lab, Side::Left, 5, 10).expect("answers");
+    std::thread::sleep(Duration::from_millis(700));
+    let mut lines = forwarder.lines().expect("books in order");
+    let end = lines.pop().expect("an end");
+    let times: Vec<f64> = lines[1..].iter().map(|line| line["seconds"].as_f64().expect("seconds")).collect();
+    assert!(times.len() >= 3 && times.windows(2).all(|two| two[1] - two[0] < 0.9), "{times:?}");
+    let count = |line: &Value, port: usize, name: &str| line["ports"][port][name].as_u64().expect("a count");
+    let last = lines.last().expect("an interval");
+    for port in [0, 1] {
+        assert_eq!(last["ports"][port]["port"], port, "{last}");
+        let received = count(last, port, "received_packets");
+        assert!(received >= 5 && count(last, port, "transmitted_packets") >= 5, "{last}");
+        assert_eq!(
+            end["ports"][port]["queues"][0]["received_packets"], received,
+            "nothing came after: {end}"
+        );
+    }
+    let tree = Tree::new().expect("a folder");
+    let root = tree.path().to_string_lossy().into_owned();
+    let forward = ["forward", "--mode", "mac-swap", "--port", "packet:rw-right"];
+    let serve = ["serve", "--port", "packet:rw-right", "--address", "10.77.0.90/24", "--root", &root];
+    let engine = ["serve", "--engine", "splice", "--listen", "127.0.0.1:0", "--root", &root];
+    for command in [&forward[..], &serve, &engine] {
+        let run = |more: &[&str]| {
+            let args = [command, &["--duration", "0.7"], more].concat();
+            let ended = Ringway::complete(lab.middle(), &args, SOON).expect("an end");
+            assert!(ended.status.success(), "{args:?}: {ended:?}");
+            ended.stdout
+        };
+        let intervals = |text: &str| text.matches("\"event\":\"interval\"").count();
+        let json = run(&["--format", "json", "--interval", "0.1"]);
+        assert!((3..=7).contains(&intervals(&json)), "{command:?}: {json}");
+        let quiet = run(&["--format", "json", "--quiet"]);
+        assert_eq!((quiet.lines().count(), intervals(&quiet)), (2, 0), "{command:?}: {quiet}");
+    }
+    let text = run_text(&lab, &forward, "0.2");
+    assert!(text.contains("0.2 s   in ") && text.contains(" pps ") && !text.contains("0.000 Mpps"), "{text}");
+}
+
+fn run_text(lab: &TestLab, command: &[&str], interval: &str) -> String {
+    let args = [command, &["--duration", "0.5", "--interval", interval]].concat();
+    Ringway::complete(lab.middle(), &args, SOON).expect("an end").stdout
 }

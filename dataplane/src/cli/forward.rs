@@ -1,6 +1,6 @@
 //! `ringway forward`.
 
-use super::print::say;
+use super::print::{Live, say};
 use super::{Format, Outcome, misunderstood, port};
 use clap::{Args, ValueEnum};
 use dataplane::forward::{MacSwap, Wire};
@@ -43,6 +43,8 @@ pub(crate) struct ForwardArgs {
     /// How to print what happens: a table, or one JSON object a line.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    #[command(flatten)]
+    live: Live,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -111,6 +113,7 @@ where
         idle: args.idle.into(),
         duration: args.duration,
         content_bytes: 0,
+        interval: Some(args.live.interval),
     };
     let queues = vec![None; ports.len()];
     let task = Task { command: "forward", mode };
@@ -176,10 +179,10 @@ impl Watcher<'_> {
     fn second(&mut self, workers: &[WorkerFacts], at: Duration) -> bool {
         let now = total(workers);
         let rates = Rates::between(&self.before, &now, at - self.at);
-        let heard = match self.args.format {
-            Format::Json => say(&report::interval_json(at, rates, &now).to_string()),
-            Format::Text => say(&report::interval_text(at, rates, &self.before, &now)),
-        };
+        let heard = self.args.live.say(|| match self.args.format {
+            Format::Json => report::interval_json(at, rates, &now).to_string(),
+            Format::Text => report::interval_text(at, rates, &self.before, &now),
+        });
         (self.before, self.at) = (now, at);
         for (port, known) in self.ports.iter().zip(&mut self.queues) {
             let changed = port.queues_changed();

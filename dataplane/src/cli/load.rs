@@ -1,7 +1,7 @@
 //! `ringway load`.
 
 use super::forward::{IdleWord, seconds};
-use super::print::say;
+use super::print::{Live, say};
 use super::serve::address;
 use super::{Format, Outcome, misunderstood, port};
 use clap::Args;
@@ -95,6 +95,8 @@ pub(crate) struct LoadArgs {
     /// How to print what happens: a table, or one JSON object a line.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    #[command(flatten)]
+    live: Live,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -208,8 +210,7 @@ fn over_port(
     let clients = LoadClients::new(&run, client)?;
     let transport = spec.to_string();
     let at = Setting { url, transport: &transport };
-    let plan =
-        SessionPlan { cpus, frames: args.frames, idle: args.idle.into(), duration: None, content_bytes: 0 };
+    let plan = SessionPlan { cpus, frames: args.frames, idle: args.idle.into(), ..SessionPlan::default() };
     let stop = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
     let (ends, cpu) = std::thread::scope(|scope| {
@@ -429,13 +430,13 @@ fn check_cpus(cpus: &[usize]) -> Result<(), String> {
     }
 }
 
-/// Sees to signals and prints each second until the run is over; returns the CPU time of what was counted.
+/// Sees to signals and prints at each interval until the run is over; returns the CPU time of what was counted.
 fn attend(args: &LoadArgs, run: &Run, signal: &AtomicBool) -> CpuSeconds {
     const LOOK: Duration = Duration::from_millis(10);
     let bar = bar(args);
     let begin = Instant::now();
     let mut before = (Progress::default(), Duration::ZERO);
-    let (mut counted_from, mut next) = (None, Duration::from_secs(1));
+    let (mut counted_from, mut next) = (None, args.live.interval);
     while !run.is_over() {
         std::thread::sleep(LOOK);
         let (now, at) = (run.progress(), begin.elapsed());
@@ -449,11 +450,13 @@ fn attend(args: &LoadArgs, run: &Run, signal: &AtomicBool) -> CpuSeconds {
         if at < next || run.is_over() {
             continue;
         }
-        next += Duration::from_secs(1);
-        let heard = match args.format {
-            Format::Json => say(&report::interval_json(at, before, now).to_string()),
-            Format::Text => bar.suspend(|| say(&report::interval_text(at, before, now))),
-        };
+        next += args.live.interval;
+        let heard = bar.suspend(|| {
+            args.live.say(|| match args.format {
+                Format::Json => report::interval_json(at, before, now).to_string(),
+                Format::Text => report::interval_text(at, before, now),
+            })
+        });
         if !heard {
             run.stop();
         }
@@ -470,7 +473,9 @@ fn bar(args: &LoadArgs) -> ProgressBar {
         (Some(requests), None) => requests,
         (_, duration) => millis(args.warmup + duration.unwrap_or(Duration::from_secs(10))),
     };
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
+    let target =
+        if args.live.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
+    let bar = ProgressBar::with_draw_target(Some(total), target);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}") {
         bar.set_style(style);
     }

@@ -1,7 +1,34 @@
-//! Standard output, which may end before we do.
+//! Standard output, which may end before we do; and how often something is said there.
 
+use clap::Args;
 use std::io::{ErrorKind, Write};
 use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Lines while it runs.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Live {
+    /// Seconds between two lines about what passes, 0.1 to 86400.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub(super) interval: Duration,
+    /// No such lines: only what was opened, and the end.
+    #[arg(long, conflicts_with = "interval")]
+    pub(super) quiet: bool,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("give a number of seconds from 0.1 to 86400".to_owned()),
+    }
+}
+
+impl Live {
+    /// Prints a line about what passes, if such lines are wanted; says whether anybody still reads.
+    pub(super) fn say(self, line: impl FnOnce() -> String) -> bool {
+        self.quiet || say(&line())
+    }
+}
 
 /// Why a line could not be printed: the first time that it happened.
 static LOST: OnceLock<String> = OnceLock::new();

@@ -188,7 +188,7 @@ pub fn interval_text(at: Duration, before: (Progress, Duration), now: Progress) 
     let (requests, bytes, errors) = grown(before.0, now);
     let time = at.saturating_sub(before.1);
     format!(
-        "{:>5.0} s   {:>9.0} requests/s   {:>8.1} MB/s   {:>6} errors   {:>5} connections{}",
+        "{:>6.1} s   {:>9.0} requests/s   {:>8.1} MB/s   {:>6} errors   {:>5} connections{}",
         at.as_secs_f64(),
         per_second(requests, time),
         per_second(bytes, time) / 1e6,

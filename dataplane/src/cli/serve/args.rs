@@ -5,6 +5,7 @@ use crate::cli::Format;
 use crate::cli::compare::bytes;
 use crate::cli::forward::{IdleWord, seconds};
 use crate::cli::port;
+use crate::cli::print::Live;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use dataplane::net::Prefix;
@@ -125,6 +126,8 @@ pub(crate) struct ServeArgs {
     /// How to print what happens: a table, or one JSON object a line.
     #[arg(long, value_enum, default_value_t)]
     pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) live: Live,
     #[command(flatten)]
     pub(super) bounds: Bounds,
 }

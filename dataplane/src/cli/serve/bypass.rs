@@ -71,6 +71,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         idle: args.idle.into(),
         duration: args.duration,
         content_bytes: (args.content as usize) << 20,
+        interval: Some(args.live.interval),
     };
     let stop = Arc::new(AtomicBool::new(false));
     let watcher = Watcher { args, ports: &ports, servers: &servers, before: RefCell::default() };
@@ -312,18 +313,18 @@ impl Watcher<'_> {
         let mut before = self.before.borrow_mut();
         let (last, then, old) = &*before;
         let rates = Rates::between(last, &now, at - *then);
-        let heard = match self.args.format {
+        let heard = self.args.live.say(|| match self.args.format {
             Format::Json => {
                 let mut object = report::interval_json(at, rates, &now);
                 object["serve"] = json(&figures);
-                say(&object.to_string())
+                object.to_string()
             }
             Format::Text => {
                 let line = report::interval_text(at, rates, last, &now);
                 let requests = figures.get("requests") - old.get("requests");
-                say(&format!("{line}   {requests} requests   {} connections", figures.get("connections")))
+                format!("{line}   {requests} requests   {} connections", figures.get("connections"))
             }
-        };
+        });
         *before = (now, at, figures);
         heard
     }

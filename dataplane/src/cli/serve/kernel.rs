@@ -42,7 +42,7 @@ pub(super) fn run(args: &ServeArgs, method: Method) -> Outcome {
     }
     let begun = Instant::now();
     let mut watcher =
-        Watcher { args, method, begun, before: KernelFigures::default(), next: Duration::from_secs(1) };
+        Watcher { args, method, begun, before: KernelFigures::default(), next: args.live.interval };
     watcher.ready(&servers);
     let (mut heard, mut time_up) = (true, false);
     while heard && !signal.swap(false, Ordering::Relaxed) && !servers.has_died() {
@@ -153,32 +153,32 @@ impl Watcher<'_> {
         };
     }
 
-    /// Once a second; returns whether anybody still reads.
+    /// At each interval; returns whether anybody still reads.
     fn second(&mut self, servers: &KernelServers) -> bool {
         let at = self.begun.elapsed();
         if at < self.next {
             return true;
         }
-        self.next = at + Duration::from_secs(1);
+        self.next += self.args.live.interval;
         let figures = servers.figures();
-        let heard = match self.args.format {
-            Format::Json => say(&json!({
+        let heard = self.args.live.say(|| match self.args.format {
+            Format::Json => json!({
                 "event": "interval",
                 "seconds": at.as_secs_f64(),
                 "serve": object(&figures),
             })
-            .to_string()),
+            .to_string(),
             Format::Text => {
                 let since = |name| figures.get(name) - self.before.get(name);
-                say(&format!(
-                    "{:>6.0} s   {:>8} requests   {:>8} MB   {:>6} connections",
+                format!(
+                    "{:>6.1} s   {:>8} requests   {:>8} MB   {:>6} connections",
                     at.as_secs_f64(),
                     since("requests"),
                     since("sent_bytes") / 1_000_000,
                     figures.get("connections")
-                ))
+                )
             }
-        };
+        });
         self.before = figures;
         heard
     }
