@@ -15,6 +15,7 @@
 //! | [`load`] | asking a server for as much as it can give, and timing it |
 //! | [`session`] | workers on their threads, from the first queue to the books |
 //! | [`report`] | what a session prints, as text and JSON |
+//! | [`rights`] | what it takes to open a port |
 //! | [`lab`] | two hosts as network namespaces, and the cables between them |
 //! | [`doctor`] | what this machine and its interfaces can do |
 //! | [`demo`] | the demonstration, act by act, and its one table |
@@ -35,6 +36,7 @@ pub mod load;
 pub mod net;
 pub mod ports;
 pub mod report;
+pub mod rights;
 pub mod run;
 pub mod serve;
 pub mod session;

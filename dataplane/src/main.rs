@@ -8,12 +8,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     cli::init_log();
-    let args = cli::Ringway::parse();
-    match args.command.run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("ringway: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    cli::Ringway::parse().command.run()
 }

@@ -1,6 +1,7 @@
 //! Opening what the user named. Here, and only here, a driver is chosen.
 
 use crate::app::PortId;
+use crate::rights;
 #[cfg(feature = "dpdk")]
 use drivers::QueuePair;
 #[cfg(feature = "dpdk")]
@@ -67,6 +68,31 @@ enum Device {
 const COPYING_FRAMES: u32 = 256;
 const _: () = assert!(COPYING_FRAMES as usize == 4 * BURST);
 
+/// Whether a port is described as its driver wants it. Looks at no device.
+///
+/// # Errors
+/// [`SpecError`], which names the option and what it may be.
+pub fn check(spec: &PortSpec) -> Result<(), SpecError> {
+    let mut bare = spec.clone();
+    bare.take("tap");
+    bad_wire(&mut bare)?;
+    let checked = match bare.driver.as_deref() {
+        Some("packet") => PacketPlan::from_spec(&bare).map(drop),
+        Some("pcap") => PcapPlan::from_spec(&bare).map(drop),
+        #[cfg(feature = "dpdk")]
+        Some("dpdk") => DpdkPlan::from_spec(&bare).map(drop),
+        Some("vhost-user") => VhostPlan::from_spec(&bare).map(drop),
+        Some("vfio") => NicPlan::from_spec(&bare, Way::Vfio).map(drop),
+        Some("uio") => NicPlan::from_spec(&bare, Way::Uio).map(drop),
+        // Another is not a driver, which who parses a spec is told.
+        Some("af-xdp") | None | Some(_) => XdpPlan::from_spec(&bare).map(drop),
+    };
+    // Who asks has the port before their eyes: it need not be in the sentence as well.
+    let port = format!("{bare}: ");
+    checked
+        .map_err(|SpecError(words)| SpecError(words.strip_prefix(&port).map(str::to_owned).unwrap_or(words)))
+}
+
 impl Port {
     /// Opens a port: looks at the device, and takes what all its queues share.
     ///
@@ -103,10 +129,11 @@ impl Port {
         let forced =
             matches!(bare.driver.as_deref(), None | Some("af-xdp")) && forced(&mut bare).map_err(wrong)?;
         let bad_wire = bad_wire(&mut bare).map_err(wrong)?;
+        rights::check(spec)?;
         let (device, choice) = match spec.driver.as_deref() {
             Some("af-xdp") => {
                 let plan = XdpPlan::from_spec(&bare).map_err(wrong)?;
-                (Device::Xdp(XdpPort::open(XdpPlan { filter: filter.clone(), ..plan })?), None)
+                (Device::Xdp(xdp(XdpPlan { filter: filter.clone(), ..plan })?), None)
             }
             Some("packet") => (Device::Packet(PacketPlan::from_spec(&bare).map_err(wrong)?), None),
             Some("pcap") => (Device::Pcap(PcapPlan::from_spec(&bare).map_err(wrong)?), None),
@@ -356,6 +383,11 @@ impl Port {
     }
 }
 
+/// Takes a port for AF_XDP; says who has it, if another has.
+fn xdp(plan: XdpPlan) -> Result<Arc<XdpPort>, OpenError> {
+    XdpPort::open(plan).map_err(rights::name_the_holder)
+}
+
 /// Gives PCI cards back that a process which died has left, but for those of these ports: they are taken over. Says in the log
 /// what it did.
 pub fn give_back_abandoned(specs: &[PortSpec]) {
@@ -430,7 +462,7 @@ fn best(spec: &PortSpec, filter: &Filter, purpose: Purpose) -> Result<(Device, O
     }
     // An interface that is not there, or is down, is so for every driver.
     let plan = XdpPlan::from_spec(spec).map_err(wrong)?;
-    let refusal = match XdpPort::open(XdpPlan { filter: filter.clone(), ..plan }) {
+    let refusal = match xdp(XdpPlan { filter: filter.clone(), ..plan }) {
         Ok(port) => {
             let words = format!("{} runs over af-xdp, the fastest driver that works there", spec.device);
             return Ok((Device::Xdp(port), Some(words)));
@@ -471,6 +503,7 @@ fn tapped<'p>(queue: AnyQueue<'p>, file: &Path, number: u32) -> Result<AnyQueue<
     let error = |source| {
         let step = format!("recording to {}", path.display());
         OpenError::new(queue.caps().device.as_str(), step, source)
+            .hint("give tap= the name of a file, in a folder that is there and can be written to")
     };
     let writer = BufWriter::new(File::create(&path).map_err(error)?);
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

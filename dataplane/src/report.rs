@@ -2,11 +2,13 @@
 
 use crate::app::PortId;
 use crate::ports::Port;
+use crate::run::Ended;
 use crate::session::{WorkerEnd, WorkerFacts};
 use crate::stats::{Books, Snapshot};
 use drivers::QueueCounters;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -44,12 +46,22 @@ impl Rates {
     }
 }
 
+/// What a session does: the command that was typed, and which of its ways it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'t> {
+    /// `forward`, `serve`, `load`.
+    pub command: &'t str,
+    /// `wire`, `mac-swap`; what the command is called where it has only one way.
+    pub mode: &'t str,
+}
+
 /// `{"event":"ready", ..}`: what was opened, before the first frame.
 #[must_use]
-pub fn ready_json(mode: &str, ports: &[Port], workers: &[WorkerFacts], now: &Snapshot) -> Value {
+pub fn ready_json(task: Task<'_>, ports: &[Port], workers: &[WorkerFacts], now: &Snapshot) -> Value {
     json!({
         "event": "ready",
-        "mode": mode,
+        "command": task.command,
+        "mode": task.mode,
         "ports": ports.iter().map(|port| port_json(port, now, false)).collect::<Vec<_>>(),
         "workers": workers.iter().map(|worker| json!({
             "worker": worker.worker,
@@ -62,15 +74,36 @@ pub fn ready_json(mode: &str, ports: &[Port], workers: &[WorkerFacts], now: &Sna
     })
 }
 
-/// `{"event":"interval", ..}`: one second.
+/// `{"event":"interval", ..}`: what passed since the last one, and all counts so far.
 #[must_use]
 pub fn interval_json(at: Duration, rates: Rates, now: &Snapshot) -> Value {
-    json!({ "event": "interval", "seconds": at.as_secs_f64(), "rates": rates, "discarded": discarded(now), "books": now.books() })
+    json!({
+        "event": "interval",
+        "seconds": at.as_secs_f64(),
+        "rates": rates,
+        "ports": counts(now),
+        "discarded": discarded(now),
+        "books": now.books(),
+    })
+}
+
+/// What each port has counted so far, all its queues together.
+fn counts(now: &Snapshot) -> Vec<Value> {
+    let ports: BTreeSet<u8> = now.queues.iter().map(|queue| queue.port.0).collect();
+    let count = |port: u8| {
+        let numbers = QueueCounters::NAMES.iter().zip(port_sum(now, PortId(port)).to_array());
+        let mut object: Map<String, Value> =
+            numbers.map(|(name, number)| ((*name).to_owned(), json!(number))).collect();
+        object.insert("port".to_owned(), json!(port));
+        Value::Object(object)
+    };
+    ports.into_iter().map(count).collect()
 }
 
 /// `{"event":"end", ..}`: the whole session.
 #[must_use]
 pub fn end_json(
+    task: Task<'_>,
     ended: &str,
     fault: Option<&str>,
     time: Duration,
@@ -82,6 +115,8 @@ pub fn end_json(
     let average = Rates::between(&Snapshot::default(), last, time);
     json!({
         "event": "end",
+        "command": task.command,
+        "mode": task.mode,
         "ended": ended,
         "fault": fault,
         "seconds": time.as_secs_f64(),
@@ -169,18 +204,47 @@ pub fn ready_text(mode: &str, ports: &[Port], workers: &[WorkerFacts], now: &Sna
     text
 }
 
-/// One line a second.
+/// A number a second, with three digits or more that say something, however small or large it is.
+fn a_second(number: f64, unit: &str) -> String {
+    match number {
+        0.0 => format!("0 {unit}"),
+        ..999.5 => format!("{number:.0} {unit}"),
+        ..999.95e3 => format!("{:.1} k{unit}", number / 1e3),
+        ..999.995e6 => format!("{:.2} M{unit}", number / 1e6),
+        _ => format!("{:.3} G{unit}", number / 1e9),
+    }
+}
+
+/// Packets a second.
+fn packets(mpps: f64) -> String {
+    a_second(mpps * 1e6, "pps")
+}
+
+/// Bits a second.
+fn bits(gbps: f64) -> String {
+    a_second(gbps * 1e9, "b/s")
+}
+
+/// One line an interval.
 #[must_use]
 pub fn interval_text(at: Duration, rates: Rates, before: &Snapshot, now: &Snapshot) -> String {
     let missed =
         |snapshot: &Snapshot| snapshot.queues.iter().map(|queue| queue.counters.receive_missed).sum::<u64>();
     let lost = |snapshot: &Snapshot| snapshot.books().discarded + snapshot.books().unsendable;
+    let grown = |number: fn(&QueueCounters) -> u64| {
+        let sum = |snapshot: &Snapshot| -> u64 {
+            snapshot.queues.iter().map(|queue| number(&queue.counters)).sum()
+        };
+        sum(now).saturating_sub(sum(before))
+    };
     format!(
-        "{:>5.0} s   in {:>7.3} Mpps   out {:>7.3} Mpps  {:>7.3} Gb/s   busy {:>4.0} %   discarded {:>7}   missed {:>7}",
+        "{:>6.1} s   in {:>9} ={:>11}   out {:>9} ={:>11} {:>11}   busy {:>4.0} %   discarded {:>7}   missed {:>7}",
         at.as_secs_f64(),
-        rates.received_mpps,
-        rates.transmitted_mpps,
-        rates.transmitted_gbps,
+        grown(|counters| counters.received.packets),
+        packets(rates.received_mpps),
+        grown(|counters| counters.transmitted.packets),
+        packets(rates.transmitted_mpps),
+        bits(rates.transmitted_gbps),
         100.0 * rates.busy,
         lost(now).saturating_sub(lost(before)),
         missed(now).saturating_sub(missed(before)),
@@ -194,10 +258,10 @@ pub fn end_text(time: Duration, ports: &[Port], last: &Snapshot) -> String {
     let average = Rates::between(&Snapshot::default(), last, time);
     let _ = writeln!(
         text,
-        "\n{:.1} s, {:.3} Mpps, {:.3} Gb/s on average",
+        "\n{:.1} s, {} and {} on average",
         time.as_secs_f64(),
-        average.transmitted_mpps,
-        average.transmitted_gbps
+        packets(average.transmitted_mpps),
+        bits(average.transmitted_gbps)
     );
     let _ = writeln!(
         text,
@@ -235,6 +299,20 @@ pub fn end_text(time: Duration, ports: &[Port], last: &Snapshot) -> String {
     text
 }
 
+/// Why a session ended, by its name in JSON: what the first worker to end says of it. The others only follow.
+#[must_use]
+pub fn ended(ends: &[WorkerEnd]) -> &'static str {
+    let each = || ends.iter().map(|end| &end.ended);
+    if each().any(|ended| matches!(ended, Ended::Faulted(..))) {
+        return "fault";
+    }
+    match each().find(|ended| **ended != Ended::Stopped) {
+        Some(Ended::TimeUp) => "time-up",
+        Some(Ended::Exhausted) => "exhausted",
+        _ => "stopped",
+    }
+}
+
 /// All queues of a port added up.
 #[must_use]
 pub fn port_sum(snapshot: &Snapshot, port: PortId) -> QueueCounters {
@@ -254,4 +332,26 @@ pub fn port_sum(snapshot: &Snapshot, port: PortId) -> QueueCounters {
 pub fn in_order(books: Books, ends: &[WorkerEnd]) -> bool {
     let arrived = books.handed_over == books.taken_over;
     books.balance() && arrived && ends.iter().all(|end| end.census.free == end.census.total())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_read_in_its_own_unit() {
+        for (pps, text) in [
+            (0.0, "0 pps"),
+            (7.0, "7 pps"),
+            (999.4, "999 pps"),
+            (999.6, "1.0 kpps"),
+            (1234.0, "1.2 kpps"),
+            (999_960.0, "1.00 Mpps"),
+            (14_880_000.0, "14.88 Mpps"),
+            (1_200_000_000.0, "1.200 Gpps"),
+        ] {
+            assert_eq!(packets(pps / 1e6), text);
+        }
+        assert_eq!((bits(0.000_012), bits(2.5)), ("12.0 kb/s".to_owned(), "2.500 Gb/s".to_owned()));
+    }
 }

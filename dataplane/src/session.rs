@@ -36,6 +36,14 @@ pub struct SessionPlan {
     pub duration: Option<Duration>,
     /// Bytes of each worker's arena for file content.
     pub content_bytes: usize,
+    /// How often whoever watches is called; once a second, when `None`.
+    pub interval: Option<Duration>,
+}
+
+impl SessionPlan {
+    fn interval(&self) -> Duration {
+        self.interval.unwrap_or(Duration::from_secs(1))
+    }
 }
 
 /// Makes each worker's app, on the worker's own thread, once its pool is there: an app may keep frames and pages.
@@ -193,7 +201,7 @@ enum News {
 /// Runs one worker a CPU over the ports until the first of them ends, then the others.
 ///
 /// `ready` hears of all workers once every queue is open and what is sent there gets somewhere; `second` is called about
-/// once a second until the end. Both return whether to go on; without a start there are no ends.
+/// once a second, or at the plan's interval, until the end. Both return whether to go on; without a start there are no ends.
 ///
 /// # Errors
 /// [`SessionError`] when a queue could not be opened; nothing runs then. [`SessionError::Died`] when a worker panicked
@@ -238,7 +246,7 @@ pub fn session(
         let goes = facts.as_ref().is_ok_and(|facts| ready(facts));
         let _ = go.set(goes);
         let ends = match facts {
-            Ok(facts) if goes => watch(&inbox, &facts, stop, &mut second),
+            Ok(facts) if goes => watch(&inbox, &facts, stop, plan.interval(), &mut second),
             Ok(_) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
@@ -370,15 +378,16 @@ fn gather_facts(inbox: &Receiver<News>, workers: usize) -> Result<Vec<WorkerFact
     failure.map_or(Ok(facts), Err)
 }
 
-/// Once a second until all workers have ended; the first to end stops the others.
+/// At each interval until all workers have ended; the first to end stops the others.
 fn watch(
     inbox: &Receiver<News>,
     facts: &[WorkerFacts],
     stop: &AtomicBool,
+    interval: Duration,
     second: &mut impl FnMut(&[WorkerFacts], Duration) -> bool,
 ) -> Result<Vec<WorkerEnd>, SessionError> {
     let begin = Instant::now();
-    let mut next = Duration::from_secs(1);
+    let mut next = interval;
     let mut ends = Vec::new();
     while ends.len() < facts.len() {
         match inbox.recv_timeout(next.saturating_sub(begin.elapsed())) {
@@ -395,7 +404,7 @@ fn watch(
                 if !second(facts, begin.elapsed()) {
                     stop.store(true, Ordering::Relaxed);
                 }
-                next += Duration::from_secs(1);
+                next += interval;
             }
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(SessionError::Thread("ended without a word".to_owned()));

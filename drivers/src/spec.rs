@@ -40,6 +40,9 @@ pub const DRIVERS: &[(&str, &str)] = &[
     ("dpdk", "any device that DPDK has a driver for"),
 ];
 
+/// What may be said of a port with any driver: a capture of what passes, and a bad wire.
+pub const ANY_DRIVER: &[&str] = &["tap", "loss", "duplicate", "corrupt", "reorder", "seed"];
+
 /// The driver whose device may be told one word twice: a file for each queue.
 const TOLD_TWICE: &str = "dpdk";
 
@@ -111,9 +114,11 @@ impl PortSpec {
     pub fn only(&self, known: &[&str]) -> Result<(), SpecError> {
         match self.options.iter().find(|(key, _)| !known.contains(&key.as_str())) {
             None => Ok(()),
-            Some((key, _)) => {
-                Err(SpecError(format!("{self}: unknown option \"{key}\"; there are {}", known.join(", "))))
-            }
+            Some((key, _)) => Err(SpecError(format!(
+                "{self}: unknown option \"{key}\"; there are {}; and for any driver {}",
+                known.join(", "),
+                ANY_DRIVER.join(", ")
+            ))),
         }
     }
 }
@@ -182,7 +187,10 @@ mod tests {
         assert!(
             spec.option::<u32>("ring", "a number").expect_err("bad").0.contains("ring=many is not a number")
         );
-        assert!(spec.only(&["queues"]).expect_err("unknown").0.contains("unknown option \"ring\""));
+        let words = spec.only(&["queues"]).expect_err("unknown").0;
+        for word in ["unknown option \"ring\"", "there are queues;", "for any driver tap, loss"] {
+            assert!(words.contains(word), "{word}: {words}");
+        }
     }
 
     #[test]

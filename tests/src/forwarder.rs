@@ -60,6 +60,17 @@ impl Forwarder {
         Ok(report)
     }
 
+    /// Interrupts it, and returns all that it printed, line by line, once the books have been looked at.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn lines(self) -> Outcome<Vec<Value>> {
+        self.0.interrupt()?;
+        let ended = self.0.wait(ENDING)?;
+        Report::of(&ended)?;
+        ended.json_lines()
+    }
+
     /// Waits for its end, whatever its exit code, and returns its report once the books have been looked at.
     ///
     /// # Errors

@@ -30,7 +30,8 @@ macro_rules! needs {
 }
 
 /// Capabilities by their bit in `CapEff` (include/uapi/linux/capability.h): those that anything here asks for.
-const CAPABILITIES: [(&str, u32); 7] = [
+const CAPABILITIES: [(&str, u32); 8] = [
+    ("SETUID", 7),
     ("NET_ADMIN", 12),
     ("NET_RAW", 13),
     ("IPC_LOCK", 14),

@@ -380,3 +380,71 @@ fn people_read_a_table() {
     }
     assert!(output.stderr.is_empty(), "no bar where nobody looks: {output:?}");
 }
+
+/// A server that falls silent does not leave a good report of the few that it answered before: the exit code and words say
+/// that it is gone, and how long the oldest request waited.
+#[test]
+fn a_server_that_falls_silent_is_no_success() {
+    let server = server(|peer| {
+        for _ in 0..3 {
+            peer.request()?;
+            peer.say(whole("hello"))?;
+        }
+        peer.request()?;
+        std::thread::sleep(Duration::from_secs(20));
+        Ok(())
+    });
+    let args = [&url(server, "/"), "--duration", "1.5", "--connections", "4"];
+    let output = load(&args);
+    let (text, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text.contains("12 requests") && text.contains("unanswered        4"), "{text}");
+    assert!(text.contains("the oldest had waited for 1."), "{text}");
+    assert!(said.contains("nobody answered in the last 1.") && said.contains("4 requests"), "{said}");
+    let (end, content) = report(&args);
+    assert!(!content && errors(&end).is_empty(), "{end}");
+    assert_eq!((number(&end, "requests"), number(&end, "unanswered")), (12, 4), "{end}");
+    for name in ["oldest_unanswered_seconds", "silent_seconds"] {
+        assert!(end[name].as_f64().is_some_and(|time| time > 1.0 && time < 1.6), "{name}: {end}");
+    }
+}
+
+/// A long body is an answer under way: who takes its whole time for one is not taken for dead.
+#[test]
+fn a_slow_body_is_no_silence() {
+    let server = server(|peer| {
+        peer.request()?;
+        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")?;
+        peer.request()?;
+        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")?;
+        loop {
+            peer.say("x")?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let (end, content) = report(&[&url(server, "/"), "--duration", "1", "--connections", "1"]);
+    assert!(content && number(&end, "requests") == 1 && number(&end, "unanswered") == 1, "{end}");
+}
+
+/// Latencies of nothing are not 0 microseconds.
+#[test]
+fn latencies_of_nothing_are_none() {
+    let server = server(|peer| {
+        peer.request()?;
+        std::thread::sleep(Duration::from_secs(20));
+        Ok(())
+    });
+    let args = [&url(server, "/"), "--duration", "0.3", "--rate", "10"];
+    let (end, content) = report(&args);
+    assert!(!content && number(&end, "requests") == 0, "{end}");
+    let of = |name: &str| end[name].as_object().unwrap_or_else(|| panic!("no {name}: {end}")).clone();
+    assert!(of("service_us").len() == 8 && of("service_us").values().all(Value::is_null), "{end}");
+    let output = load(&[&url(server, "/"), "--duration", "0.3"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let row = text.lines().find(|line| line.trim_start().starts_with("latency")).expect("a row");
+    assert_eq!(
+        row.split_whitespace().collect::<Vec<_>>(),
+        ["latency", "-", "-", "-", "-", "-", "-", "-", "-"]
+    );
+    assert!(!text.contains("no errors") && output.status.code() == Some(1), "{text}");
+}

@@ -1,6 +1,6 @@
 //! `ringway compare`.
 
-use super::{Format, Outcome};
+use super::{Format, Outcome, print};
 use clap::{Args, ValueEnum};
 use dataplane::compare::method::{METHODS, Method};
 use dataplane::compare::plan::{Cache, ComparePlan, ScatterGather};
@@ -129,11 +129,7 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
         Format::Json => serde_json::to_string(&report)? + "\n",
         Format::Text => report.to_text(),
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has read enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
-    }
+    print::report(&text)?;
     if let Some((page, path)) = page {
         page.save(&report.to_html())?;
         // Nobody may be reading.

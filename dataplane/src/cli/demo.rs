@@ -1,6 +1,6 @@
 //! `ringway demo`.
 
-use super::{Format, Outcome};
+use super::{Format, Outcome, print};
 use clap::Args;
 use dataplane::demo::{self, DemoPlan, Step};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -48,11 +48,7 @@ pub(crate) fn run(args: &DemoArgs) -> Outcome {
         Format::Json => serde_json::to_string(&report)? + "\n",
         Format::Text => report.to_text(begin.elapsed()),
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has read enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
-    }
+    print::report(&text)?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -1,12 +1,10 @@
 //! `ringway doctor`.
 
-use super::{Format, Outcome};
+use super::{Format, Outcome, print};
 use clap::Args;
 use dataplane::doctor::{Colour, Report};
-use std::{
-    io::{self, IsTerminal, Write},
-    process::ExitCode,
-};
+use std::io::IsTerminal;
+use std::process::ExitCode;
 
 /// Say what this machine and each interface can do, and the cure for what they can't.
 #[derive(Debug, Args)]
@@ -23,19 +21,10 @@ pub(crate) struct DoctorArgs {
 pub(crate) fn run(args: &DoctorArgs) -> Outcome {
     dataplane::ports::give_back_abandoned(&[]);
     let report = Report::examine(&args.interfaces);
-    let mut out = io::stdout().lock();
-    let written = match args.format {
-        Format::Json => {
-            let json = serde_json::to_string_pretty(&report)?;
-            writeln!(out, "{json}")
-        }
-        Format::Text => out.write_all(report.to_text(colour(&out)).as_bytes()),
-    };
-    match written {
-        // Whoever reads has read enough (`| head`): no reason to complain.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
-    }
+    print::report(&match args.format {
+        Format::Json => serde_json::to_string_pretty(&report)? + "\n",
+        Format::Text => report.to_text(colour(&std::io::stdout())),
+    })?;
     Ok(if report.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

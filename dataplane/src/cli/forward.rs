@@ -1,15 +1,15 @@
 //! `ringway forward`.
 
-use super::{Format, Outcome};
+use super::print::{Live, say};
+use super::{Format, Outcome, misunderstood, port};
 use clap::{Args, ValueEnum};
 use dataplane::forward::{MacSwap, Wire};
 use dataplane::ports::{Port, give_back_abandoned};
-use dataplane::report::{self, Rates};
+use dataplane::report::{self, Rates, Task};
 use dataplane::session::{Each, SessionPlan, WorkerEnd, WorkerFacts, blamed, session, total};
-use dataplane::{App, Ended, Idle, PortId, Snapshot};
+use dataplane::{App, Idle, PortId, Snapshot};
 use drivers::PortSpec;
 use drivers::spec::NumberList;
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
     /// A port; give it twice or more.
-    #[arg(long = "port", value_name = "P", required = true)]
+    #[arg(long = "port", value_name = "P", required = true, value_parser = port)]
     ports: Vec<PortSpec>,
     /// What to do with a frame.
     #[arg(long, value_enum, default_value_t)]
@@ -43,6 +43,8 @@ pub(crate) struct ForwardArgs {
     /// How to print what happens: a table, or one JSON object a line.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    #[command(flatten)]
+    live: Live,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -86,7 +88,7 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(args: &ForwardArgs) -> Outcome {
     match args.mode {
         Mode::Wire if !args.ports.len().is_multiple_of(2) => {
-            Err("--mode wire joins ports in pairs: name two, four, .. of them".into())
+            Err(misunderstood("--mode wire joins ports in pairs: name two, four, .. of them"))
         }
         Mode::Wire => forward(args, "wire", Wire),
         Mode::MacSwap => forward(args, "mac-swap", MacSwap),
@@ -97,7 +99,7 @@ fn forward<A>(args: &ForwardArgs, mode: &str, app: A) -> Outcome
 where
     A: for<'p> App<'p> + Copy + Sync,
 {
-    check_ports(&args.ports)?;
+    check_ports(&args.ports).map_err(misunderstood)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
@@ -111,11 +113,13 @@ where
         idle: args.idle.into(),
         duration: args.duration,
         content_bytes: 0,
+        interval: Some(args.live.interval),
     };
     let queues = vec![None; ports.len()];
+    let task = Task { command: "forward", mode };
     let mut watcher = Watcher {
         args,
-        mode,
+        task,
         ports: &ports,
         before: Snapshot::default(),
         at: Duration::ZERO,
@@ -132,7 +136,7 @@ where
         |workers, at| watcher.borrow_mut().second(workers, at),
     )?;
     let time = watcher.borrow().begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-    finish(args, time, &ports, &ends)
+    finish(args, task, time, &ports, &ends)
 }
 
 fn check_ports(specs: &[PortSpec]) -> Result<(), String> {
@@ -152,7 +156,7 @@ fn check_ports(specs: &[PortSpec]) -> Result<(), String> {
 /// Prints while the workers run.
 struct Watcher<'a> {
     args: &'a ForwardArgs,
-    mode: &'a str,
+    task: Task<'a>,
     ports: &'a [Port],
     before: Snapshot,
     at: Duration,
@@ -167,18 +171,18 @@ impl Watcher<'_> {
         let now = total(workers);
         self.begun = Some(Instant::now());
         match self.args.format {
-            Format::Json => say(&report::ready_json(self.mode, self.ports, workers, &now).to_string()),
-            Format::Text => say(&report::ready_text(self.mode, self.ports, workers, &now)),
+            Format::Json => say(&report::ready_json(self.task, self.ports, workers, &now).to_string()),
+            Format::Text => say(&report::ready_text(self.task.mode, self.ports, workers, &now)),
         }
     }
 
     fn second(&mut self, workers: &[WorkerFacts], at: Duration) -> bool {
         let now = total(workers);
         let rates = Rates::between(&self.before, &now, at - self.at);
-        let heard = match self.args.format {
-            Format::Json => say(&report::interval_json(at, rates, &now).to_string()),
-            Format::Text => say(&report::interval_text(at, rates, &self.before, &now)),
-        };
+        let heard = self.args.live.say(|| match self.args.format {
+            Format::Json => report::interval_json(at, rates, &now).to_string(),
+            Format::Text => report::interval_text(at, rates, &self.before, &now),
+        });
         (self.before, self.at) = (now, at);
         for (port, known) in self.ports.iter().zip(&mut self.queues) {
             let changed = port.queues_changed();
@@ -194,34 +198,16 @@ impl Watcher<'_> {
     }
 }
 
-/// Prints a line; says whether anybody still reads. A log that cannot be written, on a full disk say, is no reason to
-/// stop forwarding.
-pub(super) fn say(line: &str) -> bool {
-    match writeln!(std::io::stdout(), "{line}") {
-        Ok(()) => true,
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => false,
-        Err(error) => {
-            tracing::warn!("printing: {error}");
-            true
-        }
-    }
-}
-
-fn finish(args: &ForwardArgs, time: Duration, ports: &[Port], ends: &[WorkerEnd]) -> Outcome {
+fn finish(args: &ForwardArgs, task: Task<'_>, time: Duration, ports: &[Port], ends: &[WorkerEnd]) -> Outcome {
     let mut last = Snapshot::default();
     for end in ends {
         last.add(end.last.clone());
     }
     let fault = blamed(ends).map(|(port, why)| format!("{}: {why}", ports[usize::from(port.0)].spec()));
-    let ended = match ends.iter().map(|end| &end.ended).find(|ended| **ended != Ended::Stopped) {
-        _ if fault.is_some() => "fault",
-        Some(Ended::TimeUp) => "time-up",
-        Some(Ended::Exhausted) => "exhausted",
-        _ => "stopped",
-    };
+    let ended = report::ended(ends);
     match args.format {
         Format::Json => {
-            say(&report::end_json(ended, fault.as_deref(), time, ports, ends, &last).to_string());
+            say(&report::end_json(task, ended, fault.as_deref(), time, ports, ends, &last).to_string());
         }
         Format::Text => {
             say(&report::end_text(time, ports, &last));

@@ -1,6 +1,7 @@
 //! `ringway lab`: the laboratory by hand.
 
-use super::Outcome;
+use super::print::say;
+use super::{Outcome, misunderstood};
 use clap::{Args, Subcommand, ValueEnum};
 use dataplane::lab::{Lab, LabError, LabPlan, Namespace, Side, sweep};
 use std::os::unix::process::CommandExt;
@@ -66,13 +67,19 @@ fn up(plan: &LabPlan, verbose: bool) -> Outcome {
         if verbose {
             eprintln!("+ {command}");
         }
+    })
+    .map_err(|error| match error {
+        LabError::Plan(_) => misunderstood(error),
+        _ => error.into(),
     })?;
-    println!("{}", drawing(plan));
-    println!("Try next:");
-    println!("  ringway forward --port af-xdp:rw-left --port af-xdp:rw-right");
-    println!("  ringway lab exec left -- ping {}        (in a second terminal)", Side::Right.ipv4());
-    println!("  ringway lab down");
+    // It stands, whether or not anybody reads how to use it.
     lab.keep();
+    say(&format!(
+        "{}\nTry next:\n  ringway forward --port af-xdp:rw-left --port af-xdp:rw-right\n  \
+         ringway lab exec left -- ping {}        (in a second terminal)\n  ringway lab down",
+        drawing(plan),
+        Side::Right.ipv4()
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -100,9 +107,9 @@ fn down(all: bool) -> Outcome {
     };
     let removed = [swept, removed].concat();
     if removed.is_empty() {
-        println!("nothing to remove");
+        say("nothing to remove");
     } else {
-        println!("removed {}", removed.join(", "));
+        say(&format!("removed {}", removed.join(", ")));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -125,12 +132,12 @@ fn status() -> Outcome {
     let plan = LabPlan::default();
     let found = Lab::find(&plan)?;
     let whole = 4;
-    match found.len() {
-        0 => println!("down: nothing of the laboratory stands (`ringway lab up` builds it)"),
+    say(&match found.len() {
+        0 => "down: nothing of the laboratory stands (`ringway lab up` builds it)".to_owned(),
         n if n < whole => {
-            println!("broken: only {} stand (`ringway lab down` clears them away)", found.join(", "))
+            format!("broken: only {} stand (`ringway lab down` clears them away)", found.join(", "))
         }
-        _ => println!("up: {}", found.join(", ")),
-    }
+        _ => format!("up: {}", found.join(", ")),
+    });
     Ok(if found.len() == whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,16 +1,18 @@
 //! `ringway load`.
 
-use super::forward::{IdleWord, say, seconds};
+use super::forward::{IdleWord, seconds};
+use super::print::{Live, say};
 use super::serve::address;
-use super::{Format, Outcome};
+use super::{Format, Outcome, misunderstood, port};
 use clap::Args;
 use dataplane::PortId;
 use dataplane::Snapshot;
 use dataplane::load::client::{ClientPlan, LoadClients};
 use dataplane::load::report::{self, CpuSeconds, Setting};
-use dataplane::load::{BodyHash, LoadPlan, Mode, Progress, Questions, Run, Threads, Verify};
+use dataplane::load::{BodyHash, LoadPlan, Mode, PlanError, Progress, Questions, Run, Threads, Verify};
 use dataplane::net::Prefix;
 use dataplane::ports::{Port, Purpose};
+use dataplane::report::Task;
 use dataplane::session::{SessionPlan, WorkerEnd, blamed, session, total};
 use drivers::PortSpec;
 use drivers::link::Link;
@@ -35,7 +37,7 @@ pub(crate) struct LoadArgs {
     #[arg(value_name = "URL", required = true)]
     urls: Vec<String>,
     /// Ask over Ringway's own TCP by this port, as af-xdp:eth0 or packet:eth0, instead of the kernel's sockets.
-    #[arg(long, value_name = "P", requires = "addresses")]
+    #[arg(long, value_name = "P", requires = "addresses", value_parser = port)]
     port: Option<PortSpec>,
     /// The address to ask from and the length of its network's prefix, as 10.0.0.3/24: one of its own, which the kernel
     /// does not have. All TCP to it is ours, and ARP, neighbour discovery and ping are answered here.
@@ -93,6 +95,8 @@ pub(crate) struct LoadArgs {
     /// How to print what happens: a table, or one JSON object a line.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    #[command(flatten)]
+    live: Live,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -128,7 +132,11 @@ impl LoadArgs {
                 return Err(format!("{} has no path in it; give one a line", file.display()).into());
             }
         }
-        Ok(Questions::new(&self.urls, &paths, &self.headers)?)
+        Questions::new(&self.urls, &paths, &self.headers).map_err(|error| match error {
+            // A line of a file: the command line was understood.
+            PlanError::Path(_) => error.into(),
+            _ => misunderstood(error),
+        })
     }
 
     fn plan(&self, questions: Questions, server: SocketAddr) -> LoadPlan {
@@ -170,6 +178,9 @@ pub(crate) fn run(args: &LoadArgs) -> Outcome {
     }
 }
 
+/// In reports of the ports; the load's own overrides the mode.
+const TASK: Task<'static> = Task { command: "load", mode: "load" };
+
 /// Over our own TCP.
 fn over_port(
     args: &LoadArgs,
@@ -180,7 +191,9 @@ fn over_port(
 ) -> Outcome {
     let host = &questions.url.host;
     let ip = questions.url.ip().ok_or_else(|| {
-        format!("{host} is a name, and over a port nobody is asked for its address: give an IP address")
+        misunderstood(format_args!(
+            "{host} is a name, and over a port nobody is asked for its address: give an IP address"
+        ))
     })?;
     let cpus = args.cpus();
     check_threads(args, cpus.len())?;
@@ -197,8 +210,7 @@ fn over_port(
     let clients = LoadClients::new(&run, client)?;
     let transport = spec.to_string();
     let at = Setting { url, transport: &transport };
-    let plan =
-        SessionPlan { cpus, frames: args.frames, idle: args.idle.into(), duration: None, content_bytes: 0 };
+    let plan = SessionPlan { cpus, frames: args.frames, idle: args.idle.into(), ..SessionPlan::default() };
     let stop = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
     let (ends, cpu) = std::thread::scope(|scope| {
@@ -214,7 +226,7 @@ fn over_port(
                 let now = total(workers);
                 let heard = match args.format {
                     Format::Json => {
-                        let mut object = dataplane::report::ready_json("load", &ports, workers, &now);
+                        let mut object = dataplane::report::ready_json(TASK, &ports, workers, &now);
                         merge(&mut object, report::ready_json(&run, at));
                         say(&object.to_string())
                     }
@@ -271,9 +283,9 @@ fn end_over_port(
     let tally = run.tally();
     match args.format {
         Format::Json => {
-            let ended = if fault.is_some() { "fault" } else { "stopped" };
-            let mut object = dataplane::report::end_json(ended, fault.as_deref(), time, ports, ends, &last);
-            merge(&mut object, report::end_json(run, at, &tally, cpu));
+            let mut object = dataplane::report::end_json(TASK, "", None, time, ports, ends, &last);
+            // Why it ended is the run's to say: the workers only stopped when it was over.
+            merge(&mut object, report::end_json(run, at, &tally, cpu, fault.as_deref()));
             say(&object.to_string())
         }
         Format::Text => {
@@ -317,7 +329,8 @@ fn client(
 ) -> Result<ClientPlan, Box<dyn std::error::Error>> {
     if !args.addresses.iter().any(|own| own.address.is_ipv4() == server.is_ipv4()) {
         let family = if server.is_ipv4() { "IPv4" } else { "IPv6" };
-        return Err(format!("{server} is an {family} address: give an --address of that kind too").into());
+        let words = format!("{server} is an {family} address: give an --address of that kind too");
+        return Err(misunderstood(words));
     }
     if let Some(link) = link {
         if link.mac == [0; 6] {
@@ -369,13 +382,13 @@ fn over_kernel(args: &LoadArgs, signal: &AtomicBool, questions: Questions, url: 
     threads.join()?;
     let tally = run.tally();
     match args.format {
-        Format::Json => say(&report::end_json(&run, at, &tally, cpu).to_string()),
+        Format::Json => say(&report::end_json(&run, at, &tally, cpu, None).to_string()),
         Format::Text => say(report::end_text(&run, &tally, cpu).trim_end()),
     };
     verdict(&run)
 }
 
-/// Exit code 0 means that requests were answered, and nothing went wrong.
+/// Exit code 0 means that requests were answered until the end, and nothing went wrong.
 fn verdict(run: &Run) -> Outcome {
     if let Some(why) = run.hopeless() {
         return Err(why.to_string().into());
@@ -384,16 +397,26 @@ fn verdict(run: &Run) -> Outcome {
     if tally.requests == 0 {
         return Err("not one request was answered".into());
     }
+    if tally.is_deserted() {
+        return Err(format!(
+            "nobody answered in the last {:.1} s of {:.1} s, though {} requests were under way: the server is gone, stands \
+             still, or cannot be reached any more; the latencies are those of the answers that came before",
+            tally.silence().as_secs_f64(),
+            tally.time().as_secs_f64(),
+            tally.unanswered
+        )
+        .into());
+    }
     Ok(if tally.mishaps() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Each thread or worker has a connection at least.
-fn check_threads(args: &LoadArgs, threads: usize) -> Result<(), String> {
+fn check_threads(args: &LoadArgs, threads: usize) -> Result<(), Box<dyn std::error::Error>> {
     if threads > args.connections as usize {
-        return Err(format!(
+        return Err(misunderstood(format_args!(
             "{} connections are too few for {threads} threads; give more --connections, or name fewer CPUs",
             args.connections
-        ));
+        )));
     }
     Ok(())
 }
@@ -407,13 +430,13 @@ fn check_cpus(cpus: &[usize]) -> Result<(), String> {
     }
 }
 
-/// Sees to signals and prints each second until the run is over; returns the CPU time of what was counted.
+/// Sees to signals and prints at each interval until the run is over; returns the CPU time of what was counted.
 fn attend(args: &LoadArgs, run: &Run, signal: &AtomicBool) -> CpuSeconds {
     const LOOK: Duration = Duration::from_millis(10);
     let bar = bar(args);
     let begin = Instant::now();
     let mut before = (Progress::default(), Duration::ZERO);
-    let (mut counted_from, mut next) = (None, Duration::from_secs(1));
+    let (mut counted_from, mut next) = (None, args.live.interval);
     while !run.is_over() {
         std::thread::sleep(LOOK);
         let (now, at) = (run.progress(), begin.elapsed());
@@ -427,11 +450,13 @@ fn attend(args: &LoadArgs, run: &Run, signal: &AtomicBool) -> CpuSeconds {
         if at < next || run.is_over() {
             continue;
         }
-        next += Duration::from_secs(1);
-        let heard = match args.format {
-            Format::Json => say(&report::interval_json(at, before, now).to_string()),
-            Format::Text => bar.suspend(|| say(&report::interval_text(at, before, now))),
-        };
+        next += args.live.interval;
+        let heard = bar.suspend(|| {
+            args.live.say(|| match args.format {
+                Format::Json => report::interval_json(at, before, now).to_string(),
+                Format::Text => report::interval_text(at, before, now),
+            })
+        });
         if !heard {
             run.stop();
         }
@@ -448,7 +473,9 @@ fn bar(args: &LoadArgs) -> ProgressBar {
         (Some(requests), None) => requests,
         (_, duration) => millis(args.warmup + duration.unwrap_or(Duration::from_secs(10))),
     };
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
+    let target =
+        if args.live.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
+    let bar = ProgressBar::with_draw_target(Some(total), target);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}") {
         bar.set_style(style);
     }

@@ -6,14 +6,33 @@ mod doctor;
 mod forward;
 mod lab;
 mod load;
+mod print;
 mod serve;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use std::io::IsTerminal;
+use drivers::{PortSpec, SpecError};
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 /// What a command ends with: an exit code, or a sentence that names the thing, the step, the cause and the cure.
 pub(crate) type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+/// A command line that contradicts itself, or wishes for what cannot be: exit code 2, like what clap does not understand.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Misunderstood(String);
+
+/// [`Misunderstood`], in these words.
+pub(crate) fn misunderstood(words: impl std::fmt::Display) -> Box<dyn std::error::Error> {
+    Box::new(Misunderstood(words.to_string()))
+}
+
+/// A port, with options that its driver knows.
+pub(crate) fn port(text: &str) -> Result<PortSpec, SpecError> {
+    let spec = text.parse()?;
+    dataplane::ports::check(&spec)?;
+    Ok(spec)
+}
 
 /// Forward packets, serve files and load servers past the kernel's network stack.
 #[derive(Debug, Parser)]
@@ -35,8 +54,21 @@ pub(crate) enum Command {
     Lab(lab::LabArgs),
 }
 
+/// What clap does not understand.
+const MISUNDERSTOOD: u8 = 2;
+
 impl Command {
-    pub(crate) fn run(self) -> Outcome {
+    /// Does it, and says in words why it could not.
+    pub(crate) fn run(self) -> ExitCode {
+        let ended = self.outcome().and_then(|code| print::whole().map(|()| code));
+        ended.unwrap_or_else(|error| {
+            // Nobody may be reading.
+            let _ = writeln!(std::io::stderr(), "ringway: {error}");
+            if error.is::<Misunderstood>() { ExitCode::from(MISUNDERSTOOD) } else { ExitCode::FAILURE }
+        })
+    }
+
+    fn outcome(self) -> Outcome {
         match self {
             Self::Demo(args) => demo::run(&args),
             Self::Forward(args) => forward::run(&args),

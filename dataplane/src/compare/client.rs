@@ -114,6 +114,11 @@ pub(super) fn ask(lab: &Lab, program: &Path, wish: &Wish<'_>, stop: &AtomicBool)
     let mut client = Process::start(command, Some(wish.cpu)).map_err(failed)?;
     // Its exit code only repeats what is in there.
     let last = client.wait_for("end", limit, stop).map_err(failed)?;
+    // Latencies of nothing are no numbers.
+    if last["requests"] == 0 {
+        let errors: Errors = serde_json::from_value(last["errors"].clone()).unwrap_or_default();
+        return Err(failed(errors.words().unwrap_or_else(|| "not one request was answered".to_owned())));
+    }
     let answer: Answer = serde_json::from_value(last)
         .map_err(|error| format!("the client: its last event is not understood: {error}"))?;
     match answer.errors.words() {

@@ -4,6 +4,7 @@ use super::interface::{ETHERNET_HEADER, Interface, LARGEST_SINGLE_BUFFER, Verdic
 use super::machine::{HugePages, Machine};
 use super::{Problem, Severity, Severity::*};
 use drivers::link::KernelVersion;
+use std::path::Path;
 
 /// Locked memory that one worker's arena may need: 16 MiB, and the rings.
 const ARENA_BYTES: u64 = 32 << 20;
@@ -111,8 +112,8 @@ fn rights(machine: &Machine, findings: &mut Findings) {
                 flags.join(" ")
             )
         } else {
-            "sudo ringway ...    # or: sudo setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep \"$(command -v ringway)\""
-                .to_owned()
+            let once = crate::rights::setcap(Path::new("\"$(command -v ringway)\""));
+            format!("sudo ringway ...    # or: {once}")
         };
         findings.add(Error, ("rights_missing", "rights"), message, Some(cure));
     }
@@ -351,7 +352,8 @@ fn occupation(interface: &Interface, findings: &mut Findings) {
             program.id
         );
         let cure = format!(
-            "stop the program that owns it, or: sudo ip link set dev {name} {} off",
+            "stop the program that owns it (sudo bpftool link names it), or, where it was attached without a BPF link: sudo ip \
+             link set dev {name} {} off",
             if program.mode == "skb" { "xdpgeneric" } else { "xdp" }
         );
         findings.add(Warning, ("program_attached", "program"), message, Some(cure));

@@ -12,10 +12,12 @@ pub enum LabError {
 
     /// The process lacks rights; nothing was touched.
     #[error(
-        "building a laboratory needs {missing}, and this process has not: run it as root \
+        "{what} a laboratory needs {missing}, which this process has not: run it as root \
          (`sudo`, or a container started with --privileged)"
     )]
     Rights {
+        /// What was to be done: `building`.
+        what: &'static str,
         /// The capabilities that are missing, by name.
         missing: String,
     },

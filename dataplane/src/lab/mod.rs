@@ -63,7 +63,7 @@ impl Lab {
     /// As [`up`](Self::up).
     pub fn up_watched(plan: &LabPlan, watch: &mut dyn FnMut(&str)) -> Result<Self, LabError> {
         plan.check()?;
-        check_rights()?;
+        check_rights("building")?;
         sweep()?;
         let found = Self::find(plan)?;
         if !found.is_empty() {
@@ -120,6 +120,7 @@ impl Lab {
     /// # Errors
     /// [`LabError`] when `ip` is missing or may not be asked.
     pub fn find(plan: &LabPlan) -> Result<Vec<String>, LabError> {
+        check_rights("looking for")?;
         Ok(standing(plan)?.iter().map(|thing| thing.name().to_owned()).collect())
     }
 
@@ -129,7 +130,7 @@ impl Lab {
     /// [`LabError::Absent`] when nothing of it stands; otherwise the command that failed.
     pub fn take_down(plan: &LabPlan) -> Result<Vec<String>, LabError> {
         plan.check()?;
-        check_rights()?;
+        check_rights("removing")?;
         let things = standing(plan)?;
         if things.is_empty() {
             return Err(LabError::Absent { name: plan.name.clone() });

@@ -1,6 +1,7 @@
 //! Which right or command the laboratory and the XDP program would need and this process has not, with the cure.
 
 use super::LabError;
+use crate::rights::setcap;
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
 use std::path::Path;
@@ -73,15 +74,11 @@ fn judged(
 }
 
 fn cures_of_rights(program: &Path, command: &str) -> [String; 3] {
-    let program = program.display();
     [
-        format!("sudo {program} {command}"),
+        format!("sudo {} {command}", program.display()),
         "in a container: start it with --privileged".to_owned(),
         // A file's capabilities are not handed on to the `ip` that builds the laboratory (capabilities(7)).
-        format!(
-            "to forward (but not for the laboratory) without sudo: \
-             sudo setcap cap_net_admin,cap_net_raw,cap_bpf+ep {program}"
-        ),
+        format!("to forward (but not for the laboratory) without sudo: {}", setcap(program)),
     ]
 }
 

@@ -108,11 +108,11 @@ fn missing(program: &str) -> LabError {
 }
 
 /// Checks the two rights before anything is touched, so that a refusal leaves nothing half built.
-pub(super) fn check_rights() -> Result<(), LabError> {
+pub(super) fn check_rights(what: &'static str) -> Result<(), LabError> {
     let needed = [("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN), ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN)];
     // Where the question itself is refused (seccomp), the first command tells.
     let Ok(sets) = capabilities(None) else { return Ok(()) };
     let missing: Vec<&str> =
         needed.iter().filter(|(_, flag)| !sets.effective.contains(*flag)).map(|(name, _)| *name).collect();
-    if missing.is_empty() { Ok(()) } else { Err(LabError::Rights { missing: missing.join(" and ") }) }
+    if missing.is_empty() { Ok(()) } else { Err(LabError::Rights { what, missing: missing.join(" and ") }) }
 }

@@ -8,7 +8,7 @@ use super::head::Heads;
 use super::pace::Pace;
 use super::plan::Verify;
 use super::reader::{Done, Ending, Reader, Step};
-use super::run::{Hopeless, Run};
+use super::run::{Hopeless, Run, RunEnd};
 use super::tally::{Mishap, Tally};
 use crate::worker::Tick;
 use std::collections::VecDeque;
@@ -185,7 +185,16 @@ impl Caller {
         let time = self.since.map(|since| now.0.saturating_sub(since.0));
         let enough = time.is_some_and(|time| plan.duration.is_some_and(|duration| time >= duration));
         let all = self.quota == Some(0) && self.waiting == 0 && self.again.is_empty();
-        self.over |= enough || all || self.run.is_stopped();
+        let why = match (self.run.is_stopped(), enough, all) {
+            (true, ..) => Some(RunEnd::Stopped),
+            (_, true, _) => Some(RunEnd::TimeUp),
+            (.., true) => Some(RunEnd::Exhausted),
+            _ => None,
+        };
+        if let Some(why) = why.filter(|_| !self.over) {
+            self.over = true;
+            self.run.note_end(why);
+        }
         if let Some(since) = self.since {
             self.tally.counted = Some((since, now));
         }
@@ -275,6 +284,7 @@ impl Caller {
     #[inline]
     pub(super) fn hear(&mut self, now: Tick, talk: &mut Talk, mut bytes: &[u8]) -> Heard {
         self.tally.received_bytes += bytes.len() as u64;
+        self.tally.heard = Some(now);
         while !bytes.is_empty() {
             let Some(asked) = talk.asked.front() else {
                 self.tally.count(Mishap::Protocol);
@@ -302,8 +312,9 @@ impl Caller {
     }
 
     /// So many bytes, of those that may be, were thrown away by the kernel.
-    pub(super) fn hear_unseen(&mut self, talk: &mut Talk, bytes: u64) {
+    pub(super) fn hear_unseen(&mut self, now: Tick, talk: &mut Talk, bytes: u64) {
         self.tally.received_bytes += bytes;
+        self.tally.heard = Some(now);
         talk.reader.pass(bytes);
         self.tally.body_bytes += talk.reader.take_new();
     }
@@ -417,6 +428,10 @@ impl Caller {
     pub(super) fn cut_off(&mut self, talk: &Talk) {
         for asked in &talk.asked {
             self.tally.unanswered += 1;
+            if let Some((end, _)) = self.ended {
+                let waited = end.0.saturating_sub(asked.sent.0);
+                self.tally.oldest_unanswered = self.tally.oldest_unanswered.max(waited);
+            }
             self.wait_in_vain(asked.due, 1);
         }
     }

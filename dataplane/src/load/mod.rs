@@ -37,7 +37,7 @@ mod url;
 
 pub use plan::{LoadPlan, Mode, PlanError, Questions, Verify};
 pub use reader::BodyHash;
-pub use run::{Hopeless, Progress, Run};
+pub use run::{Hopeless, Progress, Run, RunEnd};
 pub use sockets::Threads;
 pub use tally::{Latency, Mishap, Summary, Tally};
 pub use url::{Url, UrlError};

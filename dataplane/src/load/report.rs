@@ -3,7 +3,7 @@
 use super::plan::Mode;
 use super::reader::BodyHash;
 use super::run::{Progress, Run};
-use super::tally::{Mishap, Summary, Tally};
+use super::tally::{Latency, Mishap, Tally};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
@@ -74,7 +74,8 @@ pub fn ready_json(run: &Run, at: Setting<'_>) -> Value {
     let (mode, rate) = mode(run);
     json!({
         "event": "ready",
-        "mode": "load",
+        "command": "load",
+        "mode": mode,
         "url": at.url,
         "transport": at.transport,
         "connections": run.plan.connections,
@@ -112,21 +113,26 @@ fn grown(before: Progress, now: Progress) -> (u64, u64, u64) {
     )
 }
 
-/// `{"event":"end", ..}`: the whole run.
+/// `{"event":"end", ..}`: the whole run. `fault` is what the port died of, where there is one.
 #[must_use]
-pub fn end_json(run: &Run, at: Setting<'_>, tally: &Tally, cpu: CpuSeconds) -> Value {
+pub fn end_json(run: &Run, at: Setting<'_>, tally: &Tally, cpu: CpuSeconds, fault: Option<&str>) -> Value {
+    let fault = fault.map(str::to_owned).or_else(|| run.hopeless().map(ToString::to_string));
     let (mode, rate) = mode(run);
     let time = tally.time();
     let errors: Map<String, Value> =
         Mishap::ALL.iter().map(|it| (it.name().to_owned(), json!(tally.errors[*it as usize]))).collect();
     let mut object = json!({
         "event": "end",
+        "command": "load",
+        "ended": if fault.is_some() { "fault" } else { run.ended().name() },
+        "fault": fault,
         "url": at.url,
         "transport": at.transport,
         "connections": run.plan.connections,
         "pipeline": run.plan.pipeline,
         "seconds": time.as_secs_f64(),
         "mode": mode,
+        "pace": mode,
         "rate": rate,
         "requests": tally.requests,
         "body_bytes": tally.body_bytes,
@@ -134,17 +140,28 @@ pub fn end_json(run: &Run, at: Setting<'_>, tally: &Tally, cpu: CpuSeconds) -> V
         "requests_per_second": per_second(tally.requests, time),
         "body_bytes_per_second": per_second(tally.body_bytes, time),
         "errors": errors,
-        "latency_us": tally.latency.summary(),
+        "latency_us": latency_json(&tally.latency),
         "connected": tally.connected,
         "unanswered": tally.unanswered,
+        "oldest_unanswered_seconds": (tally.unanswered > 0).then(|| tally.oldest_unanswered.as_secs_f64()),
+        "silent_seconds": tally.silence().as_secs_f64(),
         "cpu_seconds": cpu,
     });
     if rate.is_some() {
-        object["service_us"] = json!(tally.service.summary());
+        object["service_us"] = latency_json(&tally.service);
         object["unsent"] = json!(tally.unsent);
     }
     if let Some(hash) = run.hash() {
         object["body_sha256"] = json!(hex(&hash));
+    }
+    object
+}
+
+/// Latencies by name. Those of nothing are null: 0 would be a very good one.
+fn latency_json(latency: &Latency) -> Value {
+    let mut object = json!(latency.summary());
+    if let Some(figures) = object.as_object_mut().filter(|_| latency.count() == 0) {
+        figures.values_mut().for_each(|figure| *figure = Value::Null);
     }
     object
 }
@@ -171,7 +188,7 @@ pub fn interval_text(at: Duration, before: (Progress, Duration), now: Progress) 
     let (requests, bytes, errors) = grown(before.0, now);
     let time = at.saturating_sub(before.1);
     format!(
-        "{:>5.0} s   {:>9.0} requests/s   {:>8.1} MB/s   {:>6} errors   {:>5} connections{}",
+        "{:>6.1} s   {:>9.0} requests/s   {:>8.1} MB/s   {:>6} errors   {:>5} connections{}",
         at.as_secs_f64(),
         per_second(requests, time),
         per_second(bytes, time) / 1e6,
@@ -199,19 +216,20 @@ pub fn end_text(run: &Run, tally: &Tally, cpu: CpuSeconds) -> String {
         "  {:<22} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
         "microseconds", "min", "mean", "stddev", "50 %", "90 %", "99 %", "99.9 %", "max"
     );
-    let row = |name: &str, it: Summary| {
+    let row = |name: &str, latency: &Latency| {
+        let it = latency.summary();
         let figures = [it.min, it.mean, it.stddev, it.p50, it.p90, it.p99, it.p999, it.max];
-        let cells: String = figures.iter().map(|figure| format!(" {figure:>10.1}")).collect();
+        let cell = |figure: &f64| match latency.count() {
+            0 => format!(" {:>10}", "-"),
+            _ => format!(" {figure:>10.1}"),
+        };
+        let cells: String = figures.iter().map(cell).collect();
         format!("  {name:<22}{cells}")
     };
     let fixed = matches!(run.plan.mode, Mode::Rate(_));
-    let _ = writeln!(
-        text,
-        "{}",
-        row(if fixed { "from when it was due" } else { "latency" }, tally.latency.summary())
-    );
+    let _ = writeln!(text, "{}", row(if fixed { "from when it was due" } else { "latency" }, &tally.latency));
     if fixed {
-        let _ = writeln!(text, "{}", row("from when it was sent", tally.service.summary()));
+        let _ = writeln!(text, "{}", row("from when it was sent", &tally.service));
         if tally.unsent > 0 {
             let _ = writeln!(
                 text,
@@ -227,7 +245,15 @@ pub fn end_text(run: &Run, tally: &Tally, cpu: CpuSeconds) -> String {
             let _ = writeln!(text, "  errors {count:>12}  {}: {}", mishap.name(), mishap.words());
         }
     }
-    if tally.mishaps() == 0 {
+    if tally.unanswered > 0 {
+        let _ = writeln!(
+            text,
+            "  unanswered {:>8}  requests under way at the end; the oldest had waited for {:.3} s",
+            tally.unanswered,
+            tally.oldest_unanswered.as_secs_f64()
+        );
+    }
+    if tally.mishaps() == 0 && tally.requests > 0 && !tally.is_deserted() {
         let _ = writeln!(text, "  no errors");
     }
     if let Some(hash) = run.hash() {

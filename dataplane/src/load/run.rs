@@ -4,7 +4,7 @@ use super::plan::{LoadPlan, Verify};
 use super::reader::BodyHash;
 use super::tally::Tally;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// What all threads or workers of a run have in common.
@@ -23,6 +23,8 @@ pub struct Run {
     /// Whether a connection was ever opened.
     reached: AtomicBool,
     hopeless: OnceLock<Hopeless>,
+    /// Why threads ended so far, as [`RunEnd`]: of several reasons the greatest.
+    ended: AtomicU8,
     tallies: Mutex<Tally>,
 }
 
@@ -34,6 +36,30 @@ pub(super) struct Meter {
     pub(super) body_bytes: AtomicU64,
     pub(super) errors: AtomicU64,
     pub(super) connections: AtomicU64,
+}
+
+/// Why a run ended. What overrides what is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum RunEnd {
+    /// All requests that there were to be are done with.
+    Exhausted = 1,
+    /// Its time was up.
+    TimeUp,
+    /// It was told to.
+    Stopped,
+}
+
+impl RunEnd {
+    /// Its name in JSON: as a forwarder's.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exhausted => "exhausted",
+            Self::TimeUp => "time-up",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// How far a run is.
@@ -87,6 +113,7 @@ impl Run {
             over: AtomicUsize::new(0),
             reached: AtomicBool::new(false),
             hopeless: OnceLock::new(),
+            ended: AtomicU8::new(0),
             tallies: Mutex::default(),
             plan,
         }
@@ -127,6 +154,21 @@ impl Run {
     #[must_use]
     pub fn hopeless(&self) -> Option<&Hopeless> {
         self.hopeless.get()
+    }
+
+    /// A thread asks nothing any more, and why.
+    pub(super) fn note_end(&self, why: RunEnd) {
+        self.ended.fetch_max(why as u8, Ordering::Relaxed);
+    }
+
+    /// Why it ended, once it has.
+    #[must_use]
+    pub fn ended(&self) -> RunEnd {
+        match self.ended.load(Ordering::Relaxed) {
+            1 => RunEnd::Exhausted,
+            2 => RunEnd::TimeUp,
+            _ => RunEnd::Stopped,
+        }
     }
 
     /// A thread's part is done.

@@ -367,7 +367,7 @@ impl Sockets {
             };
             now = Tick(self.begin.elapsed());
             if flags == RecvFlags::TRUNC {
-                self.caller.hear_unseen(&mut seat.talk, read as u64);
+                self.caller.hear_unseen(now, &mut seat.talk, read as u64);
             } else if self.caller.hear(now, &mut seat.talk, &buffer[..read]) == Heard::Over {
                 return Err(Lost::Over);
             }

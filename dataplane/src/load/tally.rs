@@ -169,6 +169,10 @@ pub struct Tally {
     pub unsent: u64,
     /// Requests without an answer at the end.
     pub unanswered: u64,
+    /// How long the oldest of these had waited since it was sent.
+    pub oldest_unanswered: Duration,
+    /// When a byte of an answer came last.
+    pub heard: Option<Tick>,
     /// When the counting began and ended.
     pub counted: Option<(Tick, Tick)>,
 }
@@ -192,6 +196,8 @@ impl Tally {
         self.service.add(&other.service);
         self.unsent += other.unsent;
         self.unanswered += other.unanswered;
+        self.oldest_unanswered = self.oldest_unanswered.max(other.oldest_unanswered);
+        self.heard = self.heard.max(other.heard);
         self.counted = match (self.counted, other.counted) {
             (Some((begin, end)), Some((from, to))) => Some((begin.min(from), end.max(to))),
             (ours, theirs) => ours.or(theirs),
@@ -202,6 +208,20 @@ impl Tally {
     #[must_use]
     pub fn mishaps(&self) -> u64 {
         self.errors.iter().sum()
+    }
+
+    /// How long nobody had answered anything when the counting ended.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        let Some((begin, end)) = self.counted else { return Duration::ZERO };
+        end.0.saturating_sub(self.heard.map_or(begin, |heard| heard.max(begin)).0)
+    }
+
+    /// Whether requests waited, and no byte of an answer came in the last half of what was counted: a server that died
+    /// without a word, or stands still. Its percentiles are those of the answers that came before.
+    #[must_use]
+    pub fn is_deserted(&self) -> bool {
+        self.unanswered > 0 && self.silence() > self.time() / 2
     }
 
     /// How long was counted.
@@ -248,6 +268,7 @@ mod tests {
             tally.count(Mishap::Hash);
             tally.latency.record(Duration::from_micros(to));
             tally.counted = Some((Tick(Duration::from_secs(from)), Tick(Duration::from_secs(to))));
+            tally.heard = Some(Tick(Duration::from_secs(from)));
             tally
         };
         let mut sum = Tally::default();
@@ -255,5 +276,11 @@ mod tests {
         sum.add(&one(2, 7));
         assert_eq!((sum.requests, sum.unsent, sum.mishaps(), sum.latency.count()), (2, 4, 2, 2));
         assert_eq!((sum.errors[Mishap::Hash as usize], sum.time()), (2, Duration::from_secs(6)));
+        // Heard last at 2, counted from 1 to 7: deserted once somebody waits.
+        assert_eq!((sum.silence(), sum.is_deserted()), (Duration::from_secs(5), false));
+        sum.add(&Tally { unanswered: 1, oldest_unanswered: Duration::from_secs(4), ..Tally::default() });
+        assert!(sum.is_deserted() && sum.oldest_unanswered == Duration::from_secs(4));
+        sum.add(&Tally { heard: Some(Tick(Duration::from_secs(4))), ..Tally::default() });
+        assert!(!sum.is_deserted(), "half of the time is not more than half");
     }
 }

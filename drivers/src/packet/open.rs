@@ -159,7 +159,7 @@ fn socket(device: &str) -> Result<OwnedFd, OpenError> {
         match errno {
             rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => error.hint(
                 "AF_PACKET needs the capability CAP_NET_RAW in the interface's network namespace: run as root, or \
-                 give it to the program with `setcap cap_net_raw,cap_net_admin+ep`.",
+                 give it to the program (`ringway doctor` says how).",
             ),
             rustix::io::Errno::AFNOSUPPORT => {
                 error.hint("This kernel has no packet sockets: `modprobe af_packet`.")

@@ -4,6 +4,8 @@ use super::bounds::Bounds;
 use crate::cli::Format;
 use crate::cli::compare::bytes;
 use crate::cli::forward::{IdleWord, seconds};
+use crate::cli::port;
+use crate::cli::print::Live;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use dataplane::net::Prefix;
@@ -15,22 +17,28 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// The two ways, and what each cannot do without: clap would make one line of them, of what happened to be typed.
+const USAGE: &str =
+    "ringway serve --port <P> --address <A/LEN> --root <DIR> [OPTIONS]      over Ringway's own TCP
+       ringway serve --engine <METHOD> --root <DIR> [OPTIONS]                 over the kernel's sockets";
+
 /// Serve files over Ringway's own TCP; or, with --engine, over the kernel's.
 ///
 /// Over a --port, files go straight from memory that the device reads. The address may be one that the kernel does not have: then ARP, neighbour discovery and ping are answered here too.
 /// Or it may be the interface's own: then only TCP to the one port is taken (af-xdp), and SSH and everything else
 /// reach the kernel as before.
 #[derive(Debug, Args)]
+#[command(override_usage = USAGE)]
 pub(crate) struct ServeArgs {
     /// Where to serve: af-xdp:eth0, packet:eth0, or eth0 for the best driver that works there.
-    #[arg(long, value_name = "P", required_unless_present = "engine")]
+    #[arg(long, value_name = "P", value_parser = port)]
     port: Option<PortSpec>,
     /// Serve over the kernel's sockets instead, and get files into them by this method.
     #[arg(long, value_name = "METHOD", value_parser = engine(), conflicts_with_all = [
         "port", "addresses", "gateway", "vlan", "content_kind", "content", "copy_below", "idle", "frames"])]
     pub(super) engine: Option<Method>,
     /// The server's address and the length of its network's prefix, as 10.0.0.2/24; give it again for IPv6.
-    #[arg(long = "address", value_name = "A/LEN", required_unless_present = "engine", value_parser = address)]
+    #[arg(long = "address", value_name = "A/LEN", value_parser = address)]
     pub(super) addresses: Vec<Prefix>,
     /// The router to other networks. Answers need none: they go back the way the request came.
     #[arg(long, value_name = "G")]
@@ -72,9 +80,9 @@ pub(crate) struct ServeArgs {
     /// How file content gets into memory that the device reads.
     #[arg(long, value_enum, default_value_t)]
     pub(super) content_kind: KindWord,
-    /// Memory for file content, in MiB, of each worker.
-    #[arg(long, value_name = "MIB", default_value_t = 256)]
-    pub(super) content: usize,
+    /// Memory for file content, in MiB, of each worker; 1 to 1048576, and no more than the machine has.
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=CONTENT_MAX))]
+    pub(super) content: u32,
     /// Connections at once, of each worker.
     #[arg(long, value_name = "N", default_value_t = 16384)]
     pub(super) connections: u32,
@@ -119,15 +127,45 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) format: Format,
     #[command(flatten)]
+    pub(super) live: Live,
+    #[command(flatten)]
     pub(super) bounds: Bounds,
 }
 
 impl ServeArgs {
+    /// What clap cannot see.
+    ///
+    /// # Errors
+    /// Words for a user who has left something out, or wants two things that do not go together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.engine.is_none() && (self.port.is_none() || self.addresses.is_empty()) {
+            let missing = match (&self.port, self.addresses.is_empty()) {
+                (Some(_), _) => "--port wants an address to serve at: --address 10.0.0.2/24",
+                (None, false) => "--address wants a port to serve at: --port eth0",
+                (None, true) => "it is not said over what to serve",
+            };
+            return Err(format!(
+                "{missing}\n  over Ringway's own TCP, as root: --port P --address A/LEN\n  \
+                 over the kernel's sockets, as anybody: --engine sendfile --listen 8080\n\nUsage: {USAGE}"
+            ));
+        }
+        if self.format == Format::Json && self.access_log.as_ref().is_some_and(|log| log.as_os_str() == "-") {
+            return Err("--access-log - and --format json would both write to standard output, and a program that reads \
+                        one could not tell it from the other: give the log a file, as --access-log access.log"
+                .to_owned());
+        }
+        Ok(())
+    }
+
     /// The port, where there is no engine.
     pub(super) fn port(&self) -> &PortSpec {
-        self.port.as_ref().expect("clap demands a port or an engine")
+        self.port.as_ref().expect("check demands a port or an engine")
     }
 }
+
+/// MiB of content: the kernel keeps a list of the pages of an AF_XDP arena in one allocation, which ends at 2 GiB
+/// (`xdp_umem_pin_pages` by `kvcalloc`), 8 bytes a page: 1 TiB.
+const CONTENT_MAX: i64 = 1 << 20;
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,7 +264,10 @@ pub(crate) fn address(text: &str) -> Result<Prefix, String> {
     let (address, bits) =
         text.split_once('/').ok_or("the length of the prefix is missing, as in 10.0.0.2/24")?;
     let address: IpAddr = address.parse().map_err(|_| format!("{address:?} is no IP address"))?;
-    let bits = bits.parse().map_err(|_| format!("{bits:?} is no length of a prefix"))?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let length = bits.parse().ok().filter(|length| *length <= most);
+    let bits =
+        length.ok_or_else(|| format!("{bits:?} is no length of a prefix: give one from 0 to {most}"))?;
     Ok(Prefix { address, bits })
 }
 

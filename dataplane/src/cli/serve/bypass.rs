@@ -3,11 +3,11 @@
 use super::args::{KindWord, Listen, ServeArgs};
 use super::reservation::reserve;
 use super::{Fallible, log_plan, policy, tree};
-use crate::cli::forward::say;
-use crate::cli::{Format, Outcome};
+use crate::cli::print::say;
+use crate::cli::{Format, Outcome, misunderstood};
 use dataplane::net::{self, Prefix};
 use dataplane::ports::{Port, Purpose, give_back_abandoned};
-use dataplane::report::{self, Rates};
+use dataplane::report::{self, Rates, Task};
 use dataplane::serve::Stage;
 use dataplane::serve::content::{Kinds, Share, StorePlan};
 use dataplane::serve::server::{Figures, ServePlan, Servers};
@@ -29,10 +29,11 @@ const NO_UPLOADS: &str = "--upload needs --engine METHOD: over a --port the loop
 pub(super) fn run(args: &ServeArgs) -> Outcome {
     if let Listen::At(address) = args.listen {
         let port = address.port();
-        return Err(format!("over a --port the address is --address A/LEN: give --listen {port}").into());
+        let words = format!("over a --port the address is --address A/LEN: give --listen {port}");
+        return Err(misunderstood(words));
     }
     if args.upload.is_some() {
-        return Err(NO_UPLOADS.into());
+        return Err(misunderstood(NO_UPLOADS));
     }
     let signal = Arc::new(AtomicBool::new(false));
     for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -50,6 +51,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     };
     let plan = plan(args, link.as_ref(), own.as_ref().and_then(Port::own_ethernet))?;
     let cpus: Vec<usize> = args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect();
+    check_content(args.content, cpus.len().max(1))?;
     let mut servers = Servers::new(plan.clone(), cpus.len().max(1))?;
     if let Some(address) = args.metrics {
         // Not among the macro's arguments: those are evaluated only when the level is on.
@@ -71,7 +73,8 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         frames: args.frames,
         idle: args.idle.into(),
         duration: args.duration,
-        content_bytes: args.content << 20,
+        content_bytes: (args.content as usize) << 20,
+        interval: Some(args.live.interval),
     };
     let stop = Arc::new(AtomicBool::new(false));
     let watcher = Watcher { args, ports: &ports, servers: &servers, before: RefCell::default() };
@@ -94,6 +97,24 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         ends
     })?;
     watcher.finish(begun.elapsed(), &ends)
+}
+
+/// Content is locked in memory, so it must be there: with too much the kernel would begin to kill programs.
+fn check_content(mib: u32, workers: usize) -> Result<(), String> {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());
+    // Where it cannot be read, mapping it will tell.
+    let Some(total) = total.and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib >> 10) else {
+        return Ok(());
+    };
+    if u64::from(mib) * workers as u64 > total {
+        let each = if workers == 1 { String::new() } else { format!(" for each of {workers} workers") };
+        return Err(format!(
+            "--content {mib}: {mib} MiB{each} are more than this machine's memory, {total} MiB\n  give less: what does not fit \
+             is read again when it is asked for"
+        ));
+    }
+    Ok(())
 }
 
 /// Tells the drainer that the session is over, whatever way it ended.
@@ -248,6 +269,9 @@ fn filter(args: &ServeArgs, plan: &ServePlan) -> Result<Filter, drivers::xdp::Fi
     )
 }
 
+/// The same in each report.
+const TASK: Task<'static> = Task { command: "serve", mode: "serve" };
+
 /// Prints while the workers run.
 struct Watcher<'a> {
     args: &'a ServeArgs,
@@ -261,21 +285,29 @@ impl Watcher<'_> {
         self.servers.show(workers.iter().map(|worker| Arc::clone(&worker.board)).collect());
         let now = total(workers);
         match self.args.format {
-            Format::Json => say(&report::ready_json("serve", self.ports, workers, &now).to_string()),
-            Format::Text => {
-                let urls: Vec<String> = self.args.addresses.iter().map(|at| self.url(at.address)).collect();
-                say(&format!(
-                    "{}  {} at {}",
-                    report::ready_text("serve", self.ports, workers, &now),
-                    self.args.root.display(),
-                    urls.join(", ")
-                ))
+            Format::Json => {
+                let mut object = report::ready_json(TASK, self.ports, workers, &now);
+                let first = self.args.addresses.first().map(|at| self.at(at.address).to_string());
+                object["listen"] = first.into();
+                object["urls"] = self.urls().into();
+                object["root"] = self.args.root.to_string_lossy().into();
+                say(&object.to_string())
             }
+            Format::Text => say(&format!(
+                "{}  {} at {}",
+                report::ready_text("serve", self.ports, workers, &now),
+                self.args.root.display(),
+                self.urls().join(", ")
+            )),
         }
     }
 
-    fn url(&self, address: IpAddr) -> String {
-        format!("http://{}/", SocketAddr::new(address, self.args.listen.port()))
+    fn at(&self, address: IpAddr) -> SocketAddr {
+        SocketAddr::new(address, self.args.listen.port())
+    }
+
+    fn urls(&self) -> Vec<String> {
+        self.args.addresses.iter().map(|own| format!("http://{}/", self.at(own.address))).collect()
     }
 
     fn second(&self, workers: &[WorkerFacts], at: Duration) -> bool {
@@ -284,18 +316,18 @@ impl Watcher<'_> {
         let mut before = self.before.borrow_mut();
         let (last, then, old) = &*before;
         let rates = Rates::between(last, &now, at - *then);
-        let heard = match self.args.format {
+        let heard = self.args.live.say(|| match self.args.format {
             Format::Json => {
                 let mut object = report::interval_json(at, rates, &now);
                 object["serve"] = json(&figures);
-                say(&object.to_string())
+                object.to_string()
             }
             Format::Text => {
                 let line = report::interval_text(at, rates, last, &now);
                 let requests = figures.get("requests") - old.get("requests");
-                say(&format!("{line}   {requests} requests   {} connections", figures.get("connections")))
+                format!("{line}   {requests} requests   {} connections", figures.get("connections"))
             }
-        };
+        });
         *before = (now, at, figures);
         heard
     }
@@ -309,8 +341,9 @@ impl Watcher<'_> {
         let fault = blamed(ends).map(|(_, why)| format!("{}: {why}", self.args.port()));
         match self.args.format {
             Format::Json => {
-                let ended = if fault.is_some() { "fault" } else { "stopped" };
-                let mut object = report::end_json(ended, fault.as_deref(), time, self.ports, ends, &last);
+                let ended = report::ended(ends);
+                let mut object =
+                    report::end_json(TASK, ended, fault.as_deref(), time, self.ports, ends, &last);
                 object["serve"] = json(&figures);
                 say(&object.to_string());
             }

@@ -2,7 +2,7 @@
 
 use super::args::ServeArgs;
 use super::{log_plan, policy, tree};
-use crate::cli::forward::say;
+use crate::cli::print::say;
 use crate::cli::{Format, Outcome};
 use dataplane::serve::Stage;
 use dataplane::serve::kernel::{KernelFigures, KernelPlan, KernelServers, UploadPlan};
@@ -42,11 +42,12 @@ pub(super) fn run(args: &ServeArgs, method: Method) -> Outcome {
     }
     let begun = Instant::now();
     let mut watcher =
-        Watcher { args, method, begun, before: KernelFigures::default(), next: Duration::from_secs(1) };
+        Watcher { args, method, begun, before: KernelFigures::default(), next: args.live.interval };
     watcher.ready(&servers);
-    let mut heard = true;
+    let (mut heard, mut time_up) = (true, false);
     while heard && !signal.swap(false, Ordering::Relaxed) && !servers.has_died() {
-        if args.duration.is_some_and(|limit| begun.elapsed() >= limit) {
+        time_up = args.duration.is_some_and(|limit| begun.elapsed() >= limit);
+        if time_up {
             break;
         }
         if hangup.swap(false, Ordering::Relaxed) {
@@ -72,7 +73,12 @@ pub(super) fn run(args: &ServeArgs, method: Method) -> Outcome {
     servers.enter(Stage::Resetting);
     let time = begun.elapsed();
     let figures = servers.end();
-    watcher.finish(time, &figures, died)
+    let ended = match (died, time_up) {
+        (true, _) => Ended::Died,
+        (false, true) => Ended::TimeUp,
+        (false, false) => Ended::Stopped,
+    };
+    watcher.finish(time, &figures, ended)
 }
 
 fn reload(args: &ServeArgs, servers: &KernelServers) {
@@ -80,6 +86,35 @@ fn reload(args: &ServeArgs, servers: &KernelServers) {
     match reloaded {
         Ok(()) => tracing::info!("folders, error pages and access log opened anew"),
         Err(error) => tracing::error!("SIGHUP: {error}; everything stays as it was"),
+    }
+}
+
+/// Why it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// A signal, or nobody reads any more.
+    Stopped,
+    TimeUp,
+    Died,
+}
+
+impl Ended {
+    /// As the forwarder's `ended`.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::TimeUp => "time-up",
+            Self::Died => "fault",
+        }
+    }
+
+    const fn fault(self) -> Option<&'static str> {
+        match self {
+            Self::Stopped | Self::TimeUp => None,
+            Self::Died => {
+                Some("a thread of the server ended by itself: this is a defect of ringway; please report it")
+            }
+        }
     }
 }
 
@@ -99,8 +134,11 @@ impl Watcher<'_> {
             Format::Json => say(&json!({
                 "event": "ready",
                 "command": "serve",
+                "mode": "serve",
                 "engine": method.name(),
                 "listen": address.to_string(),
+                "urls": [format!("http://{address}/")],
+                "root": self.args.root.to_string_lossy(),
                 "upload": self.args.upload.map(Receive::name),
             })
             .to_string()),
@@ -115,41 +153,46 @@ impl Watcher<'_> {
         };
     }
 
-    /// Once a second; returns whether anybody still reads.
+    /// At each interval; returns whether anybody still reads.
     fn second(&mut self, servers: &KernelServers) -> bool {
         let at = self.begun.elapsed();
         if at < self.next {
             return true;
         }
-        self.next = at + Duration::from_secs(1);
+        self.next += self.args.live.interval;
         let figures = servers.figures();
-        let heard = match self.args.format {
-            Format::Json => say(&json!({
+        let heard = self.args.live.say(|| match self.args.format {
+            Format::Json => json!({
                 "event": "interval",
                 "seconds": at.as_secs_f64(),
                 "serve": object(&figures),
             })
-            .to_string()),
+            .to_string(),
             Format::Text => {
                 let since = |name| figures.get(name) - self.before.get(name);
-                say(&format!(
-                    "{:>6.0} s   {:>8} requests   {:>8} MB   {:>6} connections",
+                format!(
+                    "{:>6.1} s   {:>8} requests   {:>8} MB   {:>6} connections",
                     at.as_secs_f64(),
                     since("requests"),
                     since("sent_bytes") / 1_000_000,
                     figures.get("connections")
-                ))
+                )
             }
-        };
+        });
         self.before = figures;
         heard
     }
 
-    fn finish(&self, time: Duration, figures: &KernelFigures, died: bool) -> Outcome {
+    fn finish(&self, time: Duration, figures: &KernelFigures, ended: Ended) -> Outcome {
         match self.args.format {
             Format::Json => say(&json!({
                 "event": "end",
-                "reason": if died { "fault" } else { "stopped" },
+                "command": "serve",
+                "mode": "serve",
+                "ended": ended.name(),
+                // Its name before there was `ended`, which is that of all other commands.
+                "reason": ended.name(),
+                "fault": ended.fault(),
                 "engine": self.method.name(),
                 "seconds": time.as_secs_f64(),
                 "serve": object(figures),
@@ -160,13 +203,7 @@ impl Watcher<'_> {
                 lines.fold(true, |_, (name, number)| say(&format!("  {name:<28} {number:>14}")))
             }
         };
-        if died {
-            return Err(
-                "a thread of the server ended by itself: this is a defect of ringway; please report it"
-                    .into(),
-            );
-        }
-        Ok(ExitCode::SUCCESS)
+        ended.fault().map_or(Ok(ExitCode::SUCCESS), |why| Err(why.into()))
     }
 }
 

@@ -8,7 +8,7 @@ mod reservation;
 
 pub(crate) use args::{ServeArgs, address};
 
-use super::Outcome;
+use super::{Outcome, misunderstood};
 use args::{ListingWord, LogWord, SymlinkWord};
 use dataplane::serve::http::{Policy, PolicyPlan, media};
 use dataplane::serve::log::{self, LogPlan};
@@ -16,6 +16,7 @@ use dataplane::serve::tree::{HostPlan, Symlinks, TreePlan};
 use std::path::PathBuf;
 
 pub(crate) fn run(args: &ServeArgs) -> Outcome {
+    args.check().map_err(misunderstood)?;
     match args.engine {
         Some(method) => kernel::run(args, method),
         None => bypass::run(args),
@@ -40,8 +41,13 @@ fn tree(args: &ServeArgs) -> Fallible<TreePlan> {
 
 fn policy(args: &ServeArgs) -> Fallible<Policy> {
     let page = |(status, file): &(u16, PathBuf)| -> Result<(u16, String, Vec<u8>), String> {
-        let content =
-            std::fs::read(file).map_err(|error| format!("--error-page {}: {error}", file.display()))?;
+        let content = std::fs::read(file).map_err(|error| {
+            let file = file.display();
+            format!(
+                "--error-page {status}={file}: reading it failed: {error}\n  give a file that is there and that this \
+                 user can read"
+            )
+        })?;
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         Ok((*status, media::of_name(&name).to_owned(), content))
     };

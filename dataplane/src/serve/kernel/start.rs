@@ -58,7 +58,7 @@ pub enum KernelError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The address.
-    #[error("listening at {0}: {1}\n  give --listen an address of this machine and a port that is free")]
+    #[error("listening at {0}: {1}\n  {cure}", cure = listen_cure(.1))]
     Listen(SocketAddr, io::Error),
     /// The access log.
     #[error("opening the access log {0}: {1}\n  give --access-log a file that can be written, or -")]
@@ -79,6 +79,17 @@ pub enum KernelError {
     /// The kernel has no thread or descriptor left.
     #[error("starting the server: {0}")]
     System(#[from] io::Error),
+}
+
+fn listen_cure(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "a port below 1024 takes root or CAP_NET_BIND_SERVICE (sudo setcap cap_net_bind_service+ep on the program), or \
+             a lower sysctl net.ipv4.ip_unprivileged_port_start; any --listen from 1024 on needs none"
+        }
+        io::ErrorKind::AddrInUse => "another program listens there: give --listen a port that is free",
+        _ => "give --listen an address of this machine and a port that is free",
+    }
 }
 
 /// A server that runs. Dropped, it resets what is left and ends.

@@ -108,7 +108,9 @@ impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoHost => f.write_str("no directory to serve was named"),
-            Self::Root { root, source } => write!(f, "opening the root {}: {source}", root.display()),
+            Self::Root { root, source } => {
+                write!(f, "opening the folder {}: {source}\n  {}", root.display(), cure(source))
+            }
             Self::NoOpenat2 => f.write_str(
                 "this kernel has no openat2, without which paths cannot be kept inside of the root \
                  (Linux 5.6 has it; in a container, its seccomp filter must allow it)",
@@ -118,6 +120,21 @@ impl fmt::Display for TreeError {
 }
 
 impl std::error::Error for TreeError {}
+
+/// What to do about a folder that cannot be opened.
+fn cure(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "whoever serves must be able to enter it and each folder above it: chmod o+x, or run as its owner"
+        }
+        io::ErrorKind::NotADirectory => {
+            "give --root and --host folders; a file in one is asked for by its name"
+        }
+        _ => {
+            "give --root and --host folders that are there; one that does not begin with / is below the working folder"
+        }
+    }
+}
 
 /// One of a tree's hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
