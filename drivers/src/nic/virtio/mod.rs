@@ -5,13 +5,15 @@
 //!   ring       what it asks of a ring         split, packed    the two layouts
 //!   transport  how the rings reach their device: a bus, or another process
 //!   shadow     what was posted, out of the device's reach         table     many buffers behind one descriptor
-//!   fake       a device in memory, which can lie
+//!   fake       a device in memory, which can lie           end       its end of a ring
 //!   pci        the same rings with a card at their other end
 //! ```
 //!
 //! The device is believed about nothing: positions and ids are checked here, lengths and slots by the pool, and what
 //! cannot be true is a latched [`Fault`](crate::Fault).
 
+mod caps;
+mod end;
 pub mod fake;
 mod gather;
 mod header;

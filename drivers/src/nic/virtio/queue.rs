@@ -9,6 +9,7 @@
 //!   pool ◄─── sent ────────────
 //! ```
 
+use super::caps::caps;
 use super::feature;
 use super::header::{self, HEADER};
 use super::packed::Packed;
@@ -368,36 +369,6 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         self.sent.link(buffers.iter().map(|buffer| buffer.id));
         self.transmit.post_chain(buffers);
         self.posted = true;
-    }
-}
-
-fn caps<R: Ring>(plan: &VirtioPlan) -> Caps {
-    let all = |bits: u64| plan.features & bits == bits;
-    let segmentation = all(feature::CHECKSUM | feature::TSO4 | feature::TSO6);
-    let mut mode = format!("{} of {}", R::NAME, plan.ring);
-    if all(feature::MERGEABLE) {
-        mode += ", mergeable buffers";
-    }
-    if all(feature::INDIRECT) {
-        mode += ", tables";
-    }
-    if all(feature::CHECKSUM) {
-        mode += ", checksums";
-    }
-    if segmentation {
-        mode += ", segmentation";
-    }
-    Caps {
-        driver: plan.driver,
-        device: plan.device.clone(),
-        queue: plan.queue,
-        copying: plan.copying,
-        mode,
-        packet_bytes: if segmentation { 65_535 + 18 } else { plan.mtu + 18 },
-        buffer_bytes: 65_535,
-        packet_frames: u32::from(plan.ring).min(u32::try_from(BURST).unwrap_or(1)),
-        checksum: all(feature::CHECKSUM),
-        segmentation,
     }
 }
 
