@@ -50,6 +50,52 @@ fn scratch_of(pid: u32, dir: &Path) -> PathBuf {
     dir.join(format!("ringway-compare-{pid}"))
 }
 
+/// A server whose memory the kernel is still taking says so, and heeds a signal at once: nothing is held by then that does
+/// not go with the process.
+#[test]
+fn a_signal_ends_a_server_that_is_not_ready_yet() {
+    needs!(NET_ADMIN, SYS_ADMIN, NET_RAW, BPF, IPC_LOCK; tools: "ip", "ethtool");
+    let memory = std::fs::read_to_string("/proc/meminfo").expect("/proc");
+    let available =
+        memory.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next());
+    let mib = available.and_then(|kib| kib.parse::<u64>().ok()).expect("a number") >> 11;
+    if mib < 1024 {
+        return lab::needs::skip(
+            "killed::a_signal_ends_a_server_that_is_not_ready_yet",
+            &["2 GiB of memory".to_owned()],
+        );
+    }
+    let lab = TestLab::with(|plan| plan.ipv6 = false).expect("a laboratory");
+    let content = mib.min(4096).to_string();
+    let args = [
+        "serve",
+        "--port",
+        "af-xdp:rw-left",
+        "--address",
+        "10.77.0.90/24",
+        "--root",
+        "/",
+        "--content",
+        &content,
+    ];
+    let mut server = Ringway::start(lab.middle(), &args).expect("started");
+    server.ready("MiB of memory", SOON).expect("it says what it does");
+    let begin = Instant::now();
+    server.terminate().expect("a signal");
+    let ended = server.wait(SOON).expect("an end");
+    assert_eq!(
+        (ended.status.code(), ended.stdout.as_str()),
+        (Some(128 + 15), ""),
+        "before it was ready: {ended:?}"
+    );
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    wait_until("the program is gone", SOON, || {
+        let shown = lab.middle().command("ip").args(["-d", "link", "show", "dev", "rw-left"]).output();
+        let shown = String::from_utf8_lossy(&shown.expect("ip").stdout).into_owned();
+        !shown.contains("xdp") && shown.contains("promiscuity 0")
+    });
+}
+
 #[test]
 fn what_a_killed_comparison_has_started_ends_with_it() {
     needs!(NET_ADMIN, SYS_ADMIN, NET_RAW, BPF; tools: "ip", "ethtool", "setpriv", "timeout");

@@ -153,7 +153,8 @@ mod tests {
         let dead = child.id();
         child.wait().expect("its end");
         let base = std::env::temp_dir().join(format!("ringway-note-test-{}", std::process::id()));
-        let (notes, place, other) = (base.join("run/notes"), base.join(format!("x-{dead}")), base.join("other"));
+        let (notes, place, other) =
+            (base.join("run/notes"), base.join(format!("x-{dead}")), base.join("other"));
         for folder in [&place, &other] {
             std::fs::create_dir_all(folder).expect("a folder");
         }

@@ -143,7 +143,7 @@ pub fn end_json(run: &Run, at: Setting<'_>, tally: &Tally, cpu: CpuSeconds, faul
         "latency_us": latency_json(&tally.latency),
         "connected": tally.connected,
         "unanswered": tally.unanswered,
-        "oldest_unanswered_seconds": (tally.unanswered > 0).then(|| tally.oldest_unanswered.as_secs_f64()),
+        "oldest_unanswered_seconds": (tally.unanswered > 0).then_some(tally.oldest_unanswered.as_secs_f64()),
         "silent_seconds": tally.silence().as_secs_f64(),
         "cpu_seconds": cpu,
     });
