@@ -7,6 +7,10 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Err(why) = dataplane::lab::process::end_with_parent() {
+        eprintln!("ringway: {why}");
+        return ExitCode::FAILURE;
+    }
     cli::init_log();
     cli::Ringway::parse().command.run()
 }

@@ -1,6 +1,7 @@
 //! `ringway forward`.
 
 use super::print::{Live, say};
+use super::signals;
 use super::{Format, Outcome, misunderstood, port};
 use clap::{Args, ValueEnum};
 use dataplane::forward::{MacSwap, Wire};
@@ -101,9 +102,7 @@ where
 {
     check_ports(&args.ports).map_err(misunderstood)?;
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    signals::stop(&stop)?;
     give_back_abandoned(&args.ports);
     let ports: Vec<Port> =
         (0..).zip(&args.ports).map(|(id, spec)| Port::open(PortId(id), spec)).collect::<Result<_, _>>()?;

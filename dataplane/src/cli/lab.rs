@@ -3,6 +3,7 @@
 use super::print::say;
 use super::{Outcome, misunderstood};
 use clap::{Args, Subcommand, ValueEnum};
+use dataplane::lab::scratch::sweep_everywhere;
 use dataplane::lab::{Lab, LabError, LabPlan, Namespace, Side, sweep};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
@@ -99,7 +100,10 @@ fn drawing(plan: &LabPlan) -> String {
 }
 
 fn down(all: bool) -> Outcome {
-    let swept = if all { sweep()? } else { Vec::new() };
+    let mut swept = if all { sweep()? } else { Vec::new() };
+    if all {
+        swept.extend(sweep_everywhere());
+    }
     let removed = match Lab::take_down(&LabPlan::default()) {
         // With --all it is no failure that only others' remains were there, or nothing.
         Err(LabError::Absent { .. }) if all => Vec::new(),

@@ -3,6 +3,7 @@
 use super::forward::{IdleWord, seconds};
 use super::print::{Live, say};
 use super::serve::address;
+use super::signals;
 use super::{Format, Outcome, misunderstood, port};
 use clap::Args;
 use dataplane::PortId;
@@ -167,9 +168,7 @@ impl LoadArgs {
 
 pub(crate) fn run(args: &LoadArgs) -> Outcome {
     let signal = Arc::new(AtomicBool::new(false));
-    for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(number, Arc::clone(&signal))?;
-    }
+    signals::stop(&signal)?;
     let questions = args.questions()?;
     let url = questions.url.clone();
     match &args.port {

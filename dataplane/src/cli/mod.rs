@@ -8,6 +8,7 @@ mod lab;
 mod load;
 mod print;
 mod serve;
+mod signals;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use drivers::{PortSpec, SpecError};

@@ -78,9 +78,13 @@ impl Server {
                 std::fs::write(&conf, nginx_conf(&site.own(), &site.root(), directives))
                     .map_err(|error| format!("writing {}: {error}", conf.display()))?;
                 let nginx = nginx(&std::env::var_os("PATH").unwrap_or_default())?;
-                let mut command = lab.middle().command("timeout");
-                // Should this process be killed without a chance to end it, it ends by itself.
-                command.args(["--signal=KILL", "300"]).arg(nginx).arg("-c").arg(conf);
+                let mut command = lab.middle().command("setpriv");
+                // Should this process be killed without a chance to end it, the kernel tells `timeout`, which hands that on.
+                command
+                    .args(["--pdeathsig", "TERM", "timeout", "--signal=KILL", "300"])
+                    .arg(nginx)
+                    .arg("-c")
+                    .arg(conf);
                 let mut process = Process::start(command, Some(cpu))?;
                 wait_until_it_listens(lab, &mut process, stop)?;
                 Ok(Self { process, ready: None, has_last_words: false })

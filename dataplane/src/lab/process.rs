@@ -1,8 +1,8 @@
 //! Programs as processes in a laboratory: started, perhaps on one CPU, listened to, ended, reaped.
 
 use super::Namespace;
-use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -19,6 +19,26 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Ringway ends by itself after so many seconds, should this process be killed without a chance to end it. It also ends within a
 /// second once nobody reads what it prints.
 const AT_MOST: &str = "300";
+
+/// Where a `ringway` that we start is told whose child it is.
+const PARENT: &str = "RINGWAY_DIES_WITH";
+
+/// In a `ringway` that another one has started: asks the kernel to kill us as soon as that one is gone, also when it was
+/// killed and could end nothing. To be called first.
+///
+/// # Errors
+/// That it is gone already.
+pub fn end_with_parent() -> Result<(), String> {
+    let told = std::env::var(PARENT).ok().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+    let Some(parent) = told else { return Ok(()) };
+    // Where that is refused (seccomp), its --duration ends it.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    if getppid() == Some(parent) {
+        Ok(())
+    } else {
+        Err(format!("process {parent}, which started this one, is gone"))
+    }
+}
 
 /// A program that runs. Dropped, it is killed by its pid and reaped.
 #[derive(Debug)]
@@ -49,12 +69,14 @@ impl Process {
         Ok((process, ready))
     }
 
-    /// Starts any program.
+    /// Starts any program. The calling thread must live as long as it: the kernel takes the end of the *thread* that has
+    /// started it for that of its parent ([`end_with_parent`], `setpriv --pdeathsig`).
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(mut command: Command, cpu: Option<usize>) -> Result<Self, String> {
         // A process group of its own: Ctrl-C at the terminal is for us, and we end it in order.
+        command.env(PARENT, std::process::id().to_string());
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let spawned = match cpu {
             Some(cpu) => spawn_on(&mut command, cpu),
@@ -184,13 +206,16 @@ impl Drop for Process {
     }
 }
 
-/// A child inherits the CPUs of the thread that starts it: so a thread of its own does.
+/// A child inherits the CPUs of the thread that starts it: so this one goes there for a moment. (Not another thread: with the
+/// end of that the child would be killed.)
 fn spawn_on(command: &mut Command, cpu: usize) -> io::Result<Child> {
-    let start = || {
-        let mut only = CpuSet::new();
-        only.set(cpu);
-        sched_setaffinity(None, &only)?;
-        command.spawn()
-    };
-    std::thread::scope(|scope| scope.spawn(start).join()).unwrap_or_else(|_| Err(io::Error::other("a panic")))
+    let before = sched_getaffinity(None)?;
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    sched_setaffinity(None, &only)?;
+    let spawned = command.spawn();
+    if let Err(error) = sched_setaffinity(None, &before) {
+        tracing::warn!("back to all CPUs: {error}");
+    }
+    spawned
 }

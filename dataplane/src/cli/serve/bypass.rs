@@ -4,6 +4,7 @@ use super::args::{KindWord, Listen, ServeArgs};
 use super::reservation::reserve;
 use super::{Fallible, log_plan, policy, tree};
 use crate::cli::print::say;
+use crate::cli::signals::{AtOnce, announce};
 use crate::cli::{Format, Outcome, misunderstood};
 use dataplane::net::{self, Prefix};
 use dataplane::ports::{Port, Purpose, give_back_abandoned};
@@ -35,6 +36,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     if args.upload.is_some() {
         return Err(misunderstood(NO_UPLOADS));
     }
+    let at_once = AtOnce::new([args.port()])?;
     let signal = Arc::new(AtomicBool::new(false));
     for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(number, Arc::clone(&signal))?;
@@ -76,6 +78,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         content_bytes: (args.content as usize) << 20,
         interval: Some(args.live.interval),
     };
+    announce((u64::from(args.content) << 20) * session_plan.cpus.len().max(1) as u64);
     let stop = Arc::new(AtomicBool::new(false));
     let watcher = Watcher { args, ports: &ports, servers: &servers, before: RefCell::default() };
     let begun = Instant::now();
@@ -90,7 +93,10 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
             &session_plan,
             stop,
             servers,
-            |workers| watcher.ready(workers),
+            |workers| {
+                at_once.over();
+                watcher.ready(workers)
+            },
             |workers, at| watcher.second(workers, at),
         );
         drop(guard);
