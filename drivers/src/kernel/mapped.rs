@@ -116,6 +116,18 @@ impl<S: Source> Zerocopy<S> {
         Self { mappings: Mappings::new(), flows: Vec::new(), counters: Counters::default() }
     }
 
+    /// Sends by copying what may not be pinned: `RLIMIT_MEMLOCK` is one limit for all that a user has, so that other flows may
+    /// have used it up (`mm_account_pinned_pages`, `net/core/skbuff.c`), and nothing of this one's would come back.
+    fn copy_instead(&mut self, job: &Job<'_, S>, mapping: &Mapping, bytes: usize, flags: i32) -> Step {
+        match retry_on_intr(|| send_mapped(job.socket, &[], mapping, (job.offset, bytes), flags)) {
+            Ok(sent) => {
+                self.counters.fallback_bytes += sent as u64;
+                Step::Sent(sent as u64)
+            }
+            Err(errno) => refused(errno),
+        }
+    }
+
     /// Takes back what the kernel is done with.
     fn reap(&mut self, flow: u32, socket: &OwnedFd) -> bool {
         let mut only_ours = false;
@@ -169,7 +181,7 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
                     place(&mut self.flows, flow).out += 1;
                     self.counters.zerocopy_sends += 1;
                 }
-                // Too many sends are out: some come back before the socket takes more.
+                // Too many pages are pinned: this flow's come back, or they are other flows' and may be so for long.
                 Err(Errno::NOBUFS) if sent == 0 => {
                     let before = place(&mut self.flows, flow).out;
                     self.reap(flow, job.socket);
@@ -177,7 +189,7 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
                     // Those that have just come back make room at once; for others the error queue wakes us.
                     return match after {
                         _ if after < before => Step::Sent(0),
-                        0 => Step::Failed,
+                        0 => self.copy_instead(job, &mapping, bytes, flags & !libc::MSG_ZEROCOPY),
                         _ => Step::Full,
                     };
                 }

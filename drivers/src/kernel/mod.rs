@@ -205,7 +205,8 @@ pub struct Counters {
     pub direct_read_bytes: u64,
     /// Bytes that should have been, but their file system refuses `O_DIRECT`.
     pub direct_refused_bytes: u64,
-    /// Bytes that were read and sent by copying, since all buffers of a zero-copy engine were with slow readers.
+    /// Bytes that a zero-copy engine sent by copying: all of its buffers were with slow readers, or the user may lock no more
+    /// memory.
     pub fallback_bytes: u64,
     /// Bytes that reached a socket through a second pipe, by `tee`.
     pub teed_bytes: u64,
