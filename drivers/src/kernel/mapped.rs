@@ -1,7 +1,7 @@
 //! Straight from a mapping of the file, which only the kernel touches.
 
 use super::raw::{Mapping, News, allow_zerocopy, next_error, send_mapped};
-use super::{Counters, Engine, Job, Source, Step, piece, place, refused, send_head};
+use super::{Counters, Engine, Job, Look, Source, Step, failed, piece, place, refused, send_head};
 use rustix::io::{Errno, retry_on_intr};
 use std::collections::HashMap;
 use std::io;
@@ -37,8 +37,14 @@ impl<S: Source> Mappings<S> {
         self.map(file)
     }
 
+    /// Lets go of files that have changed or are removed: mapped, they would keep their room on the disk.
+    pub(super) fn tidy(&mut self) {
+        self.files.retain(|_, (_, file, _)| !file.is_gone());
+    }
+
     #[cold]
     fn map(&mut self, file: &Arc<S>) -> io::Result<Rc<Mapping>> {
+        self.tidy();
         if self.files.len() >= FILES {
             // A quarter at once: to look through all of them is not for every new file.
             let mut ages: Vec<u64> = self.files.values().map(|(_, _, used)| *used).collect();
@@ -55,8 +61,7 @@ impl<S: Source> Mappings<S> {
 
 /// What a failed mapping means.
 pub(super) fn unmapped(error: &io::Error) -> Step {
-    tracing::warn!("mapping a file: {error}");
-    Step::Failed
+    failed("mapping a file", error)
 }
 
 /// `sendmsg` of head and mapping at once.
@@ -89,6 +94,14 @@ impl<S: Source> Engine<S> for MmapWrite<S> {
     }
 
     fn close(&mut self, _: u32, _: &OwnedFd) {}
+
+    fn look(&self) -> Look {
+        Look::Before
+    }
+
+    fn tidy(&mut self) {
+        self.mappings.tidy();
+    }
 
     fn counters(&self) -> Counters {
         self.counters
@@ -155,8 +168,7 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
         let state = place(&mut self.flows, flow);
         if !state.allowed {
             if let Err(errno) = allow_zerocopy(job.socket) {
-                tracing::warn!("SO_ZEROCOPY: {errno}");
-                return Step::Failed;
+                return failed("allowing zero-copy sends (SO_ZEROCOPY)", &errno);
             }
             state.allowed = true;
         }
@@ -211,6 +223,14 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
 
     fn error(&mut self, flow: u32, socket: &OwnedFd) -> bool {
         self.reap(flow, socket)
+    }
+
+    fn look(&self) -> Look {
+        Look::Before
+    }
+
+    fn tidy(&mut self) {
+        self.mappings.tidy();
     }
 
     fn counters(&self) -> Counters {
