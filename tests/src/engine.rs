@@ -48,6 +48,15 @@ impl Engine {
     /// When it does not become ready.
     #[must_use]
     pub fn at(lab: &TestLab, method: Method, root: &Path, args: &[&str]) -> Self {
+        Self::start_by(lab, &[], method, root, args)
+    }
+
+    /// Serves any folder, started by another program (see [`Ringway::start_by`]).
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    #[must_use]
+    pub fn start_by(lab: &TestLab, wrapper: &[&str], method: Method, root: &Path, args: &[&str]) -> Self {
         let (listen, root) = (format!("{SERVER}:{PORT}"), root.to_string_lossy().into_owned());
         let mut all = vec!["serve", "--format", "json", "--engine", method.name(), "--listen", &listen];
         all.extend(["--root", &root]);
@@ -55,7 +64,7 @@ impl Engine {
             all.extend(["--drain", "1"]);
         }
         all.extend(args);
-        let mut ringway = Ringway::start(lab.middle(), &all).expect("started");
+        let mut ringway = Ringway::start_by(lab.middle(), wrapper, &all).expect("started");
         ringway.ready("\"event\":\"ready\"", SOON).expect("ready");
         Self(ringway)
     }

@@ -94,7 +94,23 @@ impl Ringway {
     /// # Errors
     /// When the program is not built, or cannot be started.
     pub fn start(namespace: &Namespace, args: &[&str]) -> Outcome<Self> {
-        let mut command = namespace.command(Self::program()?);
+        Self::start_by(namespace, &[], args)
+    }
+
+    /// Starts `WRAPPER... ringway ARGS`, where the wrapper takes limits or rights away and becomes the program.
+    ///
+    /// # Errors
+    /// When the program is not built, or cannot be started.
+    pub fn start_by(namespace: &Namespace, wrapper: &[&str], args: &[&str]) -> Outcome<Self> {
+        let program = Self::program()?;
+        let mut command = match wrapper {
+            [] => namespace.command(program),
+            [first, rest @ ..] => {
+                let mut command = namespace.command(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let printed = Arc::<Printed>::default();

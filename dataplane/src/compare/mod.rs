@@ -143,7 +143,8 @@ pub fn run(
     let of = gathered.len() as u64 * u64::from(plan.rounds);
     let (mut done, mut interrupted) = (0, false);
     'rounds: for round in 1..=plan.rounds {
-        for one in &mut gathered {
+        for place in turns(gathered.len(), round) {
+            let one = &mut gathered[place];
             watch(&Step { what: words(one, round, plan.rounds), done, of });
             done += 1;
             if one.unavailable.is_some() {
@@ -180,6 +181,16 @@ pub fn run(
     })
 }
 
+/// Who comes when in a round. Each round begins with another, so that nobody always comes right after the same one, and what
+/// disturbs the machine at the beginning or the end does not always meet the same one; every other round goes backwards.
+fn turns(count: usize, round: u32) -> impl Iterator<Item = usize> {
+    let shift = (round - 1) as usize;
+    (0..count).map(move |place| {
+        let place = (place + shift) % count;
+        if round.is_multiple_of(2) { count - 1 - place } else { place }
+    })
+}
+
 fn all_of(plan: &ComparePlan) -> Vec<Gathered> {
     let entries = plan.entries();
     let of_case = |case: Case| {
@@ -197,4 +208,22 @@ fn all_of(plan: &ComparePlan) -> Vec<Gathered> {
 
 fn words(one: &Gathered, round: u32, rounds: u32) -> String {
     format!("round {round} of {rounds}: {}, {}", one.entry.title(), one.case.words())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::turns;
+
+    /// Everybody has one turn in each round, and not always after the same one.
+    #[test]
+    fn rounds_have_orders_of_their_own() {
+        let rounds: Vec<Vec<usize>> = (1..=3).map(|round| turns(4, round).collect()).collect();
+        assert_eq!(rounds, [[0, 1, 2, 3], [2, 1, 0, 3], [2, 3, 0, 1]]);
+        for round in 1..=9 {
+            let mut order: Vec<usize> = turns(5, round).collect();
+            order.sort_unstable();
+            assert_eq!(order, [0, 1, 2, 3, 4], "round {round}");
+        }
+        assert_eq!(turns(0, 1).count(), 0);
+    }
 }

@@ -45,12 +45,18 @@ pub struct Wire {
 /// Why there is no sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// This machine has not got the method.
+    /// This machine has not got the method, and will not get it in the next round: its kernel lacks it, or its program is missing.
     Unavailable(String),
     /// It went wrong.
     Failed(String),
     /// SIGINT or SIGTERM.
     Stopped,
+}
+
+impl From<String> for Trouble {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
 }
 
 /// The CPUs of server and client: two, where there are two.
@@ -105,8 +111,7 @@ fn attempt(
     let lab = Lab::up(&LabPlan { ipv6: false, mtu: case.mtu, ..LabPlan::private("rwc") });
     let lab = lab.map_err(|error| failed(error.to_string()))?;
     let wire = wire_up(&lab, case, entry).map_err(failed)?;
-    let server = Server::start(&lab, &plan.program, entry, case, site, cpus.server, stop)
-        .map_err(Trouble::Unavailable)?;
+    let server = Server::start(&lab, &plan.program, entry, case, site, cpus.server, stop)?;
     let mode = server.mode();
     let mut run = Run { plan, case, entry, site, cpus, lab: &lab, stop, served_bytes: 0 };
     let figures = run.figures(&server, instruments);

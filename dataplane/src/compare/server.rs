@@ -3,8 +3,9 @@
 use super::ledger::{DeviceCopies, Witnesses};
 use super::method::Way;
 use super::plan::{Case, Entry};
+use super::run::Trouble;
 use super::site::Site;
-use crate::lab::process::{PATIENCE, Process};
+use crate::lab::process::{Complaint, PATIENCE, Process};
 use crate::lab::{Lab, LabError, Side};
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -33,7 +34,7 @@ impl Server {
     /// Starts it, and waits until it listens.
     ///
     /// # Errors
-    /// What it complained of: then this method cannot be had here.
+    /// [`Trouble::Unavailable`] when its program is missing, or says that this kernel lacks what it needs; else what it complained of.
     pub(super) fn start(
         lab: &Lab,
         program: &Path,
@@ -42,11 +43,11 @@ impl Server {
         site: &Site,
         cpu: usize,
         stop: &AtomicBool,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Trouble> {
         let root = site.root().display().to_string();
-        let ringway = |args: &[&str]| -> Result<(Process, Value), String> {
+        let ringway = |args: &[&str]| -> Result<(Process, Value), Trouble> {
             let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-            Process::ringway(lab.middle(), program, &args, Some(cpu), stop)
+            Process::ringway(lab.middle(), program, &args, Some(cpu), stop).map_err(trouble)
         };
         match entry.method.way {
             Way::Bypass { driver } => {
@@ -77,7 +78,8 @@ impl Server {
                 let conf = site.own().join("nginx.conf");
                 std::fs::write(&conf, nginx_conf(&site.own(), &site.root(), directives))
                     .map_err(|error| format!("writing {}: {error}", conf.display()))?;
-                let nginx = nginx(&std::env::var_os("PATH").unwrap_or_default())?;
+                let nginx =
+                    nginx(&std::env::var_os("PATH").unwrap_or_default()).map_err(Trouble::Unavailable)?;
                 let mut command = lab.middle().command("setpriv");
                 // Should this process be killed without a chance to end it, the kernel tells `timeout`, which hands that on.
                 command
@@ -119,6 +121,15 @@ impl Server {
         }
         let last = self.process.finish().map_err(|why| format!("the server: {why}"))?;
         Ok(witnesses(&last, served_bytes))
+    }
+}
+
+/// A server that did not start is a failure, unless it says that this kernel has not got what it needs.
+fn trouble(complaint: Complaint) -> Trouble {
+    if complaint.is_lacking() {
+        Trouble::Unavailable(complaint.words)
+    } else {
+        Trouble::Failed(format!("the server did not start: {}", complaint.words))
     }
 }
 
@@ -216,6 +227,18 @@ mod tests {
         match nginx(folder.as_os_str()) {
             Ok(found) => assert!(found.starts_with("/usr/sbin") || found.starts_with("/sbin")),
             Err(why) => assert!(why.contains("apt-get install nginx"), "{why}"),
+        }
+    }
+
+    #[test]
+    fn only_what_the_kernel_lacks_is_unavailable() {
+        let complaint = |code| Complaint { words: "no".to_owned(), code };
+        assert_eq!(trouble(complaint(Some(69))), Trouble::Unavailable("no".to_owned()));
+        for code in [None, Some(1), Some(2), Some(101)] {
+            assert!(
+                matches!(trouble(complaint(code)), Trouble::Failed(why) if why.ends_with("no")),
+                "{code:?}"
+            );
         }
     }
 

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 const COLD_BYTES: u64 = 256 << 20;
 const COLD_FILES: std::ops::RangeInclusive<u64> = 4..=2048;
 
+/// Filesystems whose files nothing can take out of memory.
+const IN_MEMORY: [&str; 2] = ["tmpfs", "ramfs"];
+
 /// A folder of files, and room for a server's own. Dropped, it is removed.
 #[derive(Debug)]
 pub(super) struct Site {
@@ -24,6 +27,15 @@ impl Site {
     /// # Errors
     /// When the disk is full or may not be written; says where.
     pub(super) fn write(plan: &ComparePlan) -> Result<Self, String> {
+        if plan.cache.contains(&Cache::Cold) {
+            let kind = filesystem(&plan.folder);
+            if IN_MEMORY.contains(&kind.as_str()) {
+                return Err(format!(
+                    "a cold cache needs files on a disk, and {} is on {kind}, whose files are always in memory; --dir names a folder on a disk",
+                    plan.folder.display()
+                ));
+            }
+        }
         let failed = |folder: &Path, error: io::Error| {
             format!("writing the files to serve to {}: {error}; --dir names another folder", folder.display())
         };
@@ -103,6 +115,7 @@ pub(super) fn filesystem(folder: &Path) -> String {
         (0x5846_5342, "xfs"),
         (0x9123_683e, "btrfs"),
         (0x0102_1994, "tmpfs"),
+        (0x8584_58f6, "ramfs"),
         (0x794c_7630, "overlayfs"),
         (0x6969, "nfs"),
         (0x2fc1_2fc1, "zfs"),

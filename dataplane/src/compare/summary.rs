@@ -2,10 +2,17 @@
 
 use super::Gathered;
 use super::ledger::{Label, Quantity, Reading, Witnesses};
-use super::plan::{Case, size_words};
+use super::plan::{Cache, Case, size_words};
 use super::run::{Sample, Wire};
 use serde::Serialize;
 use std::collections::BTreeMap;
+
+/// A clock tick, in seconds (`USER_HZ` of each architecture that Linux has today), and how many of them make a figure.
+const TICK: f64 = 0.01;
+const LEAST_TICKS: f64 = 20.0;
+
+/// The part of the bytes that a disk must have been asked for, if a cold row is to be called so.
+const MOSTLY: f64 = 0.9;
 
 /// One figure over all rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -61,6 +68,8 @@ pub struct Row {
     pub wire: Option<Wire>,
     /// What the server and its device said at the end of the last round.
     pub witnesses: Option<Witnesses>,
+    /// What to bear in mind with its figures.
+    pub notes: Vec<String>,
     /// The ledger.
     pub figures: BTreeMap<Quantity, Figure>,
 }
@@ -77,6 +86,8 @@ impl Row {
             }
         }
         let last: Option<&Sample> = samples.last();
+        let notes =
+            lukewarm(gathered.case.cache, figures.get(&Quantity::DiskPassesPerByte)).into_iter().collect();
         Self {
             method: gathered.entry.method.name,
             words: gathered.entry.method.words,
@@ -88,6 +99,7 @@ impl Row {
             mode: last.map(|sample| sample.mode.clone()),
             wire: last.map(|sample| sample.wire),
             witnesses: last.map(|sample| sample.witnesses),
+            notes,
             figures,
         }
     }
@@ -120,6 +132,25 @@ impl Case {
     }
 }
 
+/// What of a cold row came out of memory all the same.
+fn lukewarm(cache: Cache, disk: Option<&Figure>) -> Option<String> {
+    let passes = disk.filter(|_| cache == Cache::Cold)?.median;
+    (passes < MOSTLY).then(|| {
+        format!("not cold: the disk was asked for {passes:.2} of each byte only; the rest was in memory, or is below another cache")
+    })
+}
+
+/// The rows of a case that a figure does not tell apart from the best: their best round reaches its worst.
+fn not_told_apart(
+    best: Figure,
+    others: &[(&Row, Figure)],
+    reaches: impl Fn(&Figure, &Figure) -> bool,
+) -> Option<String> {
+    let close: Vec<String> =
+        others.iter().filter(|(_, figure)| reaches(figure, &best)).map(|(row, _)| row.title()).collect();
+    (!close.is_empty()).then(|| format!(" (not told apart from {})", close.join(", ")))
+}
+
 /// The cases of the rows, in their order.
 pub(super) fn cases(rows: &[Row]) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
@@ -141,21 +172,34 @@ fn verdict(rows: &[Row], case: &Case) -> Option<String> {
     best.reverse();
     let (first, fastest) = *best.first()?;
     let mut text = format!("{}: {} carries most, {}", case.words(), first.title(), rate(first, fastest));
-    // A second whose best round reaches the first's worst is not told apart from it.
-    let close: Vec<String> = best[1..]
-        .iter()
-        .filter(|(_, figure)| figure.greatest >= fastest.least)
-        .map(|(row, _)| row.title())
-        .collect();
-    if !close.is_empty() {
-        text += &format!(" (not told apart from {})", close.join(", "));
+    let close = not_told_apart(fastest, &best[1..], |other, best| other.greatest >= best.least);
+    if let Some(close) = close {
+        text += &close;
     } else if let Some((second, figure)) = best.get(1) {
         text += &format!(", {:.2} times {}", fastest.median / figure.median, second.title());
     }
-    if let Some((row, figure)) = ranked(rows, case, Quantity::CpuSecondsPerGb).first() {
-        text += &format!("; {} takes least CPU, {:.2} s for a gigabyte", row.title(), figure.median);
+    let least = ranked(rows, case, Quantity::CpuSecondsPerGb);
+    if let Some((row, figure)) = least.first() {
+        // Clock ticks are all that /proc tells of CPU time: of few of them one more or less is a large part.
+        if least.iter().any(|(row, _)| cpu_seconds(row) < LEAST_TICKS * TICK) {
+            text += &format!(
+                "; who takes least CPU is not told: a round took less than {LEAST_TICKS:.0} clock ticks of it (--seconds gives more)"
+            );
+        } else {
+            text += &format!("; {} takes least CPU, {:.2} s for a gigabyte", row.title(), figure.median);
+            let close = not_told_apart(*figure, &least[1..], |other, best| other.least <= best.greatest);
+            text += &close.unwrap_or_default();
+        }
     }
     Some(text + ".")
+}
+
+/// CPU time of the server in a round, in the middle of all rounds.
+fn cpu_seconds(row: &Row) -> f64 {
+    [Quantity::CpuUserSeconds, Quantity::CpuSystemSeconds, Quantity::CpuKsoftirqdSeconds]
+        .into_iter()
+        .filter_map(|quantity| row.median(quantity))
+        .sum()
 }
 
 fn rate(row: &Row, bytes: Figure) -> String {
@@ -175,7 +219,6 @@ fn ranked<'r>(rows: &'r [Row], case: &Case, quantity: Quantity) -> Vec<(&'r Row,
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::method::Method;
-    use super::super::plan::Cache;
     use super::*;
 
     fn readings(values: &[f64]) -> Vec<Reading> {
@@ -203,6 +246,7 @@ pub(super) mod tests {
             (Quantity::BytesPerSecond, figure(bytes)),
             (Quantity::RequestsPerSecond, figure(bytes.map(|bytes| bytes / 1024.0))),
             (Quantity::CpuSecondsPerGb, figure([cpu; 3])),
+            (Quantity::CpuSystemSeconds, figure([1.0; 3])),
         ]);
         Row {
             method: method.name,
@@ -215,6 +259,7 @@ pub(super) mod tests {
             mode: None,
             wire: None,
             witnesses: None,
+            notes: Vec::new(),
             figures,
         }
     }
@@ -232,5 +277,37 @@ pub(super) mod tests {
         let text = verdicts(&near).join("\n");
         assert!(text.contains("not told apart from sendfile"), "{text}");
         assert!(verdicts(&[]).is_empty());
+    }
+
+    /// The same holds for CPU time, and of a few clock ticks nothing is said.
+    #[test]
+    fn the_least_cpu_is_told_apart_or_not_told() {
+        let mut rows = [row("sendfile", [9e8, 1e9, 1.1e9], 0.5), row("bypass", [1.9e9, 2e9, 2.1e9], 0.52)];
+        let mut spread = |least, greatest| {
+            let figure = rows[0].figures.get_mut(&Quantity::CpuSecondsPerGb).expect("a figure");
+            (figure.least, figure.greatest) = (least, greatest);
+            verdicts(&rows).join("\n")
+        };
+        let text = spread(0.45, 0.55);
+        assert!(
+            text.contains("sendfile takes least CPU, 0.50 s for a gigabyte (not told apart from bypass)"),
+            "{text}"
+        );
+        let text = spread(0.49, 0.51);
+        assert!(text.ends_with("sendfile takes least CPU, 0.50 s for a gigabyte."), "{text}");
+        rows[1].figures.get_mut(&Quantity::CpuSystemSeconds).expect("a figure").median = 0.19;
+        let text = verdicts(&rows).join("\n");
+        assert!(text.contains("least CPU is not told") && !text.contains("takes least CPU,"), "{text}");
+    }
+
+    #[test]
+    fn a_cold_row_whose_bytes_were_in_memory_says_so() {
+        let disk = |median| Figure { median, least: median, greatest: median, label: Label::Measured };
+        assert!(
+            lukewarm(Cache::Cold, Some(&disk(0.3))).is_some_and(|note| note.contains("0.30 of each byte"))
+        );
+        assert_eq!(lukewarm(Cache::Cold, Some(&disk(1.0))), None);
+        assert_eq!(lukewarm(Cache::Warm, Some(&disk(0.0))), None);
+        assert_eq!(lukewarm(Cache::Cold, None), None, "not known");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Report;
 use super::ledger::Quantity;
-use super::plan::Case;
+use super::plan::{Cache, Case};
 use super::summary::{Figure, Row, cases};
 use std::fmt::Write;
 
@@ -20,6 +20,9 @@ impl Report {
             self.case(&mut text, case, &COLUMNS);
         }
         text.push_str(LEGEND);
+        if self.rows.iter().any(|row| row.case.cache == Cache::Cold) {
+            text.push_str(COLD_LEGEND);
+        }
         self.refused(&mut text);
         self.modes(&mut text);
         self.claims(&mut text);
@@ -63,6 +66,9 @@ impl Report {
         for row in of_case() {
             if let Some(why) = &row.unavailable {
                 let _ = writeln!(text, "  {}: not available here: {}", row.title(), one_line(why));
+            }
+            for note in &row.notes {
+                let _ = writeln!(text, "  {}: {note}", row.title());
             }
             for why in &row.failures {
                 let _ = writeln!(text, "  {}: FAILED in a round: {}", row.title(), one_line(why));
@@ -132,9 +138,11 @@ impl Report {
 }
 
 const LEGEND: &str = "\n  MB is 10^6 bytes of bodies, GB 10^9; +- is half of the distance between the least and the greatest round\n  \
-     CPU: of the server, user and system, and ksoftirqd on its core; counts come from a run of their own beside the timed one\n  \
+     CPU: of the server, user and system, and ksoftirqd on its core; with a warm cache counts come from a run of their own beside the timed one\n  \
      copies by the CPU for each byte of a body, the receiver's own excluded: m measured, w witnessed by the kernel or the device,\n  \
      d derived from the path through the kernel's source and the state of the device\n";
+
+const COLD_LEGEND: &str = "  cold: each file can be asked for once, so the one run is timed and counted, which slows it: compare cold rows with each other only\n";
 
 /// A column of the tables.
 #[derive(Clone, Copy)]

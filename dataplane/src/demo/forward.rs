@@ -90,7 +90,7 @@ fn measure(
 fn forwarder(lab: &Lab, plan: &DemoPlan, driver: &str, stop: &AtomicBool) -> Result<Process, String> {
     let ports = Side::BOTH.map(|side| format!("{driver}:{}", side.port()));
     let args = ["forward", "--port", &ports[0], "--port", &ports[1]].map(str::to_owned);
-    Process::ringway(lab.middle(), &plan.program, &args, None, stop).map(|(process, _)| process)
+    Ok(Process::ringway(lab.middle(), &plan.program, &args, None, stop)?.0)
 }
 
 fn tcp(lab: &Lab, time: Duration, stop: &AtomicBool) -> Outcome<Sockets> {

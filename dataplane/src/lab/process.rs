@@ -40,6 +40,33 @@ pub fn end_with_parent() -> Result<(), String> {
     }
 }
 
+/// The exit code of `ringway serve` where the kernel lacks what was asked for (`EX_UNAVAILABLE` of `sysexits.h`).
+pub const LACKING: u8 = 69;
+
+/// Why `ringway` did not become ready.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{words}")]
+pub struct Complaint {
+    /// What it complained of.
+    pub words: String,
+    /// Its exit code, if it ended by itself.
+    pub code: Option<i32>,
+}
+
+impl Complaint {
+    /// Whether it said that the kernel lacks what it was asked for.
+    #[must_use]
+    pub fn is_lacking(&self) -> bool {
+        self.code == Some(LACKING.into())
+    }
+}
+
+impl From<Complaint> for String {
+    fn from(complaint: Complaint) -> Self {
+        complaint.words
+    }
+}
+
 /// A program that runs. Dropped, it is killed by its pid and reaped.
 #[derive(Debug)]
 pub struct Process {
@@ -54,19 +81,24 @@ impl Process {
     /// event too.
     ///
     /// # Errors
-    /// What it complained of, or that it took too long.
+    /// What it complained of, with its exit code, or that it took too long.
     pub fn ringway(
         namespace: &Namespace,
         program: &Path,
         args: &[String],
         cpu: Option<usize>,
         stop: &AtomicBool,
-    ) -> Result<(Self, Value), String> {
+    ) -> Result<(Self, Value), Complaint> {
         let mut command = namespace.command(program);
         command.args(args).args(["--format", "json", "--duration", AT_MOST]);
-        let mut process = Self::start(command, cpu)?;
-        let ready = process.wait_for("ready", PATIENCE, stop)?;
-        Ok((process, ready))
+        let mut process = Self::start(command, cpu).map_err(|words| Complaint { words, code: None })?;
+        match process.wait_for("ready", PATIENCE, stop) {
+            Ok(ready) => Ok((process, ready)),
+            Err(words) => {
+                let status = process.child.try_wait().ok().flatten();
+                Err(Complaint { words, code: status.and_then(|status| status.code()) })
+            }
+        }
     }
 
     /// Starts any program. The calling thread must live as long as it: the kernel takes the end of the *thread* that has

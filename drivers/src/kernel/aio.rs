@@ -2,7 +2,9 @@
 
 use super::buffers::{Buffers, LEAD, Reach};
 use super::raw::{Aio, Event};
-use super::{Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, refused};
+use super::{
+    Counters, Engine, EngineError, EnginePlan, Job, Look, Method, Source, Step, absent, piece, place, refused,
+};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::retry_on_intr;
 use rustix::net::{SendFlags, send};
@@ -77,7 +79,11 @@ impl<S: Source> DirectAio<S> {
     pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
         let error = |step, source, cure| EngineError { method: Method::DirectAio.name(), step, source, cure };
         let aio = Aio::new(plan.buffers.into()).map_err(|source| {
-            error("making an AIO context", source, "raise fs.aio-max-nr, or use a kernel with CONFIG_AIO")
+            error(
+                "making an AIO context",
+                absent(source),
+                "raise fs.aio-max-nr, or use a kernel with CONFIG_AIO",
+            )
         })?;
         let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|errno| error("making an eventfd", errno.into(), "raise ulimit -n"))?;
@@ -132,8 +138,7 @@ impl<S: Source> DirectAio<S> {
         if let Err(errno) = begun {
             self.reads[usize::from(buffer)] = None;
             self.buffers.give(buffer);
-            tracing::warn!("reading a file by AIO: {errno}");
-            return Step::Failed;
+            return super::failed("reading a file by AIO", &errno);
         }
         place(&mut self.flows, flow).now = Now::Reading;
         Step::Later
@@ -215,8 +220,7 @@ impl<S: Source> DirectAio<S> {
 
 fn failed(result: i64) -> Step {
     let errno = i32::try_from(-result).unwrap_or(libc::EIO);
-    tracing::warn!("reading a file by AIO: {}", io::Error::from_raw_os_error(errno));
-    Step::Failed
+    super::failed("reading a file by AIO", &io::Error::from_raw_os_error(errno))
 }
 
 impl<S: Source> Engine<S> for DirectAio<S> {
@@ -259,6 +263,10 @@ impl<S: Source> Engine<S> for DirectAio<S> {
         }
         self.wake_waiters();
         woken.append(&mut self.woken);
+    }
+
+    fn look(&self) -> Look {
+        Look::Between
     }
 
     fn bell(&self) -> Option<BorrowedFd<'_>> {

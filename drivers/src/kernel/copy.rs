@@ -1,9 +1,12 @@
 //! `read` and `write`.
 
-use super::{Counters, Engine, EnginePlan, HEAD_MAX, Job, Source, Step, piece, place, refused};
+use super::{Counters, Engine, EnginePlan, HEAD_MAX, Job, Source, Step, failed, piece, place, refused};
 use rustix::io::{pread, retry_on_intr};
 use rustix::net::{SendFlags, send};
 use std::os::fd::OwnedFd;
+
+/// Buffers that are kept for whoever reads next: 4 MiB of the usual size. More are in use only while many sockets are full.
+pub(super) const SPARE: usize = 64;
 
 /// A buffer with bytes that the socket has not taken yet.
 #[derive(Debug)]
@@ -28,6 +31,17 @@ impl ReadWrite {
         Self { chunk: plan.chunk, spare: Vec::new(), flows: Vec::new(), counters: Counters::default() }
     }
 
+    #[cfg(test)]
+    pub(super) const fn spare(&self) -> usize {
+        self.spare.len()
+    }
+
+    fn give(&mut self, buffer: Box<[u8]>) {
+        if self.spare.len() < SPARE {
+            self.spare.push(buffer);
+        }
+    }
+
     fn read<S: Source>(&mut self, job: &Job<'_, S>) -> Result<Held, Step> {
         let mut buffer = self.spare.pop().unwrap_or_else(|| vec![0; HEAD_MAX + self.chunk].into());
         let head = job.head.len().min(HEAD_MAX);
@@ -36,16 +50,15 @@ impl ReadWrite {
         let into = &mut buffer[head..head + bytes];
         match retry_on_intr(|| pread(job.file.file(), &mut *into, job.offset)) {
             Ok(read) if read == 0 || job.is_spoilt(read) => {
-                self.spare.push(buffer);
+                self.give(buffer);
                 Err(Step::Gone)
             }
             Ok(read) => {
                 Ok(Held { buffer, from: 0, to: head + read, more: job.more || (read as u64) < job.bytes })
             }
             Err(errno) => {
-                tracing::warn!("reading a file: {errno}");
-                self.spare.push(buffer);
-                Err(Step::Failed)
+                self.give(buffer);
+                Err(failed("reading a file", &errno))
             }
         }
     }
@@ -70,7 +83,7 @@ impl<S: Source> Engine<S> for ReadWrite {
             Err(errno) => refused(errno),
         };
         if held.from == held.to || step == Step::Broken {
-            self.spare.push(held.buffer);
+            self.give(held.buffer);
         } else {
             *place(&mut self.flows, flow) = Some(held);
         }
@@ -79,7 +92,7 @@ impl<S: Source> Engine<S> for ReadWrite {
 
     fn close(&mut self, flow: u32, _: &OwnedFd) {
         if let Some(held) = place(&mut self.flows, flow).take() {
-            self.spare.push(held.buffer);
+            self.give(held.buffer);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Straight from a mapping of the file, which only the kernel touches.
 
 use super::raw::{Mapping, News, allow_zerocopy, next_error, send_mapped};
-use super::{Counters, Engine, Job, Source, Step, piece, place, refused, send_head};
+use super::{Counters, Engine, Job, Look, Source, Step, failed, piece, place, refused, send_head};
 use rustix::io::{Errno, retry_on_intr};
 use std::collections::HashMap;
 use std::io;
@@ -37,8 +37,14 @@ impl<S: Source> Mappings<S> {
         self.map(file)
     }
 
+    /// Lets go of files that have changed or are removed: mapped, they would keep their room on the disk.
+    pub(super) fn tidy(&mut self) {
+        self.files.retain(|_, (_, file, _)| !file.is_gone());
+    }
+
     #[cold]
     fn map(&mut self, file: &Arc<S>) -> io::Result<Rc<Mapping>> {
+        self.tidy();
         if self.files.len() >= FILES {
             // A quarter at once: to look through all of them is not for every new file.
             let mut ages: Vec<u64> = self.files.values().map(|(_, _, used)| *used).collect();
@@ -55,8 +61,7 @@ impl<S: Source> Mappings<S> {
 
 /// What a failed mapping means.
 pub(super) fn unmapped(error: &io::Error) -> Step {
-    tracing::warn!("mapping a file: {error}");
-    Step::Failed
+    failed("mapping a file", error)
 }
 
 /// `sendmsg` of head and mapping at once.
@@ -90,6 +95,14 @@ impl<S: Source> Engine<S> for MmapWrite<S> {
 
     fn close(&mut self, _: u32, _: &OwnedFd) {}
 
+    fn look(&self) -> Look {
+        Look::Before
+    }
+
+    fn tidy(&mut self) {
+        self.mappings.tidy();
+    }
+
     fn counters(&self) -> Counters {
         self.counters
     }
@@ -114,6 +127,18 @@ pub(super) struct Zerocopy<S> {
 impl<S: Source> Zerocopy<S> {
     pub(super) fn new() -> Self {
         Self { mappings: Mappings::new(), flows: Vec::new(), counters: Counters::default() }
+    }
+
+    /// Sends by copying what may not be pinned: `RLIMIT_MEMLOCK` is one limit for all that a user has, so that other flows may
+    /// have used it up (`mm_account_pinned_pages`, `net/core/skbuff.c`), and nothing of this one's would come back.
+    fn copy_instead(&mut self, job: &Job<'_, S>, mapping: &Mapping, bytes: usize, flags: i32) -> Step {
+        match retry_on_intr(|| send_mapped(job.socket, &[], mapping, (job.offset, bytes), flags)) {
+            Ok(sent) => {
+                self.counters.fallback_bytes += sent as u64;
+                Step::Sent(sent as u64)
+            }
+            Err(errno) => refused(errno),
+        }
     }
 
     /// Takes back what the kernel is done with.
@@ -143,8 +168,7 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
         let state = place(&mut self.flows, flow);
         if !state.allowed {
             if let Err(errno) = allow_zerocopy(job.socket) {
-                tracing::warn!("SO_ZEROCOPY: {errno}");
-                return Step::Failed;
+                return failed("allowing zero-copy sends (SO_ZEROCOPY)", &errno);
             }
             state.allowed = true;
         }
@@ -169,7 +193,7 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
                     place(&mut self.flows, flow).out += 1;
                     self.counters.zerocopy_sends += 1;
                 }
-                // Too many sends are out: some come back before the socket takes more.
+                // Too many pages are pinned: this flow's come back, or they are other flows' and may be so for long.
                 Err(Errno::NOBUFS) if sent == 0 => {
                     let before = place(&mut self.flows, flow).out;
                     self.reap(flow, job.socket);
@@ -177,7 +201,7 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
                     // Those that have just come back make room at once; for others the error queue wakes us.
                     return match after {
                         _ if after < before => Step::Sent(0),
-                        0 => Step::Failed,
+                        0 => self.copy_instead(job, &mapping, bytes, flags & !libc::MSG_ZEROCOPY),
                         _ => Step::Full,
                     };
                 }
@@ -199,6 +223,14 @@ impl<S: Source> Engine<S> for Zerocopy<S> {
 
     fn error(&mut self, flow: u32, socket: &OwnedFd) -> bool {
         self.reap(flow, socket)
+    }
+
+    fn look(&self) -> Look {
+        Look::Before
+    }
+
+    fn tidy(&mut self) {
+        self.mappings.tidy();
     }
 
     fn counters(&self) -> Counters {

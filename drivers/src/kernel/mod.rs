@@ -16,7 +16,7 @@
 //! | `sendfile.rs` | `sendfile` |
 //! | `mapped.rs` | `mmap-write`, `zerocopy`: straight from a mapping, which only the kernel touches |
 //! | `pipes.rs` | `splice`, `vmsplice` (and `tee`) |
-//! | `uring.rs`, `uring/begin.rs` | `uring`, `uring-splice`, `uring-zerocopy`, `direct-uring` |
+//! | `uring.rs`, `uring/` | `uring`, `uring-splice`, `uring-zerocopy`, `direct-uring` |
 //! | `aio.rs` | `direct-aio` |
 //! | `receive.rs` | the other direction: `splice`, `read-write` |
 //! | `raw.rs` | the system calls that no safe crate has |
@@ -42,7 +42,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A way of getting a file's bytes into a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -139,6 +140,21 @@ pub trait Source {
 
     /// Whether it is still the file, and the version of it, that it was. A system call.
     fn is_same(&self) -> bool;
+
+    /// Whether it is known not to be. No system call.
+    fn is_gone(&self) -> bool;
+}
+
+/// When a file is looked at for a body that goes in one push. Where that is never, what is read is what is sent, at once, and of a file that
+/// became shorter there is less to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Only for bodies that took longer.
+    Never,
+    /// Before the push, by the caller: behind a new end of the file its mapping has zeros, up to the end of the page.
+    Before,
+    /// By the engine, between read and send: the read is done some time after the push.
+    Between,
 }
 
 /// What is to be sent next over a flow.
@@ -156,8 +172,8 @@ pub struct Job<'j, S> {
     pub bytes: u64,
     /// Whether more follows, so that the last packet is not sent before it is full.
     pub more: bool,
-    /// With these bytes a body ends that was begun long ago: where they are read before they are sent, the file must still
-    /// be the same between the two.
+    /// With these bytes a body ends that was begun some time ago, or whose engine wants a [look](Look::Between): where they are read before they
+    /// are sent, the file must still be the same between the two.
     pub check: bool,
 }
 
@@ -205,7 +221,8 @@ pub struct Counters {
     pub direct_read_bytes: u64,
     /// Bytes that should have been, but their file system refuses `O_DIRECT`.
     pub direct_refused_bytes: u64,
-    /// Bytes that were read and sent by copying, since all buffers of a zero-copy engine were with slow readers.
+    /// Bytes that a zero-copy engine sent by copying: all of its buffers were with slow readers, or the user may lock no more
+    /// memory.
     pub fallback_bytes: u64,
     /// Bytes that reached a socket through a second pipe, by `tee`.
     pub teed_bytes: u64,
@@ -256,6 +273,14 @@ pub trait Engine<S: Source> {
         let _ = woken;
     }
 
+    /// When it must be made sure that a file has not changed.
+    fn look(&self) -> Look {
+        Look::Never
+    }
+
+    /// Lets go of what is kept of files that are gone. Called now and then.
+    fn tidy(&mut self) {}
+
     /// What becomes readable when [`poll`](Self::poll) would find something.
     fn bell(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -296,6 +321,15 @@ pub struct EngineError {
     cure: &'static str,
 }
 
+/// Marks what the kernel says where it lacks or forbids a whole interface, as no limit of this process does. `EPERM` is what
+/// `kernel.io_uring_disabled` and filters of seccomp say.
+fn absent(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EPERM | libc::EACCES) => io::Error::new(io::ErrorKind::Unsupported, error),
+        _ => error,
+    }
+}
+
 /// Makes the engine of a method.
 ///
 /// # Errors
@@ -324,11 +358,23 @@ fn refused(errno: Errno) -> Step {
     match errno {
         Errno::AGAIN => Step::Full,
         // Of the file, not of the socket: a read failed.
-        Errno::IO | Errno::NOMEM | Errno::NOBUFS => Step::Failed,
+        Errno::IO | Errno::NOMEM | Errno::NOBUFS => failed("sending a file", &errno),
         // A mapping behind the end of its file.
         Errno::FAULT => Step::Gone,
         _ => Step::Broken,
     }
+}
+
+/// Says what failed, one sentence a second: what lasts befalls every connection.
+#[cold]
+fn failed(step: &'static str, error: &dyn fmt::Display) -> Step {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|last| last.elapsed() >= Duration::from_secs(1)) {
+        *last = Some(Instant::now());
+        tracing::warn!("{step}: {error}: its connection is reset (responses_failed counts these)");
+    }
+    Step::Failed
 }
 
 /// Sends bytes that are in memory here; `None` when there are none.

@@ -3,11 +3,13 @@
 use super::mapped::{Mappings, unmapped};
 use super::raw::vmsplice;
 use super::{
-    Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, piece, place, refused, send_head,
+    Counters, Engine, EngineError, EnginePlan, Job, Look, Method, Source, Step, failed, piece, place,
+    refused, send_head,
 };
 use rustix::io::{Errno, retry_on_intr};
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice, tee};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice, tee};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// A pipe.
 #[derive(Debug)]
@@ -16,14 +18,20 @@ pub(super) struct Pipe {
     pub(super) write: OwnedFd,
     /// Bytes in it.
     pub(super) bytes: usize,
+    /// Bytes that it holds.
+    pub(super) size: usize,
 }
+
+/// Pipes that are kept for the next one who wants one. More than are filled at once nobody needs, and all of a user's count towards
+/// `fs.pipe-user-pages-soft`.
+const SPARE: usize = 256;
 
 /// Pipes that are empty, to be used again, and how they are made.
 #[derive(Debug)]
 pub(super) struct Pipes {
     spare: Vec<Pipe>,
-    /// Bytes that one holds.
-    pub(super) size: usize,
+    /// Bytes that one should hold.
+    size: usize,
     flags: PipeFlags,
 }
 
@@ -42,28 +50,55 @@ impl Pipes {
             cure: "give a smaller --pipe (/proc/sys/fs/pipe-max-size is the limit without CAP_SYS_RESOURCE), or raise ulimit -n",
         };
         let pipe = pipes.make().map_err(error)?;
-        pipes.size = fcntl_setpipe_size(&pipe.write, plan.pipe).map_err(error)?;
+        // More than is allowed is a mistake to be told. That this user's pages are used up is none: then it is smaller for a while.
+        match fcntl_setpipe_size(&pipe.write, plan.pipe) {
+            Ok(size) => pipes.size = size,
+            Err(Errno::PERM) if plan.pipe <= most_of_a_pipe() => {}
+            Err(errno) => return Err(error(errno)),
+        }
         pipes.spare.push(pipe);
         Ok(pipes)
     }
 
     fn make(&self) -> Result<Pipe, Errno> {
         let (read, write) = pipe_with(self.flags)?;
-        fcntl_setpipe_size(&write, self.size)?;
-        Ok(Pipe { read, write, bytes: 0 })
+        let mut pipe = Pipe { read, write, bytes: 0, size: 0 };
+        self.grow(&mut pipe)?;
+        Ok(pipe)
+    }
+
+    /// Gives an empty pipe its size, or leaves it as it is: without `CAP_SYS_RESOURCE` a user whose pipes have as many pages as
+    /// `fs.pipe-user-pages-soft` says gets one of two pages (`fs/pipe.c`), which does as well, in more calls.
+    fn grow(&self, pipe: &mut Pipe) -> Result<(), Errno> {
+        pipe.size = match fcntl_setpipe_size(&pipe.write, self.size) {
+            Ok(size) => size,
+            Err(_) => fcntl_getpipe_size(&pipe.write)?,
+        };
+        Ok(())
     }
 
     /// An empty pipe.
     pub(super) fn take(&mut self) -> Result<Pipe, Errno> {
-        self.spare.pop().map_or_else(|| self.make(), Ok)
+        let Some(mut pipe) = self.spare.pop() else { return self.make() };
+        if pipe.size < self.size {
+            // Others may have let go of theirs.
+            self.grow(&mut pipe)?;
+        }
+        Ok(pipe)
     }
 
-    /// Keeps a pipe for the next one who wants one; one with bytes in it is closed.
+    /// Keeps a pipe for the next one who wants one; one with bytes in it, or too many, is closed.
     pub(super) fn give(&mut self, pipe: Pipe) {
-        if pipe.bytes == 0 {
+        if pipe.bytes == 0 && self.spare.len() < SPARE {
             self.spare.push(pipe);
         }
     }
+}
+
+/// What anybody may ask for; what the kernel begins with, if it does not say.
+fn most_of_a_pipe() -> usize {
+    let limit = std::fs::read_to_string("/proc/sys/fs/pipe-max-size");
+    limit.ok().and_then(|limit| limit.trim().parse().ok()).unwrap_or(1 << 20)
 }
 
 /// Moves what is in a pipe to a socket; returns the bytes.
@@ -82,9 +117,8 @@ fn drain(pipe: &mut Pipe, socket: &OwnedFd, more: bool) -> Result<u64, Step> {
 }
 
 /// What a pipe that cannot be had means: too many are in use.
-fn no_pipe(errno: Errno) -> Step {
-    tracing::warn!("making a pipe: {errno}");
-    Step::Failed
+pub(super) fn no_pipe(errno: Errno) -> Step {
+    failed("making a pipe", &errno)
 }
 
 /// A method that has a pipe between file and socket for each flow that needs one.
@@ -153,7 +187,7 @@ impl<S: Source> Fills<S> for Splice {
 
     fn fill(&mut self, job: &Job<'_, S>, pipe: &mut Pipe) -> Result<(), Step> {
         let (mut at, flags) = (job.offset, SpliceFlags::NONBLOCK | SpliceFlags::MOVE);
-        let most = piece(job.bytes, self.pipes.size);
+        let most = piece(job.bytes, pipe.size);
         match retry_on_intr(|| splice(job.file.file(), Some(&mut at), &pipe.write, None, most, flags)) {
             Ok(0) => Err(Step::Gone),
             Ok(bytes) => {
@@ -190,8 +224,9 @@ struct Stretch {
 
 /// A stretch that stays in a pipe, to be copied from by `tee` for everybody who asks for it.
 #[derive(Debug)]
-struct Original {
+struct Original<S> {
     stretch: Stretch,
+    file: Arc<S>,
     pipe: Pipe,
     used: u64,
 }
@@ -207,7 +242,7 @@ pub(super) struct Vmsplice<S> {
     pipes: Pipes,
     flows: Vec<Option<Pipe>>,
     lately: [Stretch; LATELY],
-    originals: Vec<Original>,
+    originals: Vec<Original<S>>,
     clock: u64,
     counters: Counters,
 }
@@ -243,7 +278,7 @@ impl<S: Source> Vmsplice<S> {
             let oldest = (0..ORIGINALS).min_by_key(|place| self.originals[*place].used).unwrap_or(0);
             self.originals.swap_remove(oldest);
         }
-        self.originals.push(Original { stretch, pipe, used: self.clock });
+        self.originals.push(Original { stretch, file: Arc::clone(job.file), pipe, used: self.clock });
         Ok(self.originals.len() - 1)
     }
 }
@@ -257,7 +292,7 @@ impl<S: Source> Fills<S> for Vmsplice<S> {
     fn fill(&mut self, job: &Job<'_, S>, pipe: &mut Pipe) -> Result<(), Step> {
         self.clock += 1;
         // A pipe has a page in each slot, so that a stretch that begins within one has a page less.
-        let most = self.pipes.size - usize::try_from(job.offset % 4096).unwrap_or(0);
+        let most = pipe.size - usize::try_from(job.offset % 4096).unwrap_or(0);
         let stretch = Stretch { file: job.file.id(), offset: job.offset, bytes: piece(job.bytes, most) };
         let place = usize::try_from(stretch.file ^ stretch.offset >> 12).unwrap_or(0) % LATELY;
         if self.lately[place] != stretch {
@@ -286,6 +321,15 @@ impl<S: Source> Engine<S> for Vmsplice<S> {
 
     fn close(&mut self, flow: u32, _: &OwnedFd) {
         drop(place(&mut self.flows, flow).take());
+    }
+
+    fn look(&self) -> Look {
+        Look::Before
+    }
+
+    fn tidy(&mut self) {
+        self.mappings.tidy();
+        self.originals.retain(|original| !original.file.is_gone());
     }
 
     fn counters(&self) -> Counters {

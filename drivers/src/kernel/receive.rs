@@ -172,7 +172,7 @@ fn through_a_pipe(pipes: &mut Pipes, socket: &OwnedFd, file: BorrowedFd<'_>, mut
         Ok(pipe) => pipe,
         Err(errno) => return Got::Refused(errno),
     };
-    let (most, flags) = (piece(bytes, pipes.size), SpliceFlags::NONBLOCK | SpliceFlags::MOVE);
+    let (most, flags) = (piece(bytes, pipe.size), SpliceFlags::NONBLOCK | SpliceFlags::MOVE);
     let got = match retry_on_intr(|| splice(socket, None, &pipe.write, None, most, flags)) {
         Ok(0) => Got::Ended,
         Ok(got) => {

@@ -56,6 +56,10 @@ impl Source for Sample {
     fn is_same(&self) -> bool {
         !self.changed.load(Ordering::Relaxed)
     }
+
+    fn is_gone(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
 }
 
 type Boxed = Box<dyn Engine<Sample>>;
@@ -343,6 +347,103 @@ fn zero_copy_sends_are_all_accounted_for() {
             );
         }
     }
+}
+
+/// Completions beyond what the ring has room for are waited for in the kernel, and come with the next call even if that submits nothing.
+#[test]
+fn completions_that_found_no_room_are_not_forgotten() {
+    const FLOWS: u32 = 24;
+    let file = Sample::new(&content(65_536));
+    let plan = EnginePlan { chunk: 4096, pipe: 4096, buffers: 32 };
+    for method in [Method::Uring, Method::UringSplice] {
+        let engine = match uring::Uring::with_entries(method, &plan, 2) {
+            Ok(engine) => engine,
+            Err(error) => return eprintln!("SKIPPED: {error}"),
+        };
+        let mut engine: Boxed = Box::new(engine);
+        let connections: Vec<_> = (0..FLOWS).map(|_| connection()).collect();
+        let job = |flow: u32| Job {
+            socket: &connections[flow as usize].0,
+            head: &[],
+            file: &file,
+            offset: 0,
+            bytes: 1000,
+            more: false,
+            check: false,
+        };
+        (0..FLOWS).for_each(|flow| assert_eq!(engine.push(flow, &job(flow)), Step::Later, "{method}"));
+        let (mut left, mut woken) = ((0..FLOWS).collect::<Vec<u32>>(), Vec::new());
+        let begun = Instant::now();
+        while !left.is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "{method}: {left:?} wait for ever");
+            engine.poll(&mut woken);
+            for flow in woken.drain(..) {
+                match engine.push(flow, &job(flow)) {
+                    Step::Sent(1000) => left.retain(|other| *other != flow),
+                    step => panic!("{method}: {step:?}"),
+                }
+            }
+        }
+        (0..FLOWS).for_each(|flow| end(&mut engine, flow, &connections[flow as usize].0));
+        engine.finish();
+    }
+}
+
+/// What is kept of a file ends with the file: mapped, or in a pipe, it would keep its room on the disk.
+#[test]
+fn a_file_that_is_gone_is_let_go() {
+    for (method, mut engine) in engines(4) {
+        let file = Sample::new(&content(65_536));
+        let (socket, mut receiver) = connection();
+        // Three times, so that what is asked for again is kept, where it is.
+        for _ in 0..3 {
+            send_stretch(&mut engine, 0, &socket, b"", &file, (0, 1000));
+            receiver.read_exact(&mut [0; 1000]).expect("bytes");
+        }
+        end(&mut engine, 0, &socket);
+        engine.finish();
+        engine.tidy();
+        let keeps = Arc::strong_count(&file) > 1;
+        assert_eq!(
+            keeps,
+            matches!(method, Method::MmapWrite | Method::Vmsplice | Method::Zerocopy),
+            "{method}"
+        );
+        file.changed.store(true, Ordering::Relaxed);
+        engine.tidy();
+        assert_eq!(Arc::strong_count(&file), 1, "{method} keeps it");
+    }
+}
+
+/// Which engines want to be asked before a body that goes in one push, and which look themselves.
+#[test]
+fn engines_say_when_to_look() {
+    for (method, engine) in engines(1) {
+        let look = match method {
+            Method::MmapWrite | Method::Vmsplice | Method::Zerocopy => Look::Before,
+            Method::ReadWrite | Method::Sendfile | Method::Splice => Look::Never,
+            _ => Look::Between,
+        };
+        assert_eq!(engine.look(), look, "{method}");
+    }
+}
+
+/// Few and short buffers are kept when many were in use.
+#[test]
+fn spare_buffers_are_bounded() {
+    let file = Sample::new(&content(65_536));
+    let plan = EnginePlan { chunk: 16 << 10, pipe: 16 << 10, buffers: 4 };
+    let mut engine = copy::ReadWrite::new(&plan);
+    let connections: Vec<_> = (0..100).map(|_| connection()).collect();
+    for (flow, (socket, _)) in (0..).zip(&connections) {
+        let job = Job { socket, head: &[], file: &file, offset: 0, bytes: 65_536, more: false, check: false };
+        // Until its buffer is held.
+        while engine.push(flow, &job) != Step::Full {}
+    }
+    for (flow, (socket, _)) in (0..).zip(&connections) {
+        Engine::<Sample>::close(&mut engine, flow, socket);
+    }
+    assert_eq!(engine.spare(), copy::SPARE);
 }
 
 #[test]

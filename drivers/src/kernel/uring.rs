@@ -9,10 +9,11 @@
 //! writable, or, where free buffers are few, is thrown away and read again. So slow readers never keep all buffers.
 
 mod begin;
+mod news;
 
 use super::buffers::Buffers;
 use super::pipes::{Pipe, Pipes};
-use super::{Counters, Engine, EngineError, EnginePlan, Job, Method, Source, Step, place};
+use super::{Counters, Engine, EngineError, EnginePlan, Job, Look, Method, Source, Step, absent, place};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use rustix::pipe::PipeFlags;
@@ -100,6 +101,8 @@ pub(super) struct Uring<S> {
     chunk: usize,
     buffers: ManuallyDrop<Buffers>,
     pipes: Option<Pipes>,
+    /// For what goes by copying when no buffer is free; as long as it must be, once that was so.
+    copy: Vec<u8>,
     ops: ManuallyDrop<Vec<Option<Op<S>>>>,
     free: Vec<u32>,
     /// Entries that found no room.
@@ -112,11 +115,16 @@ pub(super) struct Uring<S> {
 
 impl<S: Source> Uring<S> {
     pub(super) fn new(method: Method, plan: &EnginePlan) -> Result<Self, EngineError> {
+        Self::with_entries(method, plan, ENTRIES)
+    }
+
+    /// With room in the ring for so many submissions, and twice as many completions.
+    pub(super) fn with_entries(method: Method, plan: &EnginePlan, entries: u32) -> Result<Self, EngineError> {
         let error = |step, source, cure| EngineError { method: method.name(), step, source, cure };
-        let ring = IoUring::new(ENTRIES).map_err(|source| {
+        let ring = IoUring::new(entries).map_err(|source| {
             error(
                 "making an io_uring",
-                source,
+                absent(source),
                 "allow it: sysctl kernel.io_uring_disabled=0, and no seccomp filter in the way",
             )
         })?;
@@ -163,6 +171,7 @@ impl<S: Source> Uring<S> {
             chunk: plan.chunk,
             buffers: ManuallyDrop::new(buffers),
             pipes,
+            copy: Vec::new(),
             ops: ManuallyDrop::new(Vec::new()),
             free: Vec::new(),
             held_back: Vec::new(),
@@ -208,9 +217,12 @@ impl<S: Source> Uring<S> {
                     break;
                 }
             }
-            if self.ring.submission().is_empty() {
+            let submission = self.ring.submission();
+            // Completions that found no room are handed over by the next call, also when that has nothing to submit.
+            if submission.is_empty() && !submission.cq_overflow() {
                 return;
             }
+            drop(submission);
             if let Err(error) = self.ring.submit() {
                 // Its completions must be taken first: the next poll does.
                 tracing::debug!("io_uring submit: {error}");
@@ -326,55 +338,6 @@ impl<S: Source> Uring<S> {
         self.enter(number, entry);
     }
 
-    /// Whether what a socket has not taken may wait for it where it is. A pipe may; of buffers a quarter stays free, and the
-    /// flow must still be there.
-    fn may_keep(&self, op: &Op<S>) -> bool {
-        self.lives(op) && (matches!(op.carrier, Carrier::Pipe(_)) || self.buffers.are_plenty())
-    }
-
-    /// Whether the flow of an operation is still there.
-    fn lives(&self, op: &Op<S>) -> bool {
-        self.flows.get(op.flow as usize).is_some_and(|flow| flow.generation == op.generation)
-    }
-
-    /// Tells the flow what became of its job, and which operation has bytes left over.
-    fn tell(&mut self, op: &Op<S>, step: Step, left: Option<u32>) {
-        let flow = place(&mut self.flows, op.flow);
-        if flow.generation == op.generation {
-            flow.now = Now::Done(step, left);
-            self.woken.push(op.flow);
-        }
-    }
-
-    /// Nothing of an operation is the kernel's any more.
-    fn release(&mut self, number: u32, op: Op<S>) {
-        self.free.push(number);
-        match op.carrier {
-            Carrier::Pipe(pipe) => {
-                if let Some(pipes) = &mut self.pipes {
-                    pipes.give(pipe);
-                }
-            }
-            Carrier::Buffer(buffer) => self.buffers.give(buffer),
-        }
-    }
-
-    /// Somebody may wait for a buffer that is free. Looked at in each turn, not when one becomes free: whoever is woken may be
-    /// gone before he takes it, and would take the news along.
-    fn wake_waiters(&mut self) {
-        let mut left = self.buffers.spare();
-        while left > 0
-            && let Some((flow, generation)) = self.waiting.pop_front()
-        {
-            let state = place(&mut self.flows, flow);
-            if state.generation == generation {
-                state.now = Now::Idle;
-                self.woken.push(flow);
-                left -= 1;
-            }
-        }
-    }
-
     /// Takes in all completions that are there.
     fn complete_all(&mut self) {
         loop {
@@ -391,10 +354,7 @@ fn failed(result: i32) -> Step {
         libc::EPIPE | libc::ECONNRESET | libc::ECANCELED => Step::Broken,
         // To be pushed again.
         libc::EINTR | libc::EAGAIN => Step::Sent(0),
-        errno => {
-            tracing::warn!("reading a file: {}", io::Error::from_raw_os_error(errno));
-            Step::Failed
-        }
+        errno => super::failed("reading a file", &io::Error::from_raw_os_error(errno)),
     }
 }
 
@@ -435,6 +395,10 @@ impl<S: Source> Engine<S> for Uring<S> {
         self.submit();
         self.wake_waiters();
         woken.append(&mut self.woken);
+    }
+
+    fn look(&self) -> Look {
+        Look::Between
     }
 
     fn bell(&self) -> Option<BorrowedFd<'_>> {

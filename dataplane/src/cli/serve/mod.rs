@@ -10,17 +10,45 @@ pub(crate) use args::{ServeArgs, address};
 
 use super::{Outcome, misunderstood};
 use args::{ListingWord, LogWord, SymlinkWord};
+use dataplane::lab::process::LACKING;
 use dataplane::serve::http::{Policy, PolicyPlan, media};
 use dataplane::serve::log::{self, LogPlan};
 use dataplane::serve::tree::{HostPlan, Symlinks, TreePlan};
+use rustix::io::Errno;
+use std::error::Error;
+use std::io;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
+/// As `run`, but for its own exit code where the kernel lacks what was asked for: who compares methods tells that from a failure.
 pub(crate) fn run(args: &ServeArgs) -> Outcome {
     args.check().map_err(misunderstood)?;
-    match args.engine {
+    let outcome = match args.engine {
         Some(method) => kernel::run(args, method),
         None => bypass::run(args),
+    };
+    match outcome {
+        Err(error) if is_lacking(&*error) => {
+            eprintln!("ringway: {error}");
+            Ok(ExitCode::from(LACKING))
+        }
+        outcome => outcome,
     }
+}
+
+/// Whether the kernel has not got it: the kernel said so, or an engine did, which looked.
+fn is_lacking(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && (error.kind() == io::ErrorKind::Unsupported
+                || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()))
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;

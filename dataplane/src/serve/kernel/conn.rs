@@ -415,8 +415,12 @@ impl Conn {
                     self.long = true;
                     return Some(self.rest(turn));
                 }
-                Step::Gone | Step::Failed => {
+                Step::Gone => {
                     turn.tally.gone += 1;
+                    return Some(Verdict::Reset);
+                }
+                Step::Failed => {
+                    turn.tally.failed += 1;
                     return Some(Verdict::Reset);
                 }
                 Step::Broken => return Some(Verdict::Close),

@@ -51,4 +51,8 @@ impl Source for Entry {
     fn is_same(&self) -> bool {
         self.check()
     }
+
+    fn is_gone(&self) -> bool {
+        Self::is_gone(self)
+    }
 }

@@ -6,7 +6,7 @@ use drivers::kernel::{Counters, Received};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Of the server proper: name, kind, meaning. Those of the engine follow; all of them only grow.
-const OWN: [(&str, Kind, &str); 14] = [
+const OWN: [(&str, Kind, &str); 15] = [
     ("connections", Kind::Gauge, "Connections that are open now."),
     ("connections_opened", Kind::Counter, "Connections that were accepted."),
     ("connections_closed", Kind::Counter, "Connections that ended, in whatever way."),
@@ -26,6 +26,11 @@ const OWN: [(&str, Kind, &str); 14] = [
         "responses_cut_short",
         Kind::Counter,
         "Connections reset because their file changed under them, or was removed.",
+    ),
+    (
+        "responses_failed",
+        Kind::Counter,
+        "Connections reset because the kernel refused to read or send their file; the log says why.",
     ),
     ("sent_bytes", Kind::Counter, "Bytes of responses that became the kernel's, heads included."),
     ("uploads_begun", Kind::Counter, "Bodies that were begun to be stored."),
@@ -56,6 +61,7 @@ pub(super) struct Tally {
     pub(super) queued_bytes: u64,
     pub(super) timed_out: u64,
     pub(super) gone: u64,
+    pub(super) failed: u64,
     pub(super) sent_bytes: u64,
     pub(super) uploads_begun: u64,
     pub(super) uploads_stored: u64,
@@ -74,6 +80,7 @@ impl KernelPage {
             tally.queued_bytes,
             tally.timed_out,
             tally.gone,
+            tally.failed,
             tally.sent_bytes,
             tally.uploads_begun,
             tally.uploads_stored,
@@ -162,6 +169,7 @@ mod tests {
             requests: 7,
             repeated: 3,
             gone: 1,
+            failed: 4,
             sent_bytes: 10,
             ..Tally::default()
         };
@@ -174,6 +182,7 @@ mod tests {
             ("requests", 14),
             ("requests_repeated", 6),
             ("responses_cut_short", 2),
+            ("responses_failed", 8),
             ("sent_bytes", 20),
             ("upload_spliced_bytes", 8),
             ("upload_copied_bytes", 10),

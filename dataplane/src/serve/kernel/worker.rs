@@ -344,6 +344,7 @@ impl Worker {
     fn tick(&mut self, now: Tick) {
         self.responder.at(self.born + now.0);
         self.heed();
+        self.engine.tidy();
         if self.pause.is_some_and(|until| now >= until) {
             self.pause = None;
             if let Some(listener) = &self.listener {

@@ -107,10 +107,7 @@ impl Found {
     pub(super) fn keep_entries_of(&mut self, old: &Self) {
         let (Self::File(new), Self::File(old)) = (self, old) else { return };
         for entry in new.entries_mut() {
-            let same = |old: &&Arc<Entry>| {
-                old.version() == entry.version() && old.name() == entry.name() && !old.is_gone()
-            };
-            if let Some(old) = old.entries().find(same) {
+            if let Some(old) = old.entries().find(|old| old.is_also(entry)) {
                 *entry = Arc::clone(old);
             }
         }
@@ -150,6 +147,14 @@ impl Answer {
     /// Notes that something has changed.
     pub fn set_stale(&self) {
         self.stale.store(true, Ordering::Release);
+    }
+
+    /// Notes that rights, times or other names of what it depends on have changed: the bytes are what they were.
+    pub(super) fn rights_changed(&self) {
+        if let Found::File(forms) = &self.found {
+            forms.entries().for_each(|entry| entry.note_rights());
+        }
+        self.set_stale();
     }
 
     /// Notes that the name `name`, on which it depends, was written to, or means something else by now: whoever sends one

@@ -3,12 +3,13 @@
 use crate::serve::http::Representation;
 use rustix::fs::Stat;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What tells one version of a file from another. Any change of content changes the times, as far as the file
-/// system's clock goes; restoring the time of change (`touch -d`, `rsync -t`) still moves `changed`.
+/// system's clock goes; restoring the time of change (`touch -d`, `rsync -t`) still moves `changed`. So do rights and names, which
+/// [`Entry::check`] knows how to tell from that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
     device: u64,
@@ -42,9 +43,38 @@ impl Version {
         base.and_then(|base| base.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(UNIX_EPOCH)
     }
 
+    /// Whether the other is this one but for `st_ctim`.
+    fn has_the_bytes_of(&self, other: &Self) -> bool {
+        Self { changed: other.changed, ..*self } == *other
+    }
+
     /// What HTTP wants to know.
     pub(super) fn representation(&self) -> Representation {
         Representation::new(self.size, self.modified(), self.inode)
+    }
+}
+
+/// What moves `st_ctim` without a change of content: rights, owners, and names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rights {
+    changed: (i64, u32),
+    mode: u32,
+    user: u32,
+    group: u32,
+    names: u64,
+}
+
+impl Rights {
+    #[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between machines")]
+    fn new(stat: &Stat) -> Self {
+        let changed = Version::new(stat).changed;
+        let names = stat.st_nlink as u64;
+        Self { changed, mode: stat.st_mode, user: stat.st_uid, group: stat.st_gid, names }
+    }
+
+    /// Whether something besides the time is another: then the time says nothing of the content.
+    fn differ_from(&self, other: &Self) -> bool {
+        Self { changed: other.changed, ..*self } != *other
     }
 }
 
@@ -56,6 +86,10 @@ pub struct Entry {
     name: Box<str>,
     file: OwnedFd,
     version: Version,
+    /// Names that it had when it was looked up: with one less, it may be another file's that was asked for.
+    names: u64,
+    /// As they were seen last.
+    rights: Mutex<Rights>,
     gone: AtomicBool,
     direct: OnceLock<Option<OwnedFd>>,
 }
@@ -71,6 +105,8 @@ impl Entry {
             name: name.into(),
             file,
             version: Version::new(stat),
+            names: Rights::new(stat).names,
+            rights: Mutex::new(Rights::new(stat)),
             gone: AtomicBool::new(false),
             direct: OnceLock::new(),
         }
@@ -114,13 +150,54 @@ impl Entry {
 
     /// Asks the kernel whether the file is still this version; once it was not, it never is again. A system call: not
     /// for the poll thread.
+    ///
+    /// `st_ctim` alone moves by `chmod`, `chown` and hard links, too, which are no reason to end a transfer: it may differ where one
+    /// of these differs from what was seen last. That leaves one gap: a write whose `st_mtim` was set back *and* a change of
+    /// rights, both since the last look, of a file whose writes inotify does not tell of.
     pub fn check(&self) -> bool {
         if self.is_gone() {
             return false;
         }
-        let same = rustix::fs::fstat(&self.file).is_ok_and(|stat| Version::new(&stat) == self.version);
+        let same = self.has_its_bytes();
         if !same {
             self.set_gone();
+        }
+        same
+    }
+
+    /// Notes that rights or names have changed, so that what moves `st_ctim` next is not taken for that.
+    pub(super) fn note_rights(&self) {
+        if !self.is_gone() {
+            self.has_its_bytes();
+        }
+    }
+
+    /// Whether an entry that was made later is of the same version of the same file, as far as is known without a look.
+    pub(super) fn is_also(&self, later: &Self) -> bool {
+        let rights = self.rights.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = Version { changed: rights.changed, ..self.version };
+        !self.is_gone() && self.name == later.name && seen == later.version
+    }
+
+    fn has_its_bytes(&self) -> bool {
+        let stat = || rustix::fs::fstat(&self.file).ok();
+        // Nothing at all has happened, as a rule: then no lock is taken.
+        let Some(first) = stat() else { return false };
+        if Version::new(&first) == self.version {
+            return true;
+        }
+        let mut seen = self.rights.lock().unwrap_or_else(PoisonError::into_inner);
+        if Version::new(&first) == (Version { changed: seen.changed, ..self.version }) {
+            return true;
+        }
+        // Once more under the lock, so that nobody goes back to what was before.
+        let Some(now) = stat() else { return false };
+        let rights = Rights::new(&now);
+        let same = Version::new(&now).has_the_bytes_of(&self.version)
+            && rights.names >= self.names
+            && rights.differ_from(&seen);
+        if same {
+            *seen = rights;
         }
         same
     }

@@ -179,7 +179,7 @@ impl Directory {
         let same_bytes = events.difference(ReadFlags::ATTRIB | ReadFlags::ISDIR).is_empty();
         for answer in self.by_name.get(name).into_iter().flatten().filter_map(Weak::upgrade) {
             if same_bytes {
-                answer.set_stale();
+                answer.rights_changed();
             } else {
                 answer.changed(name, written);
             }

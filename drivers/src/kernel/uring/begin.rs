@@ -2,11 +2,12 @@
 
 use super::{Carrier, Now, Op, Stage, Uring};
 use crate::kernel::buffers::Reach;
-use crate::kernel::pipes::Pipes;
-use crate::kernel::{Job, Method, Source, Step, piece, place, refused, send_head};
+use crate::kernel::pipes::{Pipes, no_pipe};
+use crate::kernel::{HEAD_MAX, Job, Method, Source, Step, piece, place, refused, send_head};
 use io_uring::opcode;
 use io_uring::types::Fd;
-use rustix::io::retry_on_intr;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{pread, retry_on_intr};
 use rustix::net::{SendFlags, send};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -59,20 +60,27 @@ impl<S: Source> Uring<S> {
     }
 
     /// Reads and sends here and now, since all buffers are with slow readers.
-    #[cold]
     fn copy_instead(&mut self, job: &Job<'_, S>) -> Step {
-        let mut buffer = vec![0; job.head.len() + piece(job.bytes, self.chunk)];
-        let (head, body) = buffer.split_at_mut(job.head.len());
-        head.copy_from_slice(job.head);
-        let read = match retry_on_intr(|| rustix::io::pread(job.file.file(), &mut *body, job.offset)) {
+        // What is read for a full socket is read in vain.
+        let now = Timespec::default();
+        let mut writable = [PollFd::new(&**job.socket, PollFlags::OUT)];
+        if retry_on_intr(|| poll(&mut writable, Some(&now))) == Ok(0) {
+            return Step::Full;
+        }
+        let (head, bytes) = (job.head.len(), piece(job.bytes, self.chunk));
+        if self.copy.len() < head + bytes {
+            self.copy.resize(HEAD_MAX.max(head) + self.chunk, 0);
+        }
+        let (start, body) = self.copy.split_at_mut(head);
+        start.copy_from_slice(job.head);
+        let read = match retry_on_intr(|| pread(job.file.file(), &mut body[..bytes], job.offset)) {
             Ok(read) if read == 0 || job.is_spoilt(read) => return Step::Gone,
             Ok(read) => read,
             Err(errno) => return refused(errno),
         };
-        let bytes = job.head.len() + read;
         let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         flags.set(SendFlags::MORE, job.more || (read as u64) < job.bytes);
-        match retry_on_intr(|| send(job.socket, &buffer[..bytes], flags)) {
+        match retry_on_intr(|| send(job.socket, &self.copy[..head + read], flags)) {
             Ok(sent) => {
                 self.counters.fallback_bytes += sent as u64;
                 Step::Sent(sent as u64)
@@ -91,9 +99,13 @@ impl<S: Source> Uring<S> {
             Some(Err(step)) => return step,
             None => {}
         }
-        let Some(Ok(pipe)) = self.pipes.as_mut().map(Pipes::take) else { return Step::Failed };
-        let most = self.pipes.as_ref().map_or(0, |pipes| pipes.size);
-        let bytes = piece(job.bytes, most);
+        let pipe = match self.pipes.as_mut().map(Pipes::take) {
+            Some(Ok(pipe)) => pipe,
+            Some(Err(errno)) => return no_pipe(errno),
+            // Made with the engine, where its method is this one.
+            None => return Step::Broken,
+        };
+        let bytes = piece(job.bytes, pipe.size);
         let generation = place(&mut self.flows, flow).generation;
         let (file, into) = (Fd(job.file.file().as_raw_fd()), Fd(pipe.write.as_raw_fd()));
         let number = self.number(Op {

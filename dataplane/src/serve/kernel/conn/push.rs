@@ -4,7 +4,7 @@ use super::{Conn, Turn};
 use crate::serve::answers::{Answers, Found};
 use crate::serve::http::Place;
 use crate::serve::tree::{Entry, Found as What};
-use drivers::kernel::{Job, Step};
+use drivers::kernel::{Job, Look, Step};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{SendFlags, send};
 use std::sync::Arc;
@@ -36,11 +36,14 @@ pub(super) fn push(conn: &Conn, answers: &Answers, turn: &mut Turn<'_>) -> Step 
         return Step::Gone;
     }
     let bytes = len.min(turn.quantum.max(1));
-    // A body that took its time is whole only if the file is still the same before its last bytes are sent.
-    let check = conn.long && bytes == len;
-    if check && !Entry::check(entry) {
+    // A body that took its time is whole only if the file is still the same before its last bytes are sent; for some engines any
+    // body is. What is under way is only asked after: its engine looks.
+    let (last, look) = (bytes == len, turn.engine.look());
+    let before = last && !conn.under_way && (conn.long || look == Look::Before);
+    if before && !Entry::check(entry) {
         return Step::Gone;
     }
+    let check = last && (conn.long || look == Look::Between);
     let more = conn.sent + head.len() as u64 + bytes < end;
     let job = Job { socket: &conn.socket, head, file: entry, offset: start, bytes, more, check };
     turn.engine.push(turn.flow, &job)

@@ -81,3 +81,62 @@ fn files_that_nothing_watches_are_looked_at() {
     scratch.write("outside/a", b"abd");
     soon("the news", || forms.plain().is_gone().then_some(()));
 }
+
+/// Rights and further names are no reason to end a transfer, also where nothing tells of them; a write whose time was set back is,
+/// and so is the loss of a name.
+#[test]
+fn the_time_of_rights_is_not_that_of_bytes() {
+    use rustix::fs::{Timestamps, fstat, futimens};
+    type Change = fn(&Path);
+    let changes: [(&str, bool, Change); 6] = [
+        ("given rights", true, |root| {
+            let rights = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(root.join("a.txt"), rights).expect("sets");
+        }),
+        ("linked", true, |root| std::fs::hard_link(root.join("a.txt"), root.join("second")).expect("links")),
+        ("unlinked, the second name", true, |root| {
+            std::fs::remove_file(root.join("second")).expect("removes")
+        }),
+        ("given other rights", true, |root| {
+            let rights = std::fs::Permissions::from_mode(0o640);
+            std::fs::set_permissions(root.join("a.txt"), rights).expect("sets");
+        }),
+        ("moved away and back", false, |root| {
+            std::fs::rename(root.join("a.txt"), root.join("b.txt")).expect("renames");
+            std::fs::rename(root.join("b.txt"), root.join("a.txt")).expect("renames");
+        }),
+        ("written to, its time set back", false, |root| {
+            let file = std::fs::File::options().write(true).open(root.join("a.txt")).expect("opens");
+            let stat = fstat(&file).expect("facts");
+            std::os::unix::fs::FileExt::write_all_at(&file, b"z", 0).expect("writes");
+            let time = |seconds, nanos: u64| rustix::fs::Timespec {
+                tv_sec: seconds,
+                tv_nsec: nanos.try_into().expect("less than a second"),
+            };
+            let times = Timestamps {
+                last_access: time(stat.st_atime, stat.st_atime_nsec),
+                last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+            };
+            futimens(&file, &times).expect("sets");
+        }),
+    ];
+    let scratch = site();
+    let root = scratch.path().join("root");
+    let entry = || {
+        let file = std::fs::File::open(root.join("a.txt")).expect("opens");
+        let stat = fstat(&file).expect("facts");
+        Entry::new("a.txt", file.into(), &stat)
+    };
+    let mut old = entry();
+    for (what, same, change) in changes {
+        std::thread::sleep(Duration::from_millis(15));
+        change(&root);
+        assert_eq!(old.check(), same, "{what}");
+        assert_eq!(old.is_also(&entry()), same, "{what}: the one that is looked up next");
+        if !same {
+            old = entry();
+        }
+    }
+    std::fs::remove_file(root.join("a.txt")).expect("removes");
+    assert!(!old.check(), "without a name");
+}
