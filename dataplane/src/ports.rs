@@ -76,6 +76,9 @@ pub fn check(spec: &PortSpec) -> Result<(), SpecError> {
     let mut bare = spec.clone();
     bare.take("tap");
     bad_wire(&mut bare)?;
+    if takes_force(&bare) {
+        forced(&mut bare)?;
+    }
     let checked = match bare.driver.as_deref() {
         Some("packet") => PacketPlan::from_spec(&bare).map(drop),
         Some("pcap") => PcapPlan::from_spec(&bare).map(drop),
@@ -399,6 +402,11 @@ pub fn give_back_abandoned(specs: &[PortSpec]) {
     for told in pci::restore_abandoned(&wanted) {
         tracing::warn!("{told}");
     }
+}
+
+/// Whether `force` is an option of this port's that is seen to here.
+fn takes_force(spec: &PortSpec) -> bool {
+    matches!(spec.driver.as_deref(), None | Some("af-xdp"))
 }
 
 /// Whether the user has said that a port is to be taken whatever depends on it.

@@ -56,7 +56,8 @@ impl XdpPlan {
     /// # Errors
     /// [`SpecError`] naming the option and what it may be.
     pub fn from_spec(spec: &PortSpec) -> Result<Self, SpecError> {
-        spec.only(&["queues", "mode", "attach", "ring", "chunks", "busy-poll"])?;
+        // `force` is for whoever asks for a whole port, and decided there; named here, where all options are.
+        spec.only(&["queues", "mode", "attach", "ring", "chunks", "busy-poll", "force"])?;
         let word = |key: &str, words: [&str; 2]| -> Result<Option<bool>, SpecError> {
             let may_be = format!("{} or {}", words[0], words[1]);
             match spec.option::<String>(key, &may_be)? {
