@@ -4,6 +4,7 @@
 //!   e1000e, igb   the two cards: registers, descriptors, how a queue is started and stopped
 //!   card          what the rest asks of a card
 //!   queue         a queue pair over two descriptor rings          receive, transmit   its halves
+//!   offload       what of a packet is left to the card
 //!   fake          a card in memory, which can lie
 //! ```
 //!
@@ -26,6 +27,7 @@ mod card;
 mod e1000e;
 pub mod fake;
 mod igb;
+mod offload;
 mod port;
 mod queue;
 mod receive;
