@@ -8,8 +8,9 @@
 use drivers::nic::NicPlan;
 use drivers::nic::intel::IntelPort;
 use drivers::nic::intel::fake::{FakeCard, Kind, Lie};
-use drivers::{Fault, Gather};
-use ringbuf::{Arena, ArenaPlan, Burst, Offload, Packet, Packets, Pool, Stray};
+use drivers::wrap::Segment;
+use drivers::{Fault, Gather, QueuePair, checksum};
+use ringbuf::{Arena, ArenaPlan, Burst, Offload, Packet, Packets, Pool, Segmentation, Stray};
 
 const KINDS: [Kind; 2] = [Kind::E1000e, Kind::Igb];
 const FRAMES: u32 = 1024;
@@ -237,6 +238,156 @@ fn checksums_are_left_to_the_card() {
     let sent = card.take();
     assert_eq!((sent[0].context, queue.counters().checksums_finished), (None, 1));
     assert_ne!(sent[0].bytes, bytes, "the checksum was written");
+}
+
+/// The headers of a TCP packet with so much payload, its pseudo header's sum in its checksum, and how it is to be cut.
+fn large(ipv4: bool, payload: usize) -> (Vec<u8>, Offload) {
+    let transport = if ipv4 { 34 } else { 54 };
+    let mut bytes = vec![2; transport + 32];
+    let length = u16::try_from(32 + payload).expect("short");
+    if ipv4 {
+        bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+        bytes[16..18].copy_from_slice(&(length + 20).to_be_bytes());
+        bytes[18..26].copy_from_slice(&[0xff, 0xfe, 0, 0, 64, 6, 9, 9]);
+    } else {
+        bytes[12..18].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0]);
+        bytes[18..22].copy_from_slice(&[length.to_be_bytes()[0], length.to_be_bytes()[1], 6, 64]);
+    }
+    // The sequence number goes round; eight words of header; ACK, PSH and FIN.
+    bytes[transport + 4..transport + 8].copy_from_slice(&0xffff_ff00u32.to_be_bytes());
+    bytes[transport + 12..transport + 14].copy_from_slice(&[0x80, 0x19]);
+    let place = u16::try_from(transport).expect("short");
+    let pseudo = checksum::fold(pseudo(&bytes, transport, length)).to_ne_bytes();
+    bytes[transport + 16..transport + 18].copy_from_slice(&pseudo);
+    let segmentation = if ipv4 { Segmentation::Tcp4 } else { Segmentation::Tcp6 };
+    let header_bytes = place + 32;
+    let offload = Offload {
+        checksum_start: place,
+        checksum_offset: 16,
+        segment_bytes: 1448,
+        header_bytes,
+        segmentation,
+    };
+    (bytes, offload)
+}
+
+fn pseudo(bytes: &[u8], transport: usize, length: u16) -> u64 {
+    let addresses = if transport == 34 { &bytes[26..34] } else { &bytes[22..54] };
+    checksum::sum(addresses) + u64::from(6u16.to_be()) + u64::from(length.to_be())
+}
+
+/// Long TCP goes to the card uncut, from frames and pages; what leaves is segments whose sums are right.
+#[test]
+fn long_packets_are_left_to_the_card_to_cut() {
+    for (kind, ipv4, pages) in
+        KINDS.into_iter().flat_map(|kind| [(kind, true, 9), (kind, true, 0), (kind, false, 9)])
+    {
+        let pool = pool(1 << 16);
+        let (mut card, port) = card(kind, NicPlan::default());
+        let mut queue = port.open_queue(&pool, 0).expect("a queue");
+        assert!(queue.caps().segmentation && queue.caps().mode.contains("segmentation"));
+        let body = if pages > 0 { pages * 4000 } else { 9000 };
+        let (headers, offload) = large(ipv4, body);
+        let transport = usize::from(offload.checksum_start);
+        if pages > 0 {
+            let mut head = frame(&pool, &headers);
+            head.set_offload(Some(offload));
+            let mut packet = Packet::new(head);
+            for page in 0..pages {
+                packet.push(pool.page(page * 4096, 4000).expect("content")).expect("room");
+            }
+            let mut packets = Packets::new();
+            packets.push(packet).expect("room");
+            assert_eq!(queue.gather(&mut packets), 1);
+        } else {
+            let whole = [headers.clone(), vec![0; body]].concat();
+            let mut burst = Burst::new();
+            let parts: Vec<&[u8]> = whole.chunks(3000).collect();
+            for (at, part) in parts.iter().enumerate() {
+                let mut frame = frame(&pool, part);
+                if at == 0 {
+                    frame.set_offload(Some(offload));
+                }
+                frame.set_continues(at + 1 < parts.len());
+                burst.push(frame).expect("room");
+            }
+            assert_eq!(queue.transmit(&mut burst), parts.len());
+        }
+        card.send(&pool, None);
+        let sent = card.take();
+        assert_eq!(sent.len(), body.div_ceil(1448), "{kind:?}");
+        let mut left = body;
+        for (index, sent) in sent.iter().enumerate() {
+            let (bytes, share) = (&sent.bytes, left.min(1448));
+            left -= share;
+            assert_eq!(bytes.len(), transport + 32 + share);
+            let length = u16::try_from(32 + share).expect("short");
+            let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+            if ipv4 {
+                let number = 0xfffeu16.wrapping_add(u16::try_from(index).expect("few"));
+                assert_eq!((word(16), word(18)), (length + 20, number));
+                assert_eq!(checksum::fold(checksum::sum(&bytes[14..34])), 0xffff);
+            } else {
+                assert_eq!(word(18), length);
+            }
+            let sum = pseudo(bytes, transport, length) + checksum::sum(&bytes[transport..]);
+            assert_eq!(checksum::fold(sum), 0xffff, "{kind:?} {index}");
+            let number = 0xffff_ff00u32.wrapping_add(u32::try_from(index * 1448).expect("short"));
+            assert_eq!(bytes[transport + 4..transport + 8], number.to_be_bytes());
+            assert_eq!(bytes[transport + 13], if left == 0 { 0x19 } else { 0x10 });
+        }
+        queue.tend();
+        let counters = queue.counters();
+        assert_eq!((queue.pending(), counters.transmitted.packets, counters.unsendable), (0, 1, 0));
+        drop(queue);
+        assert_eq!((pool.pages_on_loan(), pool.census().free), (0, FRAMES));
+    }
+}
+
+/// What no card cuts is counted and dropped, and does not stand in the way; around such a queue, UDP is cut in software.
+#[test]
+fn what_a_card_does_not_cut_is_not_sent() {
+    for kind in KINDS {
+        let pool = pool(0);
+        let (mut card, port) = card(kind, NicPlan::default());
+        let mut queue = port.open_queue(&pool, 0).expect("a queue");
+        let (headers, offload) = large(true, 3000);
+        let large = |protocol: u8, offload: Offload, bytes: usize| {
+            let mut all = [headers.clone(), vec![0; 3000]].concat();
+            all[23] = protocol;
+            let mut frame = frame(&pool, &all[..bytes]);
+            frame.set_offload(Some(offload));
+            frame
+        };
+        let udp =
+            Offload { checksum_offset: 6, segmentation: Segmentation::Udp, header_bytes: 42, ..offload };
+        let mut burst = Burst::new();
+        let elsewhere = Offload { checksum_start: 40, ..offload };
+        let uncut = Offload { segment_bytes: 0, segmentation: Segmentation::None, ..offload };
+        for frame in [
+            large(17, udp, 3066),
+            large(6, elsewhere, 3066),
+            large(6, uncut, 3066),
+            // Half of its TCP header is missing.
+            large(6, offload, 50),
+        ] {
+            burst.push(frame).expect("room");
+        }
+        burst.push(frame(&pool, &packet(60, 1))).expect("room");
+        assert_eq!(queue.transmit(&mut burst), 5);
+        card.send(&pool, None);
+        assert_eq!((card.take().len(), queue.counters().unsendable), (1, 4), "{kind:?}");
+        let mut queue = Segment::rest(queue, &pool);
+        assert!(queue.caps().mode.contains("cuts the rest in software"));
+        burst.push(large(17, udp, 3066)).expect("room");
+        burst.push(large(6, offload, 3066)).expect("room");
+        queue.transmit(&mut burst);
+        card.send(&pool, None);
+        // 3024 and 3000 bytes of payload, by 1448.
+        assert_eq!((card.take().len(), queue.counters().packets_cut), (3 + 3, 1), "{kind:?}");
+        drop(queue);
+        assert_eq!(pool.census().free, FRAMES);
+    }
 }
 
 /// A card that lies is a latched fault or a counted packet, and never memory damage: every slot comes home.

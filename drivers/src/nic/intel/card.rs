@@ -1,5 +1,6 @@
 //! What the queues ask of a card, and the registers that both cards have.
 
+use super::offload::{Cut, Left};
 use crate::pci::Registers;
 use core::fmt::Debug;
 use ringbuf::{Frame, Offload};
@@ -62,6 +63,9 @@ pub(super) trait Card: Debug + Clone + Send + Sync + 'static {
     /// The most queue pairs.
     const QUEUES: u32;
 
+    /// Bytes of the longest buffer that it sends.
+    const BUFFER_BYTES: u32;
+
     /// Its registers.
     fn registers(&self) -> &Registers;
     /// Where the registers of a queue's receive ring begin: see [`ring`].
@@ -85,11 +89,13 @@ pub(super) trait Card: Debug + Clone + Send + Sync + 'static {
 
     /// What a filled descriptor says; `None` while the card has it.
     fn filled(word: u64) -> Option<Filled>;
-    /// What the second words of all descriptors of a packet have in common. `bytes` are those of all its buffers;
-    /// `checksum` says that the card completes its checksum, as the last context says.
-    fn data(bytes: u32, checksum: bool) -> u64;
+    /// What the second words of all descriptors of a packet have in common. `bytes` are those of all its buffers, or those
+    /// behind its headers when it is to be cut.
+    fn data(bytes: u32, left: Left) -> u64;
     /// The descriptor that says how a packet's checksum is to be completed; `None` when the card cannot.
     fn context(first: &Frame<'_>, offload: &Offload) -> Option<Descriptor>;
+    /// The descriptor that says how a packet is to be cut.
+    fn cut(cut: &Cut) -> Descriptor;
 }
 
 /// What has a queue interrupt: bits, and the registers that take them.
@@ -158,6 +164,16 @@ const fn halves(address: u64) -> [u32; 2] {
     [address as u32, (address >> 32) as u32]
 }
 
+/// What a packet's descriptors say of what is left to the card, `cut` being its own bit for cutting (TSE).
+pub(super) const fn options(left: Left, cut: u64) -> u64 {
+    match left {
+        Left::Nothing => 0,
+        Left::Checksum => transmit::INSERT_CHECKSUM,
+        Left::Cut { ipv4: false } => cut | transmit::INSERT_CHECKSUM,
+        Left::Cut { ipv4: true } => cut | transmit::INSERT_CHECKSUM | transmit::INSERT_IP_CHECKSUM,
+    }
+}
+
 /// The second word of a transmit descriptor, as far as both cards have it alike (82574 §7.2.5, 82576 §7.2.2.3).
 pub(super) mod transmit {
     /// The last of its packet; the check sequence is the card's to insert; to be reported; not of the legacy kind.
@@ -167,7 +183,8 @@ pub(super) mod transmit {
     pub(crate) const EXTENDED: u64 = 1 << 29;
     /// The card's report: DD.
     pub(crate) const DONE: u64 = 1 << 32;
-    /// TXSM: the checksum of TCP or UDP is the card's to insert.
+    /// IXSM and TXSM: the checksum of IPv4, and that of TCP or UDP, are the card's to insert.
+    pub(crate) const INSERT_IP_CHECKSUM: u64 = 1 << 40;
     pub(crate) const INSERT_CHECKSUM: u64 = 1 << 41;
 }
 

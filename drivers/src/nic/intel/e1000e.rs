@@ -15,6 +15,7 @@
 use super::card::{
     self, Buffer, Card, Cause, Descriptor, Filled, Setting, Signal, rctl, register, ring, transmit,
 };
+use super::offload::{Cut, Left};
 use crate::pci::Registers;
 use ringbuf::{Frame, Offload};
 
@@ -48,10 +49,18 @@ const ENDS: u64 = 1 << 1;
 const DAMAGED: u64 = 0x97;
 
 const TYPE_DATA: u64 = 1 << 20;
+/// TSE, in data and context.
+const CUT: u64 = 1 << 26;
+/// TUCMD of a context.
+const TCP: u64 = 1 << 24;
+const IPV4: u64 = 1 << 25;
 
 impl Card for E1000e {
     const NAME: &'static str = "82574L";
     const QUEUES: u32 = 1;
+    /// A buffer must fit the card's own memory for sending together with a packet, whatever the MTU: the kernel's driver
+    /// stays below that too (`tx_fifo_limit`).
+    const BUFFER_BYTES: u32 = 8192;
 
     fn registers(&self) -> &Registers {
         &self.0
@@ -121,9 +130,8 @@ impl Card for E1000e {
     }
 
     #[inline]
-    fn data(_bytes: u32, checksum: bool) -> u64 {
-        let checksum = if checksum { transmit::INSERT_CHECKSUM } else { 0 };
-        TYPE_DATA | transmit::EXTENDED | transmit::INSERT_CHECK_SEQUENCE | checksum
+    fn data(_bytes: u32, left: Left) -> u64 {
+        TYPE_DATA | transmit::EXTENDED | transmit::INSERT_CHECK_SEQUENCE | card::options(left, CUT)
     }
 
     /// The card sums from TUCSS to the packet's end and stores at TUCSO, whatever is there: any checksum of this kind will do.
@@ -131,6 +139,18 @@ impl Card for E1000e {
         let start = u8::try_from(offload.checksum_start).ok()?;
         let place = u8::try_from(offload.checksum_start + offload.checksum_offset).ok()?;
         Some([u64::from(start) << 32 | u64::from(place) << 40, transmit::EXTENDED])
+    }
+
+    fn cut(cut: &Cut) -> Descriptor {
+        let (network, transport) = (u64::from(cut.network), u64::from(cut.transport));
+        // IPv6 has no checksum, and so no end of what it covers.
+        let ip = if cut.ipv4 { ((network + 10) << 8) | ((transport - 1) << 16) } else { 0 };
+        let kind = if cut.ipv4 { IPV4 } else { 0 } | TCP | CUT;
+        let sizes = u64::from(cut.header_bytes) << 40 | u64::from(cut.segment_bytes) << 48;
+        [
+            network | ip | (transport << 32) | ((transport + 16) << 40),
+            u64::from(cut.payload) | transmit::EXTENDED | kind | sizes,
+        ]
     }
 }
 
@@ -147,7 +167,8 @@ mod tests {
         assert_eq!(E1000e::filled(0x0000_0103_1234_0040), Some(Filled { damaged: true, ..filled }));
         // A wrong checksum inside is the receiver's business.
         assert_eq!(E1000e::filled(0x0000_6003_1234_0040), Some(filled));
-        let word = E1000e::data(60, true);
+        let word = E1000e::data(60, Left::Checksum);
         assert_eq!(word | transmit::EOP | transmit::REPORT | 60, 0x0000_0200_2b10_003c);
+        assert_eq!(E1000e::data(60, Left::Cut { ipv4: true }), 0x0000_0300_2610_0000);
     }
 }

@@ -9,6 +9,7 @@
 
 use super::card::{ABSENT, rctl, register};
 use super::port::IntelPort;
+use crate::checksum;
 use crate::error::OpenError;
 use crate::nic::NicPlan;
 use crate::nic::memory::{RingMemory, Sight};
@@ -306,8 +307,68 @@ impl FakeCard {
         if word & 1 << 24 != 0 {
             // TXSM of both.
             let context = self.context.filter(|_| word & 1 << 41 != 0);
-            self.sent.push(Sent { bytes: core::mem::take(&mut self.piece), context });
+            let bytes = core::mem::take(&mut self.piece);
+            let cuts = match self.kind {
+                Kind::E1000e => word & 1 << 26 != 0,
+                Kind::Igb => word & 1 << 31 != 0,
+            };
+            match context.filter(|_| cuts) {
+                Some(context) => self.sent.extend(self.cut(&bytes, context, word)),
+                None => self.sent.push(Sent { bytes, context }),
+            }
         }
+    }
+
+    /// Cuts a packet as the card does: by what the context says of its headers, and adding lengths to what these hold.
+    fn cut(&self, bytes: &[u8], context: [u64; 2], word: u64) -> Vec<Sent> {
+        let field = |of: u64, from: u32, bits: u32| {
+            usize::try_from(of >> from & ((1 << bits) - 1)).unwrap_or(usize::MAX)
+        };
+        let [first, second] = context;
+        let (network, transport, headers, told) = match self.kind {
+            Kind::E1000e => {
+                (field(first, 0, 8), field(first, 32, 8), field(second, 40, 8), field(second, 0, 20))
+            }
+            Kind::Igb => {
+                let network = field(first, 9, 7);
+                let transport = network + field(first, 0, 9);
+                (network, transport, transport + field(second, 40, 8), field(word, 46, 18))
+            }
+        };
+        let payload = &bytes[headers..];
+        assert_eq!(told, payload.len(), "the payload that the descriptors tell of");
+        let count = payload.chunks(field(second, 48, 16)).count();
+        let cut = payload.chunks(field(second, 48, 16)).enumerate().map(|(index, part)| {
+            let mut segment = [&bytes[..headers], part].concat();
+            let number = u16::try_from(index).unwrap_or(0);
+            let length = u16::try_from(segment.len() - transport).unwrap_or(0);
+            let add = |segment: &mut [u8], at: usize, more: u16| {
+                let sum = u16::from_be_bytes([segment[at], segment[at + 1]]).wrapping_add(more);
+                segment[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+            };
+            let behind = u16::try_from(segment.len() - network).unwrap_or(0);
+            if segment[network] >> 4 == 4 {
+                add(&mut segment, network + 2, behind);
+                add(&mut segment, network + 4, number);
+                assert_ne!(word & 1 << 40, 0, "IXSM");
+                let sum = !checksum::fold(checksum::sum(&segment[network..transport]));
+                segment[network + 10..network + 12].copy_from_slice(&sum.to_ne_bytes());
+            } else {
+                add(&mut segment, network + 4, behind - 40);
+            }
+            let sent = u32::try_from(index * field(second, 48, 16)).unwrap_or(0);
+            let place = transport + 4..transport + 8;
+            let sequence = u32::from_be_bytes(segment[place.clone()].try_into().unwrap_or_default());
+            segment[place].copy_from_slice(&sequence.wrapping_add(sent).to_be_bytes());
+            if index + 1 < count {
+                // FIN and PSH.
+                segment[transport + 13] &= !0x09;
+            }
+            let sum = checksum::sum(&segment[transport..]) + u64::from(length.to_be());
+            segment[transport + 16..transport + 18].copy_from_slice(&(!checksum::fold(sum)).to_ne_bytes());
+            Sent { bytes: segment, context: Some(context) }
+        });
+        cut.collect()
     }
 
     /// The arena, where the bus has it mapped.

@@ -13,6 +13,7 @@
 //! ```
 
 use super::card::{self, Buffer, Card, Cause, Descriptor, Filled, Setting, Signal, register, ring, transmit};
+use super::offload::{Cut, Left};
 use crate::checksum;
 use crate::pci::Registers;
 use ringbuf::{Frame, Offload};
@@ -68,6 +69,8 @@ const DAMAGED: u64 = 1 << 31;
 
 const TYPE_DATA: u64 = 3 << 20;
 const TYPE_CONTEXT: u64 = 2 << 20;
+/// TSE.
+const CUT: u64 = 1 << 31;
 const BYTES_SHIFT: u32 = 46;
 const IPV4: u64 = 1 << 10;
 const TCP: u64 = 1 << 11;
@@ -101,6 +104,8 @@ impl Igb {
 impl Card for Igb {
     const NAME: &'static str = "82576";
     const QUEUES: u32 = 16;
+    /// A length has sixteen bits; the kernel's driver hands over half of that (`IGB_MAX_DATA_PER_TXD`).
+    const BUFFER_BYTES: u32 = 16_384;
 
     fn registers(&self) -> &Registers {
         &self.0
@@ -182,10 +187,9 @@ impl Card for Igb {
     }
 
     #[inline]
-    fn data(bytes: u32, checksum: bool) -> u64 {
-        let checksum = if checksum { transmit::INSERT_CHECKSUM } else { 0 };
-        let word = TYPE_DATA | transmit::EXTENDED | transmit::INSERT_CHECK_SEQUENCE | checksum;
-        word | u64::from(bytes) << BYTES_SHIFT
+    fn data(bytes: u32, left: Left) -> u64 {
+        let word = TYPE_DATA | transmit::EXTENDED | transmit::INSERT_CHECK_SEQUENCE;
+        word | card::options(left, CUT) | u64::from(bytes) << BYTES_SHIFT
     }
 
     /// The card finds the checksum by the kind of packet: TCP or UDP behind IP headers.
@@ -202,6 +206,13 @@ impl Card for Igb {
             network as u64 | (found.network as u64) << 9,
             TYPE_CONTEXT | transmit::EXTENDED | ipv4 | tcp,
         ])
+    }
+
+    fn cut(cut: &Cut) -> Descriptor {
+        let (network, transport) = (u64::from(cut.network), u64::from(cut.transport));
+        let kind = if cut.ipv4 { IPV4 } else { 0 } | TCP;
+        let sizes = (u64::from(cut.header_bytes) - transport) << 40 | u64::from(cut.segment_bytes) << 48;
+        [(transport - network) | (network << 9), TYPE_CONTEXT | transmit::EXTENDED | kind | sizes]
     }
 }
 
@@ -229,7 +240,8 @@ mod tests {
         let filled = Filled { len: 64, ends: true, damaged: false };
         assert_eq!(Igb::filled(0x0000_0040_0000_0003), Some(filled));
         assert_eq!(Igb::filled(0x0000_0040_8000_0003), Some(Filled { damaged: true, ..filled }));
-        let word = Igb::data(60, true);
+        let word = Igb::data(60, Left::Checksum);
         assert_eq!(word | transmit::EOP | transmit::REPORT | 60, 60 << 46 | 0x0000_0200_2b30_003c);
+        assert_eq!(Igb::data(6000, Left::Cut { ipv4: false }), 6000 << 46 | 0x0000_0200_a230_0000);
     }
 }

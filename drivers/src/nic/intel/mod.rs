@@ -4,6 +4,7 @@
 //!   e1000e, igb   the two cards: registers, descriptors, how a queue is started and stopped
 //!   card          what the rest asks of a card
 //!   queue         a queue pair over two descriptor rings          receive, transmit   its halves
+//!   offload       what of a packet is left to the card
 //!   fake          a card in memory, which can lie
 //! ```
 //!
@@ -17,7 +18,9 @@
 //! ```
 //!
 //! Sections are those of the "Intel 82574 GbE Controller Family Datasheet" (rev. 3.4, in e1000e.rs) and of the "Intel
-//! 82576EB Gigabit Ethernet Controller Datasheet" (rev. 2.63, in igb.rs).
+//! 82576EB Gigabit Ethernet Controller Datasheet" (rev. 2.63, in igb.rs). Their numbers were written from memory and have not
+//! been held against the documents: where one is wrong, the register's name is right. Held against the kernel's igb
+//! (e1000_82575.h, e1000_defines.h) were the bits of transmit descriptors and contexts, SRRCTL, MRQC and QUEUE_ENABLE.
 //!
 //! The card is believed about nothing: it names no buffers, only says that the next one is done, and of how many bytes;
 //! the length is held against what it was given, and the pool's ledger has the last word.
@@ -26,6 +29,7 @@ mod card;
 mod e1000e;
 pub mod fake;
 mod igb;
+mod offload;
 mod port;
 mod queue;
 mod receive;

@@ -1,6 +1,7 @@
 //! A queue pair over a receive and a transmit ring of a card.
 
 use super::card::{self, ABSENT, Buffer, Card, LinkState, RingPlaces, Signal, ring};
+use super::offload::{self, Left, Undone};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
 use crate::checksum;
@@ -8,7 +9,7 @@ use crate::error::{Fault, OpenError};
 use crate::pci::{DmaArena, DmaRings, Function, Interrupt};
 use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair, Tally};
 use crate::rings::{self, Front, front};
-use ringbuf::{BURST, Burst, Frame, Loan, Offload, Packets, Pool};
+use ringbuf::{BURST, Burst, Frame, Loan, Packets, Pool, Segmentation};
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -34,6 +35,9 @@ const LOOK_EVERY: u32 = 1024;
 /// The shortest packet that the cards take; they pad it to sixty bytes (82574 §10.2.6.1: "padding works from 17 bytes on").
 const SHORTEST: u16 = 17;
 
+/// An IP packet that is still to be cut, behind an Ethernet header with a tag.
+const LONGEST_UNCUT: u32 = 65_535 + 18;
+
 #[derive(Debug)]
 pub(super) struct IntelQueue<'p, C: Card> {
     pool: &'p Pool,
@@ -44,6 +48,8 @@ pub(super) struct IntelQueue<'p, C: Card> {
     receiver: Receiver<'p, C>,
     transmitter: Transmitter<'p>,
     caps: Caps,
+    /// Bytes of the longest packet that goes uncut.
+    longest: u32,
     up: bool,
     fault: Option<Fault>,
     turns: u32,
@@ -127,6 +133,7 @@ impl<'p, C: Card> IntelQueue<'p, C> {
             receiver,
             transmitter,
             caps: caps::<C>(plan, function.name()),
+            longest: u32::from(plan.mtu) + 18,
             up: true,
             fault: None,
             turns: 0,
@@ -198,13 +205,10 @@ impl<'p, C: Card> IntelQueue<'p, C> {
         self.look();
     }
 
-    /// What the card is to do about the checksum of the packet that begins so; `None` when it is ours to complete.
-    fn context(&self, first: &Frame<'p>) -> Option<Option<super::card::Descriptor>> {
-        match first.offload() {
-            None | Some(Offload { checksum_offset: 0, .. }) => Some(None),
-            Some(offload) if self.caps.checksum => C::context(first, &offload).map(Some),
-            Some(_) => None,
-        }
+    #[cold]
+    fn refuse(&mut self, burst: &mut Burst<'p>) {
+        burst.drop_packet();
+        self.unsendable += 1;
     }
 
     /// Lends the next frame of a packet to the card.
@@ -216,37 +220,103 @@ impl<'p, C: Card> IntelQueue<'p, C> {
         }
     }
 
-    /// Sends the packet at the front of `burst`, which is there in `frames` frames; `false` when the ring has no room.
+    /// Sends the packet at the front of `burst`, which is there in `frames` frames.
     #[inline]
-    fn send(&mut self, burst: &mut Burst<'p>, frames: usize) -> bool {
+    fn send(&mut self, burst: &mut Burst<'p>, frames: usize) -> Sent {
         // One more, should there be a context to be told.
         if !self.has_room(frames + 1) {
-            return false;
+            return Sent::NoRoom;
         }
-        let Some(first) = burst.peek(0) else { return true };
-        let mut bytes = first.len().into();
+        let Some(first) = burst.peek(0) else { return Sent::Never };
+        let (mut bytes, mut left) = (first.len().into(), Left::Nothing);
         if frames > 1 {
             bytes = (0..frames).filter_map(|i| burst.peek(i)).map(|frame| u32::from(frame.len())).sum();
         }
-        let mut checksum = false;
-        if !first.is_plain() {
-            match self.context(first) {
-                Some(None) => {}
-                Some(Some(context)) => {
+        if !first.is_plain() || bytes > self.longest {
+            match Undone::of::<C>(first, bytes, &self.caps, self.longest) {
+                Undone::Nothing => {}
+                Undone::Ours => self.checksums += u64::from(checksum::finish(burst)),
+                Undone::Never => return Sent::Never,
+                Undone::Checksum(context) => {
                     self.transmitter.put_context(context);
-                    checksum = true;
+                    left = Left::Checksum;
                 }
-                None => self.checksums += u64::from(checksum::finish(burst)),
+                Undone::Cut(cut) => {
+                    let Some(first) = burst.peek_mut(0) else { return Sent::Never };
+                    cut.prepare(first);
+                    self.transmitter.put_context(C::cut(&cut));
+                    (bytes, left) = (cut.payload, Left::Cut { ipv4: cut.ipv4 });
+                }
             }
         }
-        let word = C::data(bytes, checksum);
+        let word = C::data(bytes, left);
         for left in (0..frames).rev() {
             let Some(frame) = burst.pop() else { break };
             self.transmitted.add(frame.len(), frame.continues());
             self.depart(frame, word, left == 0);
         }
-        true
+        Sent::Whole
     }
+
+    /// The same for a head and its pages.
+    fn send_pages(&mut self, packets: &mut Packets<'p>) -> Sent {
+        let Some(front) = packets.front() else { return Sent::Never };
+        let (buffers, bytes) = (front.buffers(), u32::try_from(front.bytes()).unwrap_or(u32::MAX));
+        if !rings::sendable(&front, self.pool, 0, &self.caps) || bytes < SHORTEST.into() {
+            return Sent::Never;
+        }
+        let undone = Undone::of::<C>(front.head(), bytes, &self.caps, self.longest);
+        // What only the card may read, only the card can sum.
+        let sealed = matches!(undone, Undone::Ours) && front.pages().any(ringbuf::Page::is_file);
+        if sealed || matches!(undone, Undone::Never) {
+            return Sent::Never;
+        }
+        if !self.has_room(buffers + 1) {
+            return Sent::NoRoom;
+        }
+        let left = match undone {
+            Undone::Nothing | Undone::Never => Left::Nothing,
+            Undone::Ours => {
+                let Some((head, pages)) = packets.front_mut() else { return Sent::Never };
+                self.checksums += u64::from(checksum::finish_packet(head, pages));
+                Left::Nothing
+            }
+            Undone::Checksum(context) => {
+                self.transmitter.put_context(context);
+                Left::Checksum
+            }
+            Undone::Cut(cut) => {
+                let Some((head, _)) = packets.front_mut() else { return Sent::Never };
+                cut.prepare(head);
+                self.transmitter.put_context(C::cut(&cut));
+                Left::Cut { ipv4: cut.ipv4 }
+            }
+        };
+        let payload = if let Undone::Cut(cut) = undone { cut.payload } else { bytes };
+        let word = C::data(payload, left);
+        let Some((head, pages)) = packets.pop_parts() else { return Sent::Never };
+        self.transmitted.packets += 1;
+        self.transmitted.bytes += u64::from(bytes);
+        let mut left = buffers - 1;
+        self.depart(head, word, left == 0);
+        for page in pages {
+            left -= 1;
+            let len = u16::try_from(page.len()).unwrap_or(0);
+            let Ok(offset) = self.pool.depart_page(page) else { continue };
+            self.transmitter.put(offset, len, self.arena.addresses(), word, left == 0);
+        }
+        Sent::Whole
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Whole,
+    /// It waits until there is room.
+    NoRoom,
+    /// It cannot be sent at all.
+    Never,
 }
 
 fn caps<C: Card>(plan: &QueuePlan, device: &str) -> Caps {
@@ -254,23 +324,32 @@ fn caps<C: Card>(plan: &QueuePlan, device: &str) -> Caps {
     if plan.checksums {
         mode += ", checksums";
     }
+    // Such cards have hung when they cut at 10 or 100 Mb/s; Linux (e1000e) and FreeBSD do not let them either.
+    let cuts = plan.checksums && plan.speed >= 1000;
+    if cuts {
+        mode += ", segmentation";
+    }
     Caps {
         driver: plan.driver,
         device: device.to_owned(),
         queue: plan.queue,
         copying: Copying::ZeroCopy,
         mode,
-        packet_bytes: u32::from(plan.mtu) + 18,
-        buffer_bytes: 16_383,
+        packet_bytes: if cuts { LONGEST_UNCUT } else { u32::from(plan.mtu) + 18 },
+        buffer_bytes: C::BUFFER_BYTES,
         packet_frames: u32::from(plan.ring / 2).min(u32::try_from(BURST).unwrap_or(1)),
         checksum: plan.checksums,
-        segmentation: false,
+        segmentation: cuts,
     }
 }
 
 impl<'p, C: Card> QueuePair<'p> for IntelQueue<'p, C> {
     fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    fn cuts(&self, kind: Segmentation) -> bool {
+        self.caps.segmentation && offload::cuts(kind)
     }
 
     #[inline]
@@ -298,14 +377,13 @@ impl<'p, C: Card> QueuePair<'p> for IntelQueue<'p, C> {
                     if rings::all_of(self.pool, burst, frames)
                         && (frames > 1 || burst.peek(0).is_some_and(|frame| frame.len() >= SHORTEST)) =>
                 {
-                    if !self.send(burst, frames as usize) {
-                        break;
+                    match self.send(burst, frames as usize) {
+                        Sent::Whole => {}
+                        Sent::NoRoom => break,
+                        Sent::Never => self.refuse(burst),
                     }
                 }
-                Front::Packet(_) | Front::Unsendable => {
-                    burst.drop_packet();
-                    self.unsendable += 1;
-                }
+                Front::Packet(_) | Front::Unsendable => self.refuse(burst),
             }
         }
         self.transmitter.publish();
@@ -371,46 +449,14 @@ impl<'p, C: Card> Gather<'p> for IntelQueue<'p, C> {
             return 0;
         }
         let waiting = packets.len();
-        while let Some(front) = packets.front() {
-            let (buffers, bytes) = (front.buffers(), front.bytes());
-            if !rings::sendable(&front, self.pool, 0, &self.caps) || bytes < SHORTEST.into() {
-                self.unsendable += 1;
-                drop(packets.pop());
-                continue;
-            }
-            let context = self.context(front.head());
-            // What only the card may read, only the card can sum.
-            if context.is_none() && front.pages().any(ringbuf::Page::is_file) {
-                self.unsendable += 1;
-                drop(packets.pop());
-                continue;
-            }
-            if !self.has_room(buffers + 1) {
-                break;
-            }
-            let mut checksum = false;
-            match context {
-                Some(None) => {}
-                Some(Some(context)) => {
-                    self.transmitter.put_context(context);
-                    checksum = true;
+        while !packets.is_empty() {
+            match self.send_pages(packets) {
+                Sent::Whole => {}
+                Sent::NoRoom => break,
+                Sent::Never => {
+                    self.unsendable += 1;
+                    drop(packets.pop());
                 }
-                None => {
-                    let Some((head, pages)) = packets.front_mut() else { break };
-                    self.checksums += u64::from(checksum::finish_packet(head, pages));
-                }
-            }
-            let word = C::data(u32::try_from(bytes).unwrap_or(0), checksum);
-            let Some((head, pages)) = packets.pop_parts() else { break };
-            self.transmitted.packets += 1;
-            self.transmitted.bytes += bytes as u64;
-            let mut left = buffers - 1;
-            self.depart(head, word, left == 0);
-            for page in pages {
-                left -= 1;
-                let len = u16::try_from(page.len()).unwrap_or(0);
-                let Ok(offset) = self.pool.depart_page(page) else { continue };
-                self.transmitter.put(offset, len, self.arena.addresses(), word, left == 0);
             }
         }
         self.transmitter.publish();
