@@ -13,13 +13,20 @@
 // _copy_to_iter, and __pskb_pull_tail calls skb_copy_bits, so their bytes would be counted twice. The copy primitive itself is no
 // place to look: with fast short `rep movsb` it is inlined and never called.
 //
-// Each program may be left out by the loader, where the kernel has no such function. Counted are the processes in `watched`, and
-// what interrupts do on the server's CPU while it has nothing else to run (process 0).
+// Each routine has two programs, and one of them is attached: by fentry; or, where that is refused, at a breakpoint of the processor's
+// on the routine's first instruction (perf_event_open). The iterators are in lib/, which is compiled without the place that fentry and
+// kprobes hang on (CC_FLAGS_FTRACE in lib/Makefile): fentry there is EBUSY, and a kprobe EINVAL ("notrace function",
+// within_notrace_func in kernel/trace/trace_kprobe.c). All count at the entry, since a breakpoint knows no exit.
+//
+// Counted are the processes in `watched`, and what interrupts do on the server's CPU while it has nothing else to run (process 0).
 
 #include <linux/bpf.h>
+#include <linux/bpf_perf_event.h>
 #include <linux/types.h>
 
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
 
 // The order is that of HOOKS in src/observe/copies.rs.
 enum hook {
@@ -55,10 +62,13 @@ struct {
 	__type(value, struct sum);
 } sums SEC(".maps");
 
-// The two fields that are read, found by name in the running kernel's own description of the type.
+// The fields that are read, found by name in the running kernel's own description of the type.
 struct sk_buff {
-	unsigned int len;
 	unsigned int data_len;
+} __attribute__((preserve_access_index));
+
+struct iov_iter {
+	unsigned long count;
 } __attribute__((preserve_access_index));
 
 static __always_inline int count(__u32 hook, __u64 bytes)
@@ -78,67 +88,60 @@ static __always_inline int count(__u32 hook, __u64 bytes)
 	return 0;
 }
 
-// A program is given the routine's arguments one after another, and at the exit its result behind them.
+// The two programs of a routine: `bytes` says what it is about to copy, by its first four arguments. An argument that `bytes` does not
+// look at is not loaded, as the verifier wants it where the routine has fewer.
+#define COUNT_AT(routine, name, hook, bytes)                                                                           \
+	SEC("fentry/" #routine)                                                                                        \
+	int name##_fentry(__u64 *arguments)                                                                            \
+	{                                                                                                              \
+		return count(hook, bytes(arguments[0], arguments[1], arguments[2], arguments[3]));                     \
+	}                                                                                                              \
+	SEC("breakpoint/" #routine)                                                                                    \
+	int name##_breakpoint(struct bpf_perf_event_data *event)                                                       \
+	{                                                                                                              \
+		return count(hook, bytes(PT_REGS_PARM1(&event->regs), PT_REGS_PARM2(&event->regs),                     \
+					 PT_REGS_PARM3(&event->regs), PT_REGS_PARM4(&event->regs)));                   \
+	}
 
-// At the exit, since what was copied may be less than what was asked for.
-SEC("fexit/_copy_to_iter")
-int to_iter(__u64 *arguments)
-{
-	return count(TO_ITER, arguments[3]);
-}
+#define ARGUMENTS                                                                                                      \
+	__u64 first __attribute__((unused)), __u64 second __attribute__((unused)),                                     \
+		__u64 third __attribute__((unused)), __u64 fourth __attribute__((unused))
 
-SEC("fexit/_copy_from_iter")
-int from_iter(__u64 *arguments)
+// (memory, bytes, iterator): no more than the iterator has room for.
+static __always_inline __u64 of_iterator(ARGUMENTS)
 {
-	return count(FROM_ITER, arguments[3]);
-}
+	__u64 room = BPF_CORE_READ((const struct iov_iter *)third, count);
 
-SEC("fexit/_copy_from_iter_nocache")
-int from_iter_nocache(__u64 *arguments)
-{
-	return count(FROM_ITER_NOCACHE, arguments[3]);
+	return second < room ? second : room;
 }
 
 // (to, bytes, ..): all of them, or none when it fails.
-SEC("fentry/csum_and_copy_from_iter_full")
-int csum_from_iter(__u64 *arguments)
+static __always_inline __u64 of_second(ARGUMENTS)
 {
-	return count(CSUM_FROM_ITER, arguments[1]);
+	return second;
 }
 
 // (skb, ..): all that is not in its straight part.
-SEC("fentry/skb_copy_ubufs")
-int copy_ubufs(__u64 *arguments)
+static __always_inline __u64 of_fragments(ARGUMENTS)
 {
-	const struct sk_buff *skb = (const void *)arguments[0];
-
-	return count(COPY_UBUFS, skb->data_len);
+	return BPF_CORE_READ((const struct sk_buff *)first, data_len);
 }
 
-static __always_inline __u64 length(__u64 argument)
+// (skb, offset, memory, length)
+static __always_inline __u64 of_fourth(ARGUMENTS)
 {
-	int length = argument;
+	int length = fourth;
 
 	return length > 0 ? length : 0;
 }
 
-// (skb, offset, from, len)
-SEC("fentry/skb_store_bits")
-int store_bits(__u64 *arguments)
-{
-	return count(STORE_BITS, length(arguments[3]));
-}
-
-SEC("fentry/skb_copy_bits")
-int copy_bits(__u64 *arguments)
-{
-	return count(COPY_BITS, length(arguments[3]));
-}
-
-SEC("fentry/skb_copy_and_csum_bits")
-int copy_csum_bits(__u64 *arguments)
-{
-	return count(COPY_CSUM_BITS, length(arguments[3]));
-}
+COUNT_AT(_copy_to_iter, to_iter, TO_ITER, of_iterator)
+COUNT_AT(_copy_from_iter, from_iter, FROM_ITER, of_iterator)
+COUNT_AT(_copy_from_iter_nocache, from_iter_nocache, FROM_ITER_NOCACHE, of_iterator)
+COUNT_AT(csum_and_copy_from_iter_full, csum_from_iter, CSUM_FROM_ITER, of_second)
+COUNT_AT(skb_copy_ubufs, copy_ubufs, COPY_UBUFS, of_fragments)
+COUNT_AT(skb_store_bits, store_bits, STORE_BITS, of_fourth)
+COUNT_AT(skb_copy_bits, copy_bits, COPY_BITS, of_fourth)
+COUNT_AT(skb_copy_and_csum_bits, copy_csum_bits, COPY_CSUM_BITS, of_fourth)
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

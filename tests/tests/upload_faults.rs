@@ -11,10 +11,13 @@ use lab::server::{PORT, Reply, SERVER, Tree};
 use lab::upload::{ask, chunked, left, names, put};
 use lab::{Outcome, Ringway, needs};
 use rustix::mount::MountFlags;
+use std::ffi::CStr;
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Who vanishes, stops or crawls in the middle of a body leaves nothing, and the server goes on.
@@ -79,11 +82,15 @@ struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     fn mount(flags: MountFlags) -> Self {
+        Self::of(flags, c"size=1m")
+    }
+
+    fn of(flags: MountFlags, options: &CStr) -> Self {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("ringway-small-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a folder");
-        rustix::mount::mount("tmpfs", &path, "tmpfs", flags, Some(c"size=1m")).expect("a mount");
+        rustix::mount::mount("tmpfs", &path, "tmpfs", flags, Some(options)).expect("a mount");
         Self(path)
     }
 }
@@ -174,6 +181,140 @@ fn what_may_not_be_written_is_told() {
     assert_eq!(left(&lab, story), [413, 413, 201]);
     assert!(limited.wait().expect("an end").success());
     assert_eq!(names(tree.path()), ["short"]);
+}
+
+/// A server without rights of root's: a folder that is not open to it says 403, beside one that is.
+#[test]
+fn a_folder_without_rights_is_told() {
+    needs!(NET_ADMIN, SYS_ADMIN; tools: "ip", "ethtool", "setpriv");
+    let lab = laboratory();
+    let tree = Tree::new().expect("a folder");
+    tree.write("locked/old", b"old").expect("a file");
+    let locked = tree.path().join("locked");
+    std::fs::set_permissions(&locked, Permissions::from_mode(0o555)).expect("a mode");
+    let listen = format!("{SERVER}:{PORT}");
+    let mut server = lab.middle().command("setpriv");
+    server.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(Ringway::program().expect("a program"));
+    server.args(["serve", "--engine", "sendfile", "--listen", &listen, "--duration", "5", "--upload"]);
+    let mut server = server.arg("--root").arg(tree.path()).stdout(Stdio::null()).spawn().expect("a process");
+    std::thread::sleep(Duration::from_millis(500));
+    let story = || -> Outcome<Vec<u16>> {
+        let paths = ["/locked/new", "/locked/old", "/open"];
+        paths.into_iter().map(|path| Ok(ask(&put(path, "", b"x"))?.status)).collect()
+    };
+    assert_eq!(left(&lab, story), [403, 403, 201]);
+    assert!(server.wait().expect("an end").success());
+    assert_eq!(names(&locked), ["old"]);
+    assert_eq!(std::fs::read(locked.join("old")).expect("a file"), b"old");
+}
+
+/// No descriptor is left for the file: 503, and the next upload is stored when there is one again.
+#[test]
+fn a_server_without_descriptors_says_so_and_goes_on() {
+    needs!(NET_ADMIN, SYS_ADMIN; tools: "ip", "ethtool", "prlimit");
+    let lab = laboratory();
+    for way in Receive::ALL {
+        let tree = Tree::new().expect("a folder");
+        let mut server = Engine::start(&lab, Method::Sendfile, &tree, &["--upload", way.name()]);
+        let pid = server.process().pid().to_string();
+        let limit = |files: usize| -> Outcome<()> {
+            let mut command = Command::new("prlimit");
+            let status = command.args(["--pid", &pid, &format!("--nofile={files}:")]).status()?;
+            if status.success() { Ok(()) } else { Err("prlimit failed".into()) }
+        };
+        let story = || -> Outcome<()> {
+            let mut stream = connect()?;
+            // Accepted, and so in the table, once it has been answered.
+            stream.write_all(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n")?;
+            assert_eq!(response(&mut stream)?.status, 404, "{way}");
+            // The limit is on the number: a new descriptor takes the lowest that is free.
+            let numbers = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+            let numbers: Vec<usize> =
+                numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+            let free = (0..).find(|number| !numbers.contains(number)).ok_or("a number")?;
+            limit(free)?;
+            stream.write_all(&put("/new", "", b"x"))?;
+            let reply = response(&mut stream)?;
+            limit(1024)?;
+            assert_eq!(reply.status, 503, "{way}: {}", reply.head);
+            assert_eq!(ask(&put("/next", "", b"x"))?.status, 201, "{way}");
+            Ok(())
+        };
+        left(&lab, story);
+        assert_eq!(names(tree.path()), ["next"], "{way}");
+        let _ = server.finish();
+    }
+}
+
+/// A file system of ext4 in a file, unmounted with the test.
+struct Ext4 {
+    below: SmallDisk,
+    root: PathBuf,
+}
+
+impl Ext4 {
+    fn mount() -> Self {
+        let below = SmallDisk::of(MountFlags::empty(), c"size=40m");
+        let (image, root) = (below.0.join("image"), below.0.join("root"));
+        std::fs::create_dir(&root).expect("a folder");
+        let file = std::fs::File::create(&image).expect("a file");
+        file.set_len(32 << 20).expect("a length");
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&root));
+        Self { below, root }
+    }
+
+    /// From now on it fails, as with a disk that is gone: EXT4_IOC_SHUTDOWN (fs/ext4/ext4.h), without what is in its journal.
+    fn fail(&self) {
+        let script = "import fcntl, os, struct, sys\n\
+                      fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+        run(Command::new("python3").args(["-c", script]).arg(&self.root));
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.root, rustix::mount::UnmountFlags::DETACH);
+        let _ = std::fs::remove_file(self.below.0.join("image"));
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("it starts");
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+/// A disk that fails: 500 for the upload that has begun and for the next one, a line in the log, and the server goes on.
+#[test]
+fn a_disk_that_fails_is_told() {
+    needs!(NET_ADMIN, SYS_ADMIN; tools: "ip", "ethtool", "mkfs.ext4", "mount", "python3");
+    let lab = laboratory();
+    for way in Receive::ALL {
+        let disk = Ext4::mount();
+        let listen = format!("{SERVER}:{PORT}");
+        let mut server = lab.middle().command(Ringway::program().expect("a program"));
+        server.args(["serve", "--engine", "sendfile", "--listen", &listen, "--duration", "6"]);
+        server.args(["--upload", way.name(), "--root"]).arg(&disk.root);
+        let mut server = server.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a process");
+        std::thread::sleep(Duration::from_millis(500));
+        let story = || -> Outcome<()> {
+            assert_eq!(ask(&put("/before", "", b"x"))?.status, 201, "{way}");
+            let bytes = put("/half", "", &vec![1; 1 << 20]);
+            let mut stream = begin(&bytes[..500_000])?;
+            std::thread::sleep(Duration::from_millis(200));
+            disk.fail();
+            // It may have answered, and closed, before all was sent.
+            let _ = stream.write_all(&bytes[500_000..]);
+            assert_eq!(response(&mut stream)?.status, 500, "{way}: begun before");
+            assert_eq!(ask(&put("/after", "", b"x"))?.status, 500, "{way}: begun afterwards");
+            Ok(())
+        };
+        left(&lab, story);
+        let mut errors = String::new();
+        server.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
+        assert!(server.wait().expect("an end").success(), "{way}: {errors}");
+        assert!(errors.contains("storing an upload: Input/output error"), "{way}: {errors}");
+    }
 }
 
 /// Many at once, on several threads of the server: all are stored; a reader finds one of them whole, or the end of the one

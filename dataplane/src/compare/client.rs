@@ -25,6 +25,8 @@ pub(super) struct Wish<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
     After(Duration),
+    /// So many answers came in full; none is cut off.
+    Requests(u64),
     /// Each path once.
     Once,
 }
@@ -103,6 +105,10 @@ pub(super) fn ask(lab: &Lab, program: &Path, wish: &Wish<'_>, stop: &AtomicBool)
         End::After(time) => {
             command.args(["--duration", &time.as_secs_f64().to_string()]);
             time + GRACE
+        }
+        End::Requests(requests) => {
+            command.args(["--requests", &requests.to_string()]);
+            GRACE * 6
         }
         End::Once => {
             command.args(["--requests", &wish.paths.len().to_string()]);

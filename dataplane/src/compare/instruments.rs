@@ -16,11 +16,16 @@ pub struct Instrument {
     pub works: bool,
     /// Otherwise why not, and what would help.
     pub why: Option<String>,
+    /// By what means it tells, where there are several.
+    pub how: Option<String>,
 }
 
 /// All of them, and what became of each.
 #[derive(Debug, Default)]
-pub(super) struct Instruments(BTreeMap<&'static str, Option<String>>);
+pub(super) struct Instruments {
+    refusals: BTreeMap<&'static str, Option<String>>,
+    means: BTreeMap<&'static str, String>,
+}
 
 const COPIES: &str = "copies in the kernel";
 const CPU: &str = "CPU time";
@@ -30,11 +35,11 @@ impl Instruments {
     fn take<T, E: std::fmt::Display>(&mut self, name: &'static str, result: Result<T, E>) -> Option<T> {
         match result {
             Ok(value) => {
-                self.0.entry(name).or_insert(None);
+                self.refusals.entry(name).or_insert(None);
                 Some(value)
             }
             Err(error) => {
-                self.0.insert(name, Some(error.to_string()));
+                self.refusals.insert(name, Some(error.to_string()));
                 None
             }
         }
@@ -46,8 +51,9 @@ impl Instruments {
             name,
             works: why.is_none(),
             why: why.clone(),
+            how: self.means.get(*name).cloned(),
         };
-        self.0.iter().map(state).collect()
+        self.refusals.iter().map(state).collect()
     }
 }
 
@@ -132,12 +138,11 @@ impl Counters {
         watched.extend(kernel_thread(&format!("ksoftirqd/{cpu}")));
         let copies =
             CopyLedger::attach(&watched, cpu).and_then(|ledger| sum(&ledger).map(|before| (ledger, before)));
-        Self {
-            server,
-            counters,
-            copies: instruments.take(COPIES, copies),
-            disk: instruments.take(DISK, disk_bytes_of(server)),
+        let copies = instruments.take(COPIES, copies);
+        if let Some((ledger, _)) = &copies {
+            instruments.means.insert(COPIES, ledger.how());
         }
+        Self { server, counters, copies, disk: instruments.take(DISK, disk_bytes_of(server)) }
     }
 
     /// What was counted since the start, while the client got so much.

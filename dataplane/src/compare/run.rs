@@ -7,7 +7,7 @@
 
 use super::client::{Answer, End, Wish, ask};
 use super::instruments::{Clock, Counters, Instruments};
-use super::ledger::{Ledger, Timed, Witnesses};
+use super::ledger::{Counted, CpuSpent, Ledger, Timed, Witnesses};
 use super::plan::{Cache, Case, ComparePlan, Entry};
 use super::server::{KERNEL, OURS, Server, give_the_kernel_an_address};
 use super::site::{Site, paths};
@@ -82,6 +82,9 @@ impl Cpus {
 
 /// How long requests are sent before anything is timed.
 const WARM_UP: Duration = Duration::from_millis(200);
+
+/// The longest time in which a first whole answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Runs `entry` once in `case`.
 pub(super) fn measure(
@@ -177,7 +180,7 @@ struct Run<'a> {
     served_bytes: u64,
 }
 
-type Figures = (Timed, Option<super::ledger::CpuSpent>, super::ledger::Counted);
+type Figures = (Timed, Option<CpuSpent>, Counted);
 
 impl Run<'_> {
     /// Warm: a run that is timed, and then one in which the kernel counts, since counting slows what is counted. Cold: each file can be
@@ -196,19 +199,33 @@ impl Run<'_> {
         }
         // So short that a large file, or a lost packet, may take all of it.
         self.ask(End::After(WARM_UP))?;
-        let clock = Clock::start(pid, cpu, instruments);
-        let answer = whole(self.ask(End::After(self.plan.time))?)?;
-        let spent = clock.stop(instruments);
-        let mut counters = Counters::start(pid, cpu, instruments);
-        let mut during = self.ask(End::After(self.plan.time / 2))?;
-        if during.requests == 0 {
-            // So short a run may fall into a moment in which the machine has no time for us: once more, longer.
-            counters = Counters::start(pid, cpu, instruments);
-            during = self.ask(End::After(self.plan.time * 2))?;
-        }
-        let during = whole(during)?;
+        let (answer, spent) = self.timed(pid, cpu, instruments)?;
+        // By number rather than time: what the server has sent ahead when time is up was copied, and never came.
+        let half = (answer.requests / 2).max(self.plan.connections.into());
+        let counters = Counters::start(pid, cpu, instruments);
+        let during = whole(self.ask(End::Requests(half))?)?;
         let counted = counters.stop(during.requests, during.body_bytes, instruments);
         Ok((timed(&answer), spent, counted))
+    }
+
+    /// As long as was asked for. A short time may fall into a moment in which the machine has no time for us, and no answer is whole:
+    /// then once more, and longer.
+    fn timed(
+        &mut self,
+        pid: u32,
+        cpu: usize,
+        instruments: &mut Instruments,
+    ) -> Result<(Answer, Option<CpuSpent>), String> {
+        let mut time = self.plan.time;
+        loop {
+            let clock = Clock::start(pid, cpu, instruments);
+            let answer = self.ask(End::After(time))?;
+            let spent = clock.stop(instruments);
+            time *= 4;
+            if answer.requests > 0 || time > PATIENCE {
+                return Ok((whole(answer)?, spent));
+            }
+        }
     }
 
     fn ask(&mut self, end: End) -> Result<Answer, String> {

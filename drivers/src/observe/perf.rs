@@ -65,7 +65,7 @@ impl Event {
     }
 }
 
-/// The beginning of `struct perf_event_attr`, as long as its first version was (`PERF_ATTR_SIZE_VER0`): the kernel takes what is
+/// The beginning of `struct perf_event_attr`, as long as its second version was (`PERF_ATTR_SIZE_VER1`): the kernel takes what is
 /// missing for zero.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -80,9 +80,10 @@ struct Attributes {
     wakeup: u32,
     breakpoint_type: u32,
     breakpoint_address: u64,
+    breakpoint_length: u64,
 }
 
-const _: () = assert!(size_of::<Attributes>() == 64);
+const _: () = assert!(size_of::<Attributes>() == 72);
 
 /// `inherit`, the second bit of the flags: threads and processes started from then on are counted too.
 const INHERIT: u64 = 1 << 1;
@@ -156,13 +157,29 @@ impl Counter {
 }
 
 fn open(kind: (u32, u64), flags: u64, thread: i32, cpu: i32) -> io::Result<OwnedFd> {
+    let attributes = Attributes { kind: kind.0, config: kind.1, flags, ..Attributes::default() };
+    open_with(attributes, thread, cpu)
+}
+
+/// An event at each time that a CPU comes to an instruction of the kernel's, for a program to be attached to: by one of the
+/// processor's few registers for that.
+pub(super) fn breakpoint(address: u64, cpu: u32) -> io::Result<OwnedFd> {
+    // PERF_TYPE_BREAKPOINT, HW_BREAKPOINT_X, whose length is that of a long whatever the instruction's is.
+    const BREAKPOINT: u32 = 5;
+    const EXECUTE: u32 = 4;
     let attributes = Attributes {
-        kind: kind.0,
-        size: u32::try_from(size_of::<Attributes>()).expect("64"),
-        config: kind.1,
-        flags,
+        kind: BREAKPOINT,
+        sample_period: 1,
+        breakpoint_type: EXECUTE,
+        breakpoint_address: address,
+        breakpoint_length: size_of::<libc::c_long>() as u64,
         ..Attributes::default()
     };
+    open_with(attributes, -1, i32::try_from(cpu).unwrap_or(i32::MAX))
+}
+
+fn open_with(mut attributes: Attributes, thread: i32, cpu: i32) -> io::Result<OwnedFd> {
+    attributes.size = u32::try_from(size_of::<Attributes>()).expect("72");
     // SAFETY: *whole*: `attributes` says its own size and outlives the call, which keeps no pointer; the rest are numbers.
     let fd = unsafe {
         libc::syscall(libc::SYS_perf_event_open, &raw const attributes, thread, cpu, -1, CLOSE_ON_EXEC)
