@@ -188,6 +188,45 @@ fn cold_files_come_from_the_disk_once() {
     }
 }
 
+/// Files in memory cannot be cold: that is said before anything is built.
+#[test]
+fn a_cold_cache_in_memory_is_refused() {
+    needs!(NET_ADMIN, NET_RAW, SYS_ADMIN; tools: "ip", "ethtool");
+    let tree = Tree::in_memory().expect("a folder");
+    let output = output(&["--cache", "cold", "--methods", "bypass", "--dir", &tree.path().to_string_lossy()]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("on tmpfs") && text.contains("--dir names a folder on a disk"), "{text}");
+    assert_eq!(std::fs::read_dir(tree.path()).expect("a folder").count(), 0, "nothing is written");
+}
+
+/// A server that does not start is a failure of each round, not a method that this machine has not got; one that says so is.
+#[test]
+fn a_server_that_does_not_start_is_a_failure() {
+    needs!(NET_ADMIN, NET_RAW, SYS_ADMIN; tools: "ip", "ethtool");
+    use std::os::unix::fs::PermissionsExt;
+    let tree = Tree::new().expect("a folder");
+    for (code, lacking) in [(1, false), (69, true)] {
+        let program = tree.path().join(format!("server-{code}"));
+        std::fs::write(&program, format!("#!/bin/sh\necho no such thing >&2\nexit {code}\n"))
+            .expect("a script");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("sets");
+        let plan = ComparePlan {
+            program,
+            methods: vec![Method::named("uring").expect("a method")],
+            sizes: vec![1024],
+            rounds: 2,
+            ..ComparePlan::of_this_program().expect("/proc")
+        };
+        let report = compare::run(&plan, &mut |_| {}, &AtomicBool::new(false)).expect("a report");
+        let [row] = &report.rows[..] else { panic!("one row: {report:?}") };
+        assert_eq!(row.unavailable.is_some(), lacking, "{row:?}");
+        assert_eq!(row.failures.len(), if lacking { 0 } else { 2 }, "{row:?}");
+        let said = row.unavailable.iter().chain(&row.failures).all(|why| why.contains("no such thing"));
+        assert!(said && !report.ok, "{row:?}");
+    }
+}
+
 #[test]
 fn unknown_methods_and_sizes_are_told_what_there_is() {
     for (args, words) in [

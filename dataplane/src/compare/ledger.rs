@@ -215,10 +215,14 @@ pub struct Witnesses {
     pub copied_bytes: u64,
     /// Bytes read by `O_DIRECT`.
     pub direct_read_bytes: u64,
-    /// Zero-copy sends that were completed.
+    /// Zero-copy sends that were begun.
     pub zerocopy_sends: u64,
-    /// Of those, how many the kernel copied after all.
+    /// Of those, how many the kernel has given back.
+    pub zerocopy_done: u64,
+    /// Of these, how many it copied after all.
     pub zerocopy_copied: u64,
+    /// Bytes that an engine sent by copying, since it could not without.
+    pub fallback_bytes: u64,
     /// Of the device of a bypass, as `XDP_OPTIONS` and the driver say.
     pub device: Option<DeviceCopies>,
 }
@@ -378,20 +382,28 @@ impl Ledger {
             // A sum is known no better than its parts.
             self.put(Q::CopiesPerByte, user.value + kernel.value, user.label.min(kernel.label));
         }
-        if witnesses.zerocopy_sends > 0 {
-            let share = float(witnesses.zerocopy_copied) / float(witnesses.zerocopy_sends);
+        if let Some(share) = witnesses.copied_sends() {
             self.put(Q::ZeroCopyUndone, share, Label::Witnessed);
         }
     }
 }
 
-/// Copies by the server's own code: ringway counts its own, nginx does not copy bodies in user space.
+impl Witnesses {
+    /// The part of the zero-copy sends that the kernel copied after all, of those that it has spoken of.
+    fn copied_sends(&self) -> Option<f64> {
+        (self.zerocopy_done > 0).then(|| float(self.zerocopy_copied) / float(self.zerocopy_done))
+    }
+}
+
+/// Copies by the server's own code: our bypass counts its own; neither our engines nor nginx copy bodies in user space, which their source says
+/// and nobody counts.
 fn user_copies(method: &Method, witnesses: &Witnesses) -> Option<Reading> {
     if matches!(method.way, Way::Nginx { .. }) {
         return Some(Reading { value: 0.0, label: Label::Derived });
     }
     let value = float(witnesses.copied_bytes) / float(witnesses.served_bytes);
-    value.is_finite().then_some(Reading { value, label: Label::Measured })
+    let label = if matches!(method.way, Way::Engine) { Label::Derived } else { Label::Measured };
+    value.is_finite().then_some(Reading { value, label })
 }
 
 /// Copies in the kernel, from the path of the method, the state of the device, and what it said afterwards.
@@ -412,10 +424,7 @@ fn derived_copies(path: Path<'_>, witnesses: &Witnesses) -> Option<Reading> {
     let (sink, label) = match method.sink {
         Sink::Write => (1.0, Label::Derived),
         Sink::Splice => (copied_without, Label::Derived),
-        Sink::ZeroCopy if witnesses.zerocopy_sends > 0 => {
-            (float(witnesses.zerocopy_copied) / float(witnesses.zerocopy_sends), Label::Witnessed)
-        }
-        Sink::ZeroCopy => (copied_without, Label::Derived),
+        Sink::ZeroCopy => zero_copy_sink(witnesses).unwrap_or((copied_without, Label::Derived)),
         Sink::Ring => match witnesses.device? {
             // The driver's copy into its ring is counted among those in user space.
             DeviceCopies::ZeroCopy | DeviceCopies::RingCopy => (0.0, Label::Witnessed),
@@ -425,6 +434,21 @@ fn derived_copies(path: Path<'_>, witnesses: &Witnesses) -> Option<Reading> {
     // A path that is derived in part is derived.
     let label = if source > 0.0 { Label::Derived } else { label };
     Some(Reading { value: source + sink, label })
+}
+
+/// Copies on the way into the socket where the kernel is asked to make none: what it made all the same, and what was sent by copying.
+fn zero_copy_sink(witnesses: &Witnesses) -> Option<(f64, Label)> {
+    let fallback = (float(witnesses.fallback_bytes) / float(witnesses.served_bytes)).min(1.0);
+    let Some(share) = witnesses.copied_sends() else {
+        // It has spoken of none: only if all bytes went the other way is anything known.
+        return (witnesses.zerocopy_sends == 0 && fallback > 0.0).then_some((fallback, Label::Derived));
+    };
+    // Sends are of different lengths: only of all of them, or none, is the part of the bytes theirs. And what was begun and not given back
+    // nobody has spoken of.
+    let all_or_none = share == 0.0 || share >= 1.0;
+    let known = all_or_none && fallback == 0.0 && witnesses.zerocopy_done == witnesses.zerocopy_sends;
+    let label = if known { Label::Witnessed } else { Label::Derived };
+    Some((fallback + (1.0 - fallback) * share, label))
 }
 
 /// What the way of the bytes depends on.
@@ -485,7 +509,9 @@ mod tests {
         assert_eq!(value(&ledger, Quantity::CrossingsPerRequest), (64.0, Label::Measured));
         assert_eq!(value(&ledger, Quantity::CrossingsPer64Kib), (4.0, Label::Measured));
         assert_eq!(value(&ledger, Quantity::KernelCopiesPerByte), (2.0, Label::Measured));
-        assert_eq!(value(&ledger, Quantity::CopiesPerByte), (2.0, Label::Measured));
+        // That no engine copies in user space is what its source says.
+        assert_eq!(value(&ledger, Quantity::UserCopiesPerByte), (0.0, Label::Derived));
+        assert_eq!(value(&ledger, Quantity::CopiesPerByte), (2.0, Label::Derived));
         assert_eq!(value(&ledger, Quantity::DiskPassesPerByte), (1.0, Label::Measured));
         let (per_mb, _) = value(&ledger, Quantity::SyscallsPerMb);
         assert!((per_mb - 32.0 / 1.048_576).abs() < 1e-9);
@@ -527,12 +553,26 @@ mod tests {
     #[test]
     fn what_the_kernel_copied_after_all_is_witnessed() {
         let counted = Counted { requests: 1, body_bytes: 1000, ..Counted::default() };
-        let undone =
-            Witnesses { served_bytes: 1000, zerocopy_sends: 8, zerocopy_copied: 6, ..Witnesses::default() };
+        let undone = Witnesses {
+            served_bytes: 1000,
+            zerocopy_sends: 10,
+            zerocopy_done: 8,
+            zerocopy_copied: 6,
+            ..Witnesses::default()
+        };
         let of = |name: &str, witnesses: &Witnesses, quantity| {
             value(&ledger(name, true, &counted, witnesses), quantity)
         };
-        assert_eq!(of("zerocopy", &undone, Quantity::KernelCopiesPerByte), (0.75, Label::Witnessed));
+        // Six of eight sends are not six of eight bytes; all of them are all.
+        assert_eq!(of("zerocopy", &undone, Quantity::KernelCopiesPerByte), (0.75, Label::Derived));
+        let all = Witnesses { zerocopy_sends: 8, zerocopy_copied: 8, ..undone };
+        assert_eq!(of("zerocopy", &all, Quantity::KernelCopiesPerByte), (1.0, Label::Witnessed));
+        // A fifth of the bytes was copied by the engine, of the others none.
+        let fallback = Witnesses { zerocopy_sends: 8, zerocopy_copied: 0, fallback_bytes: 200, ..undone };
+        assert_eq!(of("zerocopy", &fallback, Quantity::KernelCopiesPerByte), (0.2, Label::Derived));
+        assert_eq!(of("uring-zerocopy", &fallback, Quantity::KernelCopiesPerByte), (1.2, Label::Derived));
+        let only = Witnesses { zerocopy_sends: 0, zerocopy_done: 0, fallback_bytes: 1000, ..undone };
+        assert_eq!(of("zerocopy", &only, Quantity::KernelCopiesPerByte), (1.0, Label::Derived));
         assert_eq!(of("zerocopy", &undone, Quantity::ZeroCopyUndone), (0.75, Label::Witnessed));
         let device =
             |device| Witnesses { served_bytes: 1000, copied_bytes: 1500, device: Some(device), ..undone };

@@ -207,6 +207,8 @@ fn witnesses(last: &Value, served_bytes: u64) -> Witnesses {
         copied_bytes: serve("copied_bytes") + sum("flattened_bytes") + into_a_ring,
         direct_read_bytes: serve("direct_read_bytes"),
         zerocopy_sends: serve("zerocopy_sends"),
+        zerocopy_done: serve("zerocopy_done"),
+        fallback_bytes: serve("fallback_bytes"),
         zerocopy_copied: serve("zerocopy_copied"),
         device,
     }
@@ -254,9 +256,9 @@ mod tests {
         assert_eq!((copy.copied_bytes, copy.device, copy.served_bytes), (21, Some(DeviceCopies::Copy), 99));
         // The packet driver copies each frame into its ring.
         assert_eq!(witnesses(&queue("ring-copy"), 99).copied_bytes, 321);
-        let engine = json!({"serve": {"zerocopy_sends": 4, "zerocopy_copied": 3, "direct_read_bytes": 7}});
+        let engine = json!({"serve": {"zerocopy_sends": 4, "zerocopy_copied": 3, "fallback_bytes": 9, "direct_read_bytes": 7}});
         let engine = witnesses(&engine, 1);
         assert_eq!((engine.zerocopy_sends, engine.zerocopy_copied, engine.direct_read_bytes), (4, 3, 7));
-        assert_eq!(engine.device, None);
+        assert_eq!((engine.device, engine.fallback_bytes), (None, 9));
     }
 }

@@ -181,9 +181,10 @@ fn verdict(rows: &[Row], case: &Case) -> Option<String> {
     let least = ranked(rows, case, Quantity::CpuSecondsPerGb);
     if let Some((row, figure)) = least.first() {
         // Clock ticks are all that /proc tells of CPU time: of few of them one more or less is a large part.
-        if least.iter().any(|(row, _)| cpu_seconds(row) < LEAST_TICKS * TICK) {
+        if cpu_seconds(row) < LEAST_TICKS * TICK {
             text += &format!(
-                "; who takes least CPU is not told: a round took less than {LEAST_TICKS:.0} clock ticks of it (--seconds gives more)"
+                "; who takes least CPU is not told: {} took less than {LEAST_TICKS:.0} clock ticks of it in a round (--seconds gives more)",
+                row.title()
             );
         } else {
             text += &format!("; {} takes least CPU, {:.2} s for a gigabyte", row.title(), figure.median);
@@ -295,7 +296,7 @@ pub(super) mod tests {
         );
         let text = spread(0.49, 0.51);
         assert!(text.ends_with("sendfile takes least CPU, 0.50 s for a gigabyte."), "{text}");
-        rows[1].figures.get_mut(&Quantity::CpuSystemSeconds).expect("a figure").median = 0.19;
+        rows[0].figures.get_mut(&Quantity::CpuSystemSeconds).expect("a figure").median = 0.19;
         let text = verdicts(&rows).join("\n");
         assert!(text.contains("least CPU is not told") && !text.contains("takes least CPU,"), "{text}");
     }
