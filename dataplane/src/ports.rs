@@ -129,8 +129,7 @@ impl Port {
         let wrong = |error: SpecError| OpenError::refused(&spec.device, "reading the port", error.0);
         let mut bare = spec.clone();
         let tap = bare.take("tap").map(PathBuf::from);
-        let forced =
-            matches!(bare.driver.as_deref(), None | Some("af-xdp")) && forced(&mut bare).map_err(wrong)?;
+        let forced = takes_force(&bare) && forced(&mut bare).map_err(wrong)?;
         let bad_wire = bad_wire(&mut bare).map_err(wrong)?;
         rights::check(spec)?;
         let (device, choice) = match spec.driver.as_deref() {
