@@ -32,6 +32,7 @@ needs_of() {
         # guests: kernels and modules are compressed, and one has a disk
         echo 'command:xz xz-utils'
         echo 'command:zstd zstd'
+        echo 'command:mkfs.btrfs btrfs-progs'
         echo 'command:mkfs.ext4 e2fsprogs'
         ;;
     bench)

@@ -246,25 +246,26 @@ fn a_server_without_descriptors_says_so_and_goes_on() {
     }
 }
 
-/// A file system of ext4 in a file, unmounted with the test.
-struct Ext4 {
+/// A file system in a file in memory, unmounted with the test.
+struct Disk {
     below: SmallDisk,
     root: PathBuf,
 }
 
-impl Ext4 {
-    fn mount() -> Self {
-        let below = SmallDisk::of(MountFlags::empty(), c"size=40m");
+impl Disk {
+    /// `mkfs` makes it: a command and its arguments.
+    fn mount(mkfs: &[&str]) -> Self {
+        let below = SmallDisk::of(MountFlags::empty(), c"size=64m");
         let (image, root) = (below.0.join("image"), below.0.join("root"));
         std::fs::create_dir(&root).expect("a folder");
         let file = std::fs::File::create(&image).expect("a file");
-        file.set_len(32 << 20).expect("a length");
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+        file.set_len(160 << 20).expect("a length");
+        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image));
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&root));
         Self { below, root }
     }
 
-    /// From now on it fails, as with a disk that is gone: EXT4_IOC_SHUTDOWN (fs/ext4/ext4.h), without what is in its journal.
+    /// From now on ext4 fails, as on a disk that is gone: EXT4_IOC_SHUTDOWN (fs/ext4/ext4.h), without what is in its journal.
     fn fail(&self) {
         let script = "import fcntl, os, struct, sys\n\
                       fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
@@ -272,7 +273,7 @@ impl Ext4 {
     }
 }
 
-impl Drop for Ext4 {
+impl Drop for Disk {
     fn drop(&mut self) {
         let _ = rustix::mount::unmount(&self.root, rustix::mount::UnmountFlags::DETACH);
         let _ = std::fs::remove_file(self.below.0.join("image"));
@@ -284,13 +285,38 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
+/// Beyond a quota: 507 as from a full disk, whether the length is known or not; nothing is left, and what fits is stored.
+#[test]
+fn a_quota_is_told() {
+    needs!(NET_ADMIN, SYS_ADMIN; tools: "ip", "ethtool", "mkfs.btrfs", "btrfs", "mount");
+    if !std::fs::read_to_string("/proc/filesystems").is_ok_and(|known| known.contains("\tbtrfs\n")) {
+        return needs::skip("a_quota_is_told", &["btrfs in this kernel".to_owned()]);
+    }
+    let lab = laboratory();
+    for way in Receive::ALL {
+        let disk = Disk::mount(&["mkfs.btrfs", "-q"]);
+        run(Command::new("btrfs").args(["quota", "enable"]).arg(&disk.root));
+        run(Command::new("btrfs").args(["qgroup", "limit", "4m"]).arg(&disk.root));
+        let server = Engine::at(&lab, Method::Sendfile, &disk.root, &["--upload", way.name()]);
+        let large = vec![7; 8 << 20];
+        let story = || -> Outcome<[u16; 3]> {
+            let known = ask(&put("/known", "", &large))?.status;
+            let unknown = ask(&chunked("/chunks", &large, 60_000))?.status;
+            Ok([known, unknown, ask(&put("/small", "", b"small"))?.status])
+        };
+        assert_eq!(left(&lab, story), [507, 507, 201], "{way}");
+        assert_eq!(names(&disk.root), ["small"], "{way}");
+        let _ = server.finish();
+    }
+}
+
 /// A disk that fails: 500 for the upload that has begun and for the next one, a line in the log, and the server goes on.
 #[test]
 fn a_disk_that_fails_is_told() {
     needs!(NET_ADMIN, SYS_ADMIN; tools: "ip", "ethtool", "mkfs.ext4", "mount", "python3");
     let lab = laboratory();
     for way in Receive::ALL {
-        let disk = Ext4::mount();
+        let disk = Disk::mount(&["mkfs.ext4", "-q", "-F"]);
         let listen = format!("{SERVER}:{PORT}");
         let mut server = lab.middle().command(Ringway::program().expect("a program"));
         server.args(["serve", "--engine", "sendfile", "--listen", &listen, "--duration", "6"]);
