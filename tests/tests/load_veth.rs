@@ -105,11 +105,13 @@ fn a_constant_rate_is_kept() {
     let args = [&at, "--rate", "500", "--duration", "3", "--warmup", "1", "--connections", "8"];
     let rate = report(&load(&lab, "af-xdp", &args));
     let requests = number(&rate.end, "requests");
-    assert!((1450..=1550).contains(&requests), "{}", rate.end);
+    // What was due in the warming-up and could not be sent then, on a machine that stood still, is made up for afterwards.
+    assert!((1300..=1700).contains(&requests), "{}", rate.end);
     assert_eq!((&rate.end["mode"], number(&rate.end, "unsent")), (&"rate".into(), 0), "{}", rate.end);
     let seconds = rate.end["seconds"].as_f64().expect("a number");
     assert!((2.9..3.2).contains(&seconds), "{}", rate.end);
-    server.finish().expect("books in order");
+    let all = server.finish().expect("books in order").served("requests");
+    assert!((1950..=2010).contains(&all), "{all} in four seconds: {}", rate.end);
 }
 
 /// Two queues, a worker each: whoever hears the answers to a port dials from it.
