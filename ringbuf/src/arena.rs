@@ -377,9 +377,11 @@ fn map(bytes: usize, huge: bool, share: bool) -> Result<Mapping, ArenaError> {
     Ok((base, bytes, Backing::OrdinaryPages, file))
 }
 
-/// A file in memory, `bytes` long.
+/// A file in memory, `bytes` long for ever: whoever it is handed to could else cut it off, and the next touch would be
+/// our end (SIGBUS).
 fn memory_file(bytes: usize, huge: bool) -> io::Result<OwnedFd> {
-    let flags = libc::MFD_CLOEXEC | if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+    let pages = if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | pages;
     // SAFETY: the name is a string with its zero.
     let file = unsafe { libc::memfd_create(c"ringway-arena".as_ptr(), flags) };
     if file < 0 {
@@ -388,6 +390,11 @@ fn memory_file(bytes: usize, huge: bool) -> io::Result<OwnedFd> {
     // SAFETY: a descriptor that the kernel has just made for us.
     let file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(file) });
     file.set_len(bytes as u64)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: a request without a pointer, to a descriptor of our own.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok(file.into())
 }
 

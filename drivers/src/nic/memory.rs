@@ -8,7 +8,7 @@ use core::ops::{Deref, Range};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use ringbuf::Pool;
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -46,8 +46,11 @@ impl RingMemory {
 
     fn of_pages(bytes: usize, page: usize, kind: MemfdFlags) -> io::Result<Arc<Self>> {
         let bytes = bytes.max(1).next_multiple_of(page);
-        let file = rustix::fs::memfd_create("ringway-rings", MemfdFlags::CLOEXEC | kind)?;
+        let kind = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
+        let file = rustix::fs::memfd_create("ringway-rings", kind)?;
         rustix::fs::ftruncate(&file, bytes as u64)?;
+        // Whoever it is handed to could else cut it off, and the next touch would be our end (SIGBUS).
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping, at an address of the kernel's choice, of a file that only we have.
         let base = unsafe {

@@ -15,5 +15,7 @@
 mod bell;
 mod port;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 
 pub use port::{VhostPlan, VhostPort};

@@ -1,0 +1,151 @@
+//! A port against back ends of our own, which say what they like.
+
+use super::{VhostPlan, VhostPort};
+use ringbuf::{Arena, ArenaPlan, Pool};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use std::io::{IoSliceMut, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+const GET_FEATURES: u32 = 1;
+const SET_MEM_TABLE: u32 = 5;
+const GET_VRING_BASE: u32 = 11;
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ringway-vhost-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("a.sock")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn plan(path: &Path, options: &str) -> VhostPlan {
+    let spec = format!("vhost-user:{}{options}", path.display());
+    VhostPlan::from_spec(&spec.parse().expect("a port")).expect("a plan")
+}
+
+fn pool() -> Pool {
+    let plan = ArenaPlan { frames: 64, frame_size: 2048, content_bytes: 0, huge_pages: false };
+    Pool::new(Arena::shared(&plan).expect("small"))
+}
+
+/// What `doing` returns, which must not take longer than that.
+fn within<T: Send + 'static>(seconds: u64, doing: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, waits) = channel();
+    let _detached = std::thread::spawn(move || done.send(doing()));
+    waits.recv_timeout(Duration::from_secs(seconds)).expect("it ends in time")
+}
+
+/// The other end of the socket: knows version 1 of virtio, and nothing beyond.
+struct BackEnd {
+    stream: UnixStream,
+    /// The memory that it was handed.
+    memory: Vec<OwnedFd>,
+}
+
+impl BackEnd {
+    fn of(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        Self { stream, memory: Vec::new() }
+    }
+
+    /// Hears one message and answers it; `None` when the front end has hung up.
+    fn hear(&mut self) -> Option<u32> {
+        let mut head = [0; 12];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut files = RecvAncillaryBuffer::new(&mut space);
+        let parts = &mut [IoSliceMut::new(&mut head)];
+        let got = recvmsg(&self.stream, parts, &mut files, RecvFlags::WAITALL).ok()?.bytes;
+        for message in files.drain() {
+            if let RecvAncillaryMessage::ScmRights(files) = message {
+                self.memory.extend(files);
+            }
+        }
+        if got < head.len() {
+            return None;
+        }
+        let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let mut body = vec![0; word(8) as usize];
+        self.stream.read_exact(&mut body).ok()?;
+        match word(0) {
+            GET_FEATURES => self.answer(GET_FEATURES, &(1u64 << 32).to_ne_bytes()),
+            GET_VRING_BASE => self.answer(GET_VRING_BASE, &body),
+            _ => {}
+        }
+        Some(word(0))
+    }
+
+    /// Hears all up to the first of these.
+    fn hear_to(&mut self, last: u32) -> bool {
+        while let Some(request) = self.hear() {
+            if request == last {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn answer(&self, request: u32, body: &[u8]) {
+        // Version 1, a reply.
+        let head = [request, 1 | 4, u32::try_from(body.len()).expect("short")];
+        let message: Vec<u8> =
+            head.iter().flat_map(|word| word.to_ne_bytes()).chain(body.iter().copied()).collect();
+        // Whoever has hung up hears nothing.
+        let _ = (&self.stream).write_all(&message);
+    }
+
+    /// Takes the rings.
+    fn take_rings(&mut self) {
+        // Before them it was asked once already what it can do.
+        assert!(self.hear_to(SET_MEM_TABLE) && self.hear_to(GET_FEATURES), "the rings are handed over");
+    }
+
+    /// Goes on answering until the front end hangs up; what it has heard.
+    fn stay(mut self) -> Vec<u32> {
+        std::iter::from_fn(|| self.hear()).collect()
+    }
+}
+
+/// A back end can write the memory; it cannot take it away from under us.
+#[test]
+fn a_back_end_cannot_cut_the_memory_off() {
+    let folder = Folder::new("cut");
+    let path = folder.socket();
+    let listener = UnixListener::bind(&path).expect("binds");
+    let back = std::thread::spawn(move || {
+        let mut back = BackEnd::of(listener.accept().expect("a front end").0);
+        back.take_rings();
+        let files = std::mem::take(&mut back.memory);
+        let cut = files.iter().take(2).map(|file| rustix::fs::ftruncate(file, 0)).collect::<Vec<_>>();
+        let grown = files.iter().take(2).map(|file| rustix::fs::ftruncate(file, 1 << 30)).collect::<Vec<_>>();
+        back.stay();
+        (cut, grown)
+    });
+    let port = VhostPort::open(plan(&path, "")).expect("opens");
+    let pool = pool();
+    let queue = port.open_queue(&pool, 0).expect("opens");
+    port.wait_ready();
+    std::thread::sleep(Duration::from_millis(100));
+    // Not touched before the back end says what came of it: it would be our end.
+    std::mem::forget(queue);
+    drop(port);
+    let refused = vec![Err(rustix::io::Errno::PERM); 2];
+    assert_eq!(back.join().expect("a back end"), (refused.clone(), refused));
+}
