@@ -13,8 +13,10 @@
 //! port trusts the process at its other end with the port's packets.
 
 mod bell;
+mod door;
 mod port;
 mod supervisor;
+mod talk;
 #[cfg(test)]
 mod tests;
 

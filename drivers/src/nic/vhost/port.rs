@@ -1,7 +1,8 @@
 //! A vhost-user port, and how its queues are opened.
 
 use super::bell::{Bells, Line};
-use super::supervisor::{Door, Member, Peer, Shared, supervise};
+use super::door::Door;
+use super::supervisor::{Member, PATIENCE, Peer, Shared, supervise};
 use crate::error::OpenError;
 use crate::nic::virtio::{self, Addresses, Layout, VirtioPlan, feature};
 use crate::queue::{Copying, Gather};
@@ -103,10 +104,12 @@ impl VhostPort {
         let device = plan.path.display().to_string();
         let failed = |step: &str, source: io::Error| OpenError::new(&device, step, source);
         let refused = |why: String| OpenError::refused(&device, "agreeing with the back end", why);
-        let door = Door::new(&plan).map_err(|source| {
-            failed("listening for a back end", source).hint("another process may listen there already")
-        })?;
+        let door = Door::new(&plan)?;
         let peer = first(&plan, &door).map_err(|source| {
+            if source.kind() == io::ErrorKind::TimedOut {
+                let hint = "it has accepted, but does not answer: is it stopped, or no back end of vhost-user at all?";
+                return failed("asking the back end what it can do", source).hint(hint);
+            }
             let other = if plan.server { "connects to it" } else { "listens there" };
             failed("waiting for a back end", source).hint(format!(
                 "nobody {other}: start the back end first (dpdk-testpmd --vdev net_vhost0,iface={device}), or {}",
@@ -204,7 +207,11 @@ fn first(plan: &VhostPlan, door: &Door) -> io::Result<Peer> {
     let begin = Instant::now();
     loop {
         match door.connect(plan) {
-            Ok(stream) => return Peer::meet(stream, plan).map_err(io::Error::other),
+            Ok(stream) => {
+                // Whoever waits for nobody still hears whom he finds.
+                let left = plan.wait.saturating_sub(begin.elapsed()).max(Duration::from_secs(1));
+                return Peer::meet(stream, plan, left.min(PATIENCE));
+            }
             Err(error) if begin.elapsed() >= plan.wait => return Err(error),
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }

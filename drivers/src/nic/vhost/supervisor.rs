@@ -8,13 +8,15 @@
 //! ```
 
 use super::bell::{Bell, Bells};
+use super::door::Door;
 use super::port::VhostPlan;
+use super::talk::within;
 use crate::nic::virtio::{Layout, Parts, feature};
 use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
@@ -24,9 +26,9 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// How long a back end may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two attempts to connect.
-const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the supervisor and the queues share.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 struct State {
-    members: Vec<Option<Member>>,
+    members: Vec<Option<Arc<Member>>>,
     /// Queues that have begun anew since the back end went.
     settled: usize,
     closing: bool,
@@ -82,7 +84,7 @@ impl Shared {
         let mut state = self.state();
         let closing = state.closing;
         match state.members.get_mut(queue as usize) {
-            Some(place) if place.is_none() && !closing => *place = Some(member),
+            Some(place) if place.is_none() && !closing => *place = Some(Arc::new(member)),
             _ => return false,
         }
         self.news.notify_all();
@@ -121,6 +123,11 @@ impl Shared {
         !state.closing
     }
 
+    /// The queues, once all are there. Copies, since nobody waits for us while we talk with a back end.
+    fn members(&self) -> Vec<Arc<Member>> {
+        self.state().members.iter().flatten().cloned().collect()
+    }
+
     fn is_closing(&self) -> bool {
         self.state().closing
     }
@@ -151,42 +158,6 @@ impl Shared {
     }
 }
 
-/// How we come to a back end.
-#[derive(Debug)]
-pub(super) enum Door {
-    /// We connect to its socket.
-    Knock,
-    /// It connects to ours, which goes with us.
-    Open(UnixListener),
-}
-
-impl Door {
-    pub(super) fn new(plan: &VhostPlan) -> io::Result<Self> {
-        if !plan.server {
-            return Ok(Self::Knock);
-        }
-        // Left behind by one that was killed: nobody listens there.
-        if UnixStream::connect(&plan.path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
-            let _ = std::fs::remove_file(&plan.path);
-        }
-        let listener = UnixListener::bind(&plan.path)?;
-        listener.set_nonblocking(true)?;
-        Ok(Self::Open(listener))
-    }
-
-    /// One attempt.
-    pub(super) fn connect(&self, plan: &VhostPlan) -> io::Result<UnixStream> {
-        let stream = match self {
-            Self::Knock => UnixStream::connect(&plan.path)?,
-            Self::Open(listener) => listener.accept()?.0,
-        };
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(stream)
-    }
-}
-
 /// A back end that we have been introduced to.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -209,9 +180,17 @@ impl std::fmt::Debug for FrontEnd {
 
 impl Peer {
     /// Asks what the back end can do.
-    pub(super) fn meet(stream: UnixStream, plan: &VhostPlan) -> Result<Self, vhost::Error> {
-        let copy = stream.try_clone().map_err(vhost::Error::IOError)?;
-        let mut front = Frontend::from_stream(copy, u64::from(plan.queues) * 2);
+    ///
+    /// # Errors
+    /// What went wrong; `TimedOut` when the answers do not come by `limit`.
+    pub(super) fn meet(stream: UnixStream, plan: &VhostPlan, limit: Duration) -> io::Result<Self> {
+        let mut front = Frontend::from_stream(stream.try_clone()?, u64::from(plan.queues) * 2);
+        let (features, pairs) = within(limit, &stream, || Self::ask(&mut front, plan))?;
+        Ok(Self { stream, front: FrontEnd(front), features, pairs })
+    }
+
+    /// Its features, and its queue pairs.
+    fn ask(front: &mut Frontend, plan: &VhostPlan) -> Result<(u64, u64), vhost::Error> {
         front.set_owner()?;
         let offered = front.get_features()?;
         let mut pairs = 1;
@@ -227,17 +206,25 @@ impl Peer {
                 pairs = front.get_queue_num()?;
             }
         }
-        Ok(Self { stream, front: FrontEnd(front), features: offered & plan.wanted(), pairs })
+        Ok((offered & plan.wanted(), pairs))
     }
 
     /// Hands over memory and rings.
-    fn introduce(&mut self, members: &[Option<Member>], plan: &VhostPlan) -> Result<(), vhost::Error> {
-        let front = &mut self.front.0;
-        front.set_features(self.features)?;
+    fn introduce(&mut self, members: &[Arc<Member>], plan: &VhostPlan) -> io::Result<()> {
+        let Self { stream, front: FrontEnd(front), features, .. } = self;
+        within(PATIENCE, stream, || Self::hand_over(front, *features, members, plan))
+    }
+
+    fn hand_over(
+        front: &mut Frontend,
+        features: u64,
+        members: &[Arc<Member>],
+        plan: &VhostPlan,
+    ) -> Result<(), vhost::Error> {
+        front.set_features(features)?;
         front.set_mem_table(&regions(members))?;
-        let base = if self.features & feature::PACKED != 0 { 0x8000 } else { 0 };
+        let base = if features & feature::PACKED != 0 { 0x8000 } else { 0 };
         for (pair, member) in members.iter().enumerate() {
-            let Some(member) = member else { continue };
             let Layout { memory, receive, transmit } = &member.layout;
             for (index, parts, bell) in
                 [(2 * pair, receive, &member.bells.receive), (2 * pair + 1, transmit, &member.bells.transmit)]
@@ -250,7 +237,7 @@ impl Peer {
                 front.set_vring_kick(index, &bell.for_peer().map_err(vhost::Error::IOError)?)?;
             }
         }
-        if self.features & PROTOCOL_FEATURES != 0 {
+        if features & PROTOCOL_FEATURES != 0 {
             for index in 0..2 * members.len() {
                 front.set_vring_enable(index, true)?;
             }
@@ -261,12 +248,18 @@ impl Peer {
     }
 
     /// Takes the rings back: when this returns, the back end has let go of them, or is gone.
-    fn part(self, pairs: usize) {
-        for index in 0..2 * pairs {
-            if let Err(error) = self.front.0.get_vring_base(index) {
-                tracing::debug!("stopping ring {index}: {error}");
-                break;
+    /// It may also have fallen silent: then it keeps them, and nobody looks at what it does to the memory any more.
+    fn part(self, plan: &VhostPlan) {
+        let front = &self.front.0;
+        let mut rings = 0..2 * plan.queues as usize;
+        let stopped =
+            within(PATIENCE, &self.stream, || rings.try_for_each(|i| front.get_vring_base(i).map(drop)));
+        match stopped {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                tracing::warn!("{}: taking the rings back: {error}", plan.path.display());
             }
+            Err(error) => tracing::debug!("{}: taking the rings back: {error}", plan.path.display()),
+            Ok(()) => {}
         }
     }
 }
@@ -284,9 +277,9 @@ fn addresses(base: u64, parts: &Parts, ring: u16) -> VringConfigData {
 }
 
 /// Each memory once. What the back end calls a guest's physical address is our own.
-fn regions(members: &[Option<Member>]) -> Vec<VhostUserMemoryRegionInfo> {
+fn regions(members: &[Arc<Member>]) -> Vec<VhostUserMemoryRegionInfo> {
     let mut regions: Vec<VhostUserMemoryRegionInfo> = Vec::new();
-    for member in members.iter().flatten() {
+    for member in members {
         let memory = &member.layout.memory;
         let rings = (memory.address(), memory.bytes() as u64, memory.file().as_raw_fd());
         let arena = (member.arena_address, member.arena_bytes, member.arena.as_raw_fd());
@@ -312,19 +305,19 @@ pub(super) fn supervise(shared: &Shared, plan: &VhostPlan, door: Door, first: Pe
     let mut before = false;
     while shared.wait(|state| state.members.iter().all(Option::is_some)) {
         let Some(mut now) = peer.take().or_else(|| find(shared, plan, &door, features)) else { break };
-        let introduced = now.introduce(&shared.state().members, plan);
+        let introduced = now.introduce(&shared.members(), plan);
         if let Err(error) = introduced {
             tracing::warn!("{}: the back end refused the rings: {error}", plan.path.display());
-            pause(shared);
+            pause(shared, PAUSE);
             continue;
         }
         shared.turn_over();
         if core::mem::replace(&mut before, true) {
             tracing::warn!("{}: a back end has the rings again", plan.path.display());
         }
-        let gone = watch(shared, &now.stream);
+        let gone = watch(shared, plan, &now.stream);
         if !gone {
-            now.part(plan.queues as usize);
+            now.part(plan);
             break;
         }
         drop(now);
@@ -335,43 +328,59 @@ pub(super) fn supervise(shared: &Shared, plan: &VhostPlan, door: Door, first: Pe
             break;
         }
     }
-    if let Door::Open(listener) = door {
-        drop(listener);
-        let _ = std::fs::remove_file(&plan.path);
-    }
+    drop(door);
     shared.state().closed = true;
     shared.news.notify_all();
 }
 
-/// Waits until the socket is hung up (`true`) or it is time to close.
-fn watch(shared: &Shared, stream: &UnixStream) -> bool {
+/// Waits until the back end has closed the socket (`true`) or it is time to close.
+///
+/// Nothing is ever said here unasked. Whoever says something all the same is alive, as is one that has closed only his half:
+/// he may copy still, and keeps the rings. One that has closed all of it while he goes on copying is not found out.
+fn watch(shared: &Shared, plan: &VhostPlan, stream: &UnixStream) -> bool {
+    let mut listened_for = PollFlags::IN;
+    let mut said = false;
     loop {
         let mut fds = [
-            PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN | PollFlags::RDHUP),
+            PollFd::from_borrowed_fd(stream.as_fd(), listened_for),
             PollFd::from_borrowed_fd(shared.alarm.as_fd(), PollFlags::IN),
         ];
         let _ = poll(&mut fds, None);
+        let events = fds[0].revents();
         if shared.is_closing() {
             return false;
         }
-        // Nothing is ever said here unasked: readable means that it ends.
-        if !fds[0].revents().is_empty() {
+        if events.intersects(PollFlags::HUP | PollFlags::ERR) {
             return true;
         }
         shared.alarm.calm();
+        if events.contains(PollFlags::IN) {
+            match (&mut &*stream).read(&mut [0; 4096]) {
+                // His half is closed: that shows for ever.
+                Ok(0) => listened_for = PollFlags::empty(),
+                Ok(_) => {
+                    if !core::mem::replace(&mut said, true) {
+                        tracing::warn!("{}: the back end says what nobody asked for", plan.path.display());
+                    }
+                    pause(shared, PAUSE);
+                }
+                Err(_) => {}
+            }
+        }
     }
 }
 
-fn pause(shared: &Shared) {
+fn pause(shared: &Shared, time: Duration) {
     let mut fds = [PollFd::from_borrowed_fd(shared.alarm.as_fd(), PollFlags::IN)];
-    let _ = poll(&mut fds, Some(&PAUSE));
+    // It is below a minute.
+    let _ = poll(&mut fds, Timespec::try_from(time).ok().as_ref());
 }
 
 /// The next back end that can do what the first could; `None` when it is time to close.
 fn find(shared: &Shared, plan: &VhostPlan, door: &Door, features: u64) -> Option<Peer> {
     let mut said = false;
     while !shared.is_closing() {
-        match door.connect(plan).map(|stream| Peer::meet(stream, plan)) {
+        match door.connect(plan).map(|stream| Peer::meet(stream, plan, PATIENCE)) {
             Ok(Ok(peer)) if peer.features & features == features && peer.pairs >= plan.queues.into() => {
                 return Some(Peer { features, ..peer });
             }
@@ -385,7 +394,7 @@ fn find(shared: &Shared, plan: &VhostPlan, door: &Door, features: u64) -> Option
             }
             _ => {}
         }
-        pause(shared);
+        pause(shared, PAUSE);
     }
     None
 }

@@ -123,6 +123,78 @@ impl BackEnd {
     }
 }
 
+/// Whatever lies at the path but a socket that nobody listens at stays there.
+#[test]
+fn only_an_abandoned_socket_is_removed() {
+    let folder = Folder::new("remove");
+    let path = folder.socket();
+    std::fs::write(&path, "dear").expect("writes");
+    let error = VhostPort::open(plan(&path, ",server=on,wait=0")).expect_err("a file").to_string();
+    assert!(
+        error.contains("something else at this path") && error.contains("name a path where nothing is"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "dear");
+    std::fs::remove_file(&path).expect("ours");
+
+    let listener = UnixListener::bind(&path).expect("binds");
+    let error = VhostPort::open(plan(&path, ",server=on,wait=0")).expect_err("in use").to_string();
+    assert!(error.contains("a process listens there"), "{error}");
+    drop(listener);
+    assert!(path.exists(), "nobody listens, and the socket is there");
+    let error = VhostPort::open(plan(&path, ",server=on,wait=0")).expect_err("nobody").to_string();
+    assert!(error.contains("nobody connects to it"), "{error}");
+}
+
+/// A port that does not open leaves no socket.
+#[test]
+fn a_port_that_fails_takes_its_socket_along() {
+    let folder = Folder::new("along");
+    let path = folder.socket();
+    VhostPort::open(plan(&path, ",server=on,wait=0")).expect_err("nobody comes");
+    assert!(!path.exists(), "the socket has stayed");
+}
+
+/// A back end that accepts and says nothing: the opening ends in time, in words.
+#[test]
+fn a_silent_back_end_is_not_waited_for() {
+    let folder = Folder::new("silent");
+    let path = folder.socket();
+    let _listener = UnixListener::bind(&path).expect("binds");
+    let begin = Instant::now();
+    let error = within(10, move || VhostPort::open(plan(&path, ",wait=1")).expect_err("silence").to_string());
+    assert!(error.contains("no answer"), "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(4), "as long as was asked for: {:?}", begin.elapsed());
+}
+
+/// A back end that falls silent over the rings, or with them, does not keep the port from ending.
+#[test]
+fn a_back_end_that_falls_silent_does_not_keep_us() {
+    for has_rings in [false, true] {
+        let folder = Folder::new(&format!("falls{has_rings}"));
+        let path = folder.socket();
+        let listener = UnixListener::bind(&path).expect("binds");
+        let back = std::thread::spawn(move || {
+            let mut back = BackEnd::of(listener.accept().expect("a front end").0);
+            assert!(back.hear_to(GET_FEATURES));
+            if has_rings {
+                back.take_rings();
+            }
+            // Open as long as the thread is not joined.
+            back
+        });
+        within(20, move || {
+            let port = VhostPort::open(plan(&path, "")).expect("opens");
+            let pool = pool();
+            let queue = port.open_queue(&pool, 0).expect("opens");
+            let _ = back.join().map(|back| {
+                drop((queue, port));
+                drop(back);
+            });
+        });
+    }
+}
+
 /// A back end can write the memory; it cannot take it away from under us.
 #[test]
 fn a_back_end_cannot_cut_the_memory_off() {
@@ -148,4 +220,29 @@ fn a_back_end_cannot_cut_the_memory_off() {
     drop(port);
     let refused = vec![Err(rustix::io::Errno::PERM); 2];
     assert_eq!(back.join().expect("a back end"), (refused.clone(), refused));
+}
+
+/// Something said unasked is not the end of a back end: it may copy still, and keeps the rings.
+#[test]
+fn what_is_said_unasked_does_not_end_it() {
+    let folder = Folder::new("unasked");
+    let path = folder.socket();
+    let listener = UnixListener::bind(&path).expect("binds");
+    let back = std::thread::spawn(move || {
+        let mut back = BackEnd::of(listener.accept().expect("a front end").0);
+        back.take_rings();
+        (&back.stream).write_all(b"?").expect("a front end");
+        let heard = back.stay();
+        listener.set_nonblocking(true).expect("a socket");
+        (heard, listener.accept().is_ok())
+    });
+    let port = VhostPort::open(plan(&path, "")).expect("opens");
+    let pool = pool();
+    let queue = port.open_queue(&pool, 0).expect("opens");
+    port.wait_ready();
+    std::thread::sleep(Duration::from_millis(300));
+    drop((queue, port));
+    let (heard, came_again) = back.join().expect("a back end");
+    assert_eq!(heard, [GET_VRING_BASE; 2], "the rings are taken back, and in order");
+    assert!(!came_again, "nobody connects while it lives");
 }
