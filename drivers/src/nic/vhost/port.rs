@@ -186,10 +186,21 @@ impl VhostPort {
     }
 
     /// Waits until the back end has the rings, once all queues are open: what comes before it has them finds no room.
-    pub fn wait_ready(&self) {
-        if !self.shared.wait_up() {
-            tracing::warn!("{}: the back end has not taken the rings yet", self.plan.path.display());
+    ///
+    /// # Errors
+    /// [`OpenError`] when the back end has refused them.
+    pub fn wait_ready(&self) -> Result<(), OpenError> {
+        let device = self.plan.path.display();
+        match self.shared.wait_up() {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("{device}: the back end has not taken the rings yet"),
+            Err(source) => {
+                let error =
+                    OpenError::new(device.to_string(), "handing the rings over to the back end", source);
+                return Err(error.hint("its own log says why it does not take them"));
+            }
         }
+        Ok(())
     }
 }
 

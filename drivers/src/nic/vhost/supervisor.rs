@@ -47,6 +47,8 @@ struct State {
     settled: usize,
     closing: bool,
     closed: bool,
+    /// Why the first back end has not taken the rings: nothing will pass.
+    refused: Option<io::Error>,
 }
 
 /// What the back end must know of one queue pair.
@@ -61,8 +63,8 @@ pub(super) struct Member {
 
 impl Shared {
     pub(super) fn new(queues: u32) -> io::Result<Arc<Self>> {
-        let state =
-            State { members: (0..queues).map(|_| None).collect(), settled: 0, closing: false, closed: false };
+        let members = (0..queues).map(|_| None).collect();
+        let state = State { members, settled: 0, closing: false, closed: false, refused: None };
         Ok(Arc::new(Self {
             generation: AtomicU32::new(0),
             state: Mutex::new(state),
@@ -132,18 +134,25 @@ impl Shared {
         self.state().closing
     }
 
-    /// Waits until a back end has the rings, but no longer than it may take for an answer; whether it has.
-    pub(super) fn wait_up(&self) -> bool {
-        let until = Instant::now() + PATIENCE;
+    /// Waits until a back end has the rings, but no longer than it may take for an answer; whether it has, or had.
+    ///
+    /// # Errors
+    /// Why the first has refused them.
+    pub(super) fn wait_up(&self) -> io::Result<bool> {
+        // A second more, for what it is told when the back end gave none.
+        let until = Instant::now() + PATIENCE + Duration::from_secs(1);
         let mut state = self.state();
-        while !Self::is_up(self.generation.load(Ordering::Acquire)) {
+        while self.generation.load(Ordering::Acquire) == 0 {
+            if let Some(error) = state.refused.take() {
+                return Err(error);
+            }
             let left = until.saturating_duration_since(Instant::now());
             if state.closing || left.is_zero() {
-                return false;
+                return Ok(false);
             }
             state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        true
+        Ok(true)
     }
 
     fn turn_over(&self) {
@@ -303,14 +312,24 @@ pub(super) fn supervise(shared: &Shared, plan: &VhostPlan, door: Door, first: Pe
     let features = first.features;
     let mut peer = Some(first);
     let mut before = false;
+    let mut refusals = 0u32;
     while shared.wait(|state| state.members.iter().all(Option::is_some)) {
         let Some(mut now) = peer.take().or_else(|| find(shared, plan, &door, features)) else { break };
         let introduced = now.introduce(&shared.members(), plan);
         if let Err(error) = introduced {
-            tracing::warn!("{}: the back end refused the rings: {error}", plan.path.display());
-            pause(shared, PAUSE);
+            if !before {
+                shared.state().refused = Some(error);
+                break;
+            }
+            if refusals == 0 {
+                tracing::warn!("{}: the back end refused the rings: {error}", plan.path.display());
+            }
+            drop(now);
+            pause(shared, PAUSE * (1 << refusals));
+            refusals = (refusals + 1).min(5);
             continue;
         }
+        refusals = 0;
         shared.turn_over();
         if core::mem::replace(&mut before, true) {
             tracing::warn!("{}: a back end has the rings again", plan.path.display());

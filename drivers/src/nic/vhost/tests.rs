@@ -213,7 +213,7 @@ fn a_back_end_cannot_cut_the_memory_off() {
     let port = VhostPort::open(plan(&path, "")).expect("opens");
     let pool = pool();
     let queue = port.open_queue(&pool, 0).expect("opens");
-    port.wait_ready();
+    port.wait_ready().expect("it takes the rings");
     std::thread::sleep(Duration::from_millis(100));
     // Not touched before the back end says what came of it: it would be our end.
     std::mem::forget(queue);
@@ -239,10 +239,65 @@ fn what_is_said_unasked_does_not_end_it() {
     let port = VhostPort::open(plan(&path, "")).expect("opens");
     let pool = pool();
     let queue = port.open_queue(&pool, 0).expect("opens");
-    port.wait_ready();
+    port.wait_ready().expect("it takes the rings");
     std::thread::sleep(Duration::from_millis(300));
     drop((queue, port));
     let (heard, came_again) = back.join().expect("a back end");
     assert_eq!(heard, [GET_VRING_BASE; 2], "the rings are taken back, and in order");
     assert!(!came_again, "nobody connects while it lives");
+}
+
+/// A back end that does not take the rings: that is said, as an error of the opening.
+#[test]
+fn refused_rings_are_an_error() {
+    let folder = Folder::new("refused");
+    let path = folder.socket();
+    let listener = UnixListener::bind(&path).expect("binds");
+    let back = std::thread::spawn(move || {
+        let mut back = BackEnd::of(listener.accept().expect("a front end").0);
+        assert!(back.hear_to(SET_MEM_TABLE), "the memory is handed over");
+        listener
+    });
+    let port = VhostPort::open(plan(&path, "")).expect("opens");
+    let pool = pool();
+    let _queue = port.open_queue(&pool, 0).expect("opens");
+    let error = port.wait_ready().expect_err("refused").to_string();
+    assert!(error.contains("handing the rings over to the back end"), "{error}");
+    drop(back.join().expect("a back end"));
+}
+
+/// One that took them, and refuses them when it comes back, is tried ever more seldom.
+#[test]
+fn who_refuses_again_and_again_is_asked_more_seldom() {
+    let folder = Folder::new("again");
+    let path = folder.socket();
+    let listener = UnixListener::bind(&path).expect("binds");
+    let back = std::thread::spawn(move || {
+        BackEnd::of(listener.accept().expect("a front end").0).take_rings();
+        // Read by nobody, the queue does not begin anew before the test tends it.
+        let mut times = 0;
+        let begin = Instant::now();
+        listener.set_nonblocking(true).expect("a socket");
+        while begin.elapsed() < Duration::from_secs(2) {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false).expect("a socket");
+                    let _ = BackEnd::of(stream).hear_to(SET_MEM_TABLE);
+                    times += 1;
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        times
+    });
+    let port = VhostPort::open(plan(&path, "")).expect("opens");
+    let pool = pool();
+    let mut queue = port.open_queue(&pool, 0).expect("opens");
+    port.wait_ready().expect("it takes the rings");
+    while !back.is_finished() {
+        queue.tend();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let times = back.join().expect("a back end");
+    assert!((2..=6).contains(&times), "0, 100, 300, 700, 1500 ms: {times}");
 }
