@@ -151,6 +151,12 @@ impl Arena {
 
     /// Maps an arena that another process can map too, through [`file`](Self::file): the back end of a vhost-user port.
     ///
+    /// **peer**: whoever hands the file on vouches that its receiver writes only to slots that are lent to it. Nothing
+    /// enforces that: without an IOMMU in between it can write each byte at any time, also behind a `&[u8]` of a frame,
+    /// which Rust's rules forbid. Frames are not copied out before they are looked at, so a peer that breaks the promise
+    /// can change a byte between its check and its use. No unsafe code of ours takes an address or a length from a
+    /// frame's bytes, and slices check each index; but the compiler may assume that the bytes stand still.
+    ///
     /// # Errors
     /// As [`new`](Self::new).
     pub fn shared(plan: &ArenaPlan) -> Result<Self, ArenaError> {
