@@ -99,7 +99,8 @@ fn killed(inside: &Inside, driver: &str, door: &str, kernels: &str) -> Outcome<(
         match next {
             "forward" => drop(forward(&ports, &[])?.finish()?),
             "load" => {
-                let args = ["load", "--port", "packet:none", "http://192.0.2.1/"];
+                let args =
+                    ["load", "--port", "packet:none", "--address", "192.0.2.2/24", "http://192.0.2.1/"];
                 let ended = Ringway::complete(&here()?, &args, LIMIT)?;
                 assert!(ended.stderr.contains("was left behind by a ringway that died"), "{ended:?}");
             }
