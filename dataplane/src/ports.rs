@@ -350,9 +350,13 @@ impl Port {
     }
 
     /// Waits until what is sent to the port gets somewhere, once all its queues are open; for a few seconds at most.
-    pub fn wait_ready(&self) {
-        if let Device::Vhost(port) = &self.device {
-            port.wait_ready();
+    ///
+    /// # Errors
+    /// [`OpenError`] when it will not get anywhere.
+    pub fn wait_ready(&self) -> Result<(), OpenError> {
+        match &self.device {
+            Device::Vhost(port) => port.wait_ready(),
+            _ => Ok(()),
         }
     }
 

@@ -239,10 +239,10 @@ pub fn session(
             }
         }
         drop(news);
-        let facts = gather_facts(&inbox, shares.len());
-        if facts.is_ok() {
-            ports.iter().for_each(Port::wait_ready);
-        }
+        let facts = gather_facts(&inbox, shares.len()).and_then(|facts| {
+            ports.iter().try_for_each(Port::wait_ready).map_err(SessionError::Queue)?;
+            Ok(facts)
+        });
         let goes = facts.as_ref().is_ok_and(|facts| ready(facts));
         let _ = go.set(goes);
         let ends = match facts {

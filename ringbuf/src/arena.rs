@@ -151,6 +151,12 @@ impl Arena {
 
     /// Maps an arena that another process can map too, through [`file`](Self::file): the back end of a vhost-user port.
     ///
+    /// **peer**: whoever hands the file on vouches that its receiver writes only to slots that are lent to it. Nothing
+    /// enforces that: without an IOMMU in between it can write each byte at any time, also behind a `&[u8]` of a frame,
+    /// which Rust's rules forbid. Frames are not copied out before they are looked at, so a peer that breaks the promise
+    /// can change a byte between its check and its use. No unsafe code of ours takes an address or a length from a
+    /// frame's bytes, and slices check each index; but the compiler may assume that the bytes stand still.
+    ///
     /// # Errors
     /// As [`new`](Self::new).
     pub fn shared(plan: &ArenaPlan) -> Result<Self, ArenaError> {
@@ -377,11 +383,11 @@ fn map(bytes: usize, huge: bool, share: bool) -> Result<Mapping, ArenaError> {
     Ok((base, bytes, Backing::OrdinaryPages, file))
 }
 
-/// A file in memory, `bytes` long.
+/// A file in memory, `bytes` long for ever: whoever it is handed to could else cut it off, and the next touch would be
+/// our end (SIGBUS).
 fn memory_file(bytes: usize, huge: bool) -> io::Result<OwnedFd> {
-    let flags = libc::MFD_CLOEXEC
-        | libc::MFD_ALLOW_SEALING
-        | if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+    let pages = if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | pages;
     // SAFETY: the name is a string with its zero.
     let file = unsafe { libc::memfd_create(c"ringway-arena".as_ptr(), flags) };
     if file < 0 {
@@ -390,9 +396,8 @@ fn memory_file(bytes: usize, huge: bool) -> io::Result<OwnedFd> {
     // SAFETY: a descriptor that the kernel has just made for us.
     let file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(file) });
     file.set_len(bytes as u64)?;
-    // Whoever it is handed to must not take pages away from under us: that would be SIGBUS.
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-    // SAFETY: a descriptor of ours, and no memory is passed.
+    // SAFETY: a request without a pointer, to a descriptor of our own.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -340,8 +340,9 @@ impl<'p> Frame<'p> {
     fn slice_mut(&mut self, head: u16, len: u16) -> &mut [u8] {
         debug_assert!(head + len <= self.pool.frame_size());
         let start = self.pool.byte_at(self.offset() - u64::from(self.head()) + u64::from(head));
-        // SAFETY: the bytes lie in the slot, the ledger says that it is ours alone, and `&mut self` that nobody in
-        // this thread looks on. The mapping was zeroed, so each byte is initialised.
+        // SAFETY: the bytes lie in the slot, the ledger says that in this process it is ours alone, and `&mut self` that
+        // nobody in this thread looks on; of another process that is *peer* of a shared arena. The mapping was zeroed, so
+        // each byte is initialised.
         unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), usize::from(len)) }
     }
 }

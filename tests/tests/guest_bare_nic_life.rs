@@ -62,13 +62,30 @@ fn both(driver: &str) -> [Option<String>; 2] {
     [(); 2].map(|()| Some(driver.to_owned()))
 }
 
+/// What a program would hold that drives a card: `/dev/vfio/N`, `/dev/uioN`.
+fn door_of(inside: &Inside, driver: &str) -> Outcome<String> {
+    let folder = std::path::PathBuf::from(format!("/sys/bus/pci/devices/{}", inside.near_pci(0)));
+    if driver == "vfio" {
+        let group = std::fs::read_link(folder.join("iommu_group"))?;
+        return Ok(format!("/dev/vfio/{}", group.file_name().unwrap_or_default().to_string_lossy()));
+    }
+    let entry = std::fs::read_dir(folder.join("uio"))?.next().ok_or("no uio device")??;
+    Ok(format!("/dev/{}", entry.file_name().to_string_lossy()))
+}
+
 /// A process that was killed cannot give its cards back; the next start does: of ports that take them over, and of any
 /// other command.
 fn killed(inside: &Inside, driver: &str, door: &str, kernels: &str) -> Outcome<()> {
     let ports = ports(inside, driver, "");
-    for next in ["forward", "doctor"] {
+    for next in ["forward", "load", "doctor"] {
         let mut forwarder = forward(&ports, &[])?;
         assert_eq!(drivers(inside), both(door));
+        if driver == "uio" {
+            let config = format!("/sys/bus/pci/devices/{}/config", inside.near_pci(0));
+            let mut command = [0; 2];
+            std::fs::File::open(config)?.read_exact_at(&mut command, 4)?;
+            assert_eq!(command[1] & 4, 0, "its interrupt is allowed before anybody sleeps");
+        }
         forwarder.process().kill()?;
         drop(forwarder);
         assert_eq!(drivers(inside), both(door), "nobody has given them back yet");
@@ -81,7 +98,18 @@ fn killed(inside: &Inside, driver: &str, door: &str, kernels: &str) -> Outcome<(
         }
         match next {
             "forward" => drop(forward(&ports, &[])?.finish()?),
+            "load" => {
+                let args =
+                    ["load", "--port", "packet:none", "--address", "192.0.2.2/24", "http://192.0.2.1/"];
+                let ended = Ringway::complete(&here()?, &args, LIMIT)?;
+                assert!(ended.stderr.contains("was left behind by a ringway that died"), "{ended:?}");
+            }
             _ => {
+                let other = std::fs::File::open(door_of(inside, driver)?)?;
+                let ended = Ringway::complete(&here()?, &["doctor", "lo"], LIMIT)?;
+                assert!(ended.stderr.contains("it is not given back, because"), "{ended:?}");
+                assert_eq!(drivers(inside)[0].as_deref(), Some(door), "not under another's hands");
+                drop(other);
                 let ended = Ringway::complete(&here()?, &["doctor", "lo"], LIMIT)?;
                 assert!(ended.stderr.contains("was left behind by a ringway that died"), "{ended:?}");
             }
@@ -211,6 +239,15 @@ fn a_card_without_an_iommu_comes_back() {
         refused(&["uio:0000:00:00.0", "packet:lo"], &["0000:00:00.0", "8086:10d3", "af-xdp: or packet:"])?;
         killed(inside, "uio", "uio_pci_generic", "igb")?;
         used(inside, "uio")?;
+        // Another program drives it by the same door.
+        inside.bind(&inside.near_pci(0), "uio_pci_generic")?;
+        let other = std::fs::File::open(door_of(inside, "uio")?)?;
+        refused(&[&port, "packet:lo"], &["has /dev/uio", "end that process"])?;
+        drop(other);
+        assert_eq!(std::fs::read_dir("/run/ringway/pci")?.count(), 0, "a refusal leaves nothing");
+        inside.release(&inside.near_pci(0))?;
+        std::fs::write(format!("/sys/bus/pci/devices/{}/driver_override", inside.near_pci(0)), "\n")?;
+        std::fs::write("/sys/bus/pci/drivers_probe", inside.near_pci(0))?;
         link_goes_and_comes(inside, &lab, "uio")?;
         pulled(inside, &lab, "uio", "igb", Removal::Asked)
     });

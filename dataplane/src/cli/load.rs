@@ -12,8 +12,7 @@ use dataplane::load::client::{ClientPlan, LoadClients};
 use dataplane::load::report::{self, CpuSeconds, Setting};
 use dataplane::load::{BodyHash, LoadPlan, Mode, PlanError, Progress, Questions, Run, Threads, Verify};
 use dataplane::net::Prefix;
-use dataplane::ports::{Port, Purpose};
-use dataplane::report::Task;
+use dataplane::ports::{Port, Purpose, give_back_abandoned};
 use dataplane::session::{SessionPlan, WorkerEnd, blamed, session, total};
 use drivers::PortSpec;
 use drivers::link::Link;
@@ -194,6 +193,7 @@ fn over_port(
             "{host} is a name, and over a port nobody is asked for its address: give an IP address"
         ))
     })?;
+    give_back_abandoned(std::slice::from_ref(spec));
     let cpus = args.cpus();
     check_threads(args, cpus.len())?;
     let server = SocketAddr::new(ip, questions.url.port);

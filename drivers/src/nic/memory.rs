@@ -46,10 +46,10 @@ impl RingMemory {
 
     fn of_pages(bytes: usize, page: usize, kind: MemfdFlags) -> io::Result<Arc<Self>> {
         let bytes = bytes.max(1).next_multiple_of(page);
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
-        let file = rustix::fs::memfd_create("ringway-rings", flags)?;
+        let kind = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
+        let file = rustix::fs::memfd_create("ringway-rings", kind)?;
         rustix::fs::ftruncate(&file, bytes as u64)?;
-        // Whoever it is handed to must not take pages away from under us: that would be SIGBUS.
+        // Whoever it is handed to could else cut it off, and the next touch would be our end (SIGBUS).
         rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping, at an address of the kernel's choice, of a file that only we have.

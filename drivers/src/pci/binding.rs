@@ -11,6 +11,7 @@
 
 use super::address::PciAddress;
 use super::function::Way;
+use super::holders::holder;
 use crate::error::OpenError;
 use crate::link::Link;
 use rustix::fs::{FlockOperation, flock};
@@ -75,8 +76,12 @@ impl Binding {
                 Former { driver: driver.clone(), wish: wish_of(&folder), stays }
             }
         };
+        if let Some(why) = held(&folder, driver.as_deref(), claim.wanted) {
+            let error = OpenError::refused(&name, "taking the device", why);
+            return Err(error.hint("end that process first, or name another device"));
+        }
         if !claim.force
-            && let Some(why) = in_use(&folder, driver.as_deref())
+            && let Some(why) = in_use(&folder, driver.as_deref(), claim.wanted)
         {
             return Err(
                 OpenError::refused(&name, "taking the device from the kernel", why.reason).hint(why.cure)
@@ -110,10 +115,11 @@ impl Binding {
 
 impl Drop for Binding {
     fn drop(&mut self) {
-        if let Err(error) = give_back(&self.folder, &self.former) {
-            tracing::error!("{}: giving the device back: {error}", self.folder.display());
+        match give_back(&self.folder, &self.former) {
+            Ok(()) => self.state.remove(),
+            // The note stays: the next ringway tries again.
+            Err(error) => tracing::error!("{}: giving the device back: {error}", self.folder.display()),
         }
-        self.state.remove();
     }
 }
 
@@ -133,16 +139,25 @@ pub fn restore_abandoned(except: &[PciAddress]) -> Vec<String> {
     for address in addresses.filter(|address| !except.contains(address)) {
         let Ok(Some(state)) = State::lock(&address.to_string()) else { continue };
         let folder = address.folder();
-        if let Some(former) = state.read().filter(|_| driver_of(&folder).as_deref().is_none_or(is_door)) {
-            let to = former.driver.as_deref().unwrap_or("nobody");
-            told.push(match give_back(&folder, &former) {
-                Ok(()) => format!("{address} was left behind by a ringway that died; it is {to}'s again"),
-                Err(error) => {
-                    format!("{address} was left behind by a ringway that died; giving it back: {error}")
-                }
-            });
+        let driver = driver_of(&folder);
+        let Some(former) = state.read().filter(|_| driver.as_deref().is_none_or(is_door)) else {
+            state.remove();
+            continue;
+        };
+        let died = format!("{address} was left behind by a ringway that died");
+        // Somebody who found it there may have taken it up since.
+        if let Some(who) = driver.as_deref().and_then(|driver| holder(&folder, driver)) {
+            told.push(format!("{died}; it is not given back, because {who}"));
+            continue;
         }
-        state.remove();
+        let to = former.driver.as_deref().unwrap_or("nobody");
+        told.push(match give_back(&folder, &former) {
+            Ok(()) => {
+                state.remove();
+                format!("{died}; it is {to}'s again")
+            }
+            Err(error) => format!("{died}; giving it back: {error}"),
+        });
     }
     told
 }
@@ -207,8 +222,25 @@ struct InUse {
     cure: String,
 }
 
+/// Who has it open through a door of the kernel's, if it matters: unbinding vfio-pci would wait for him, and two at one
+/// `/dev/uioN` would drive one card. Of a group that is opened twice the kernel tells us itself.
+fn held(folder: &Path, driver: Option<&str>, wanted: &str) -> Option<String> {
+    let driver = driver.filter(|driver| *driver != wanted || *driver == Way::Uio.kernel_driver())?;
+    holder(folder, driver)
+}
+
 /// Whether somebody would lose an interface that they use.
-fn in_use(folder: &Path, driver: Option<&str>) -> Option<InUse> {
+fn in_use(folder: &Path, driver: Option<&str>, wanted: &str) -> Option<InUse> {
+    let unbound = driver.filter(|driver| *driver != wanted);
+    if let Some(count) = unbound.and_then(|_| virtual_functions(folder)) {
+        return Some(InUse {
+            reason: format!("{count} virtual functions of it are switched on, and would go with its driver"),
+            cure: format!(
+                "switch them off: echo 0 > {}; or take it all the same with force=on",
+                folder.join("sriov_numvfs").display()
+            ),
+        });
+    }
     let driver = driver.filter(|driver| !is_door(driver))?;
     let interfaces = interfaces(folder);
     let network = std::fs::read_to_string(folder.join("class")).is_ok_and(|class| class.starts_with("0x02"));
@@ -231,6 +263,12 @@ fn in_use(folder: &Path, driver: Option<&str>) -> Option<InUse> {
             ),
         })
     })
+}
+
+/// How many virtual functions it has (SR-IOV), if any.
+fn virtual_functions(folder: &Path) -> Option<u32> {
+    let text = std::fs::read_to_string(folder.join("sriov_numvfs")).ok()?;
+    text.trim().parse().ok().filter(|count| *count > 0)
 }
 
 /// Its network interfaces; those of virtio are below the device on virtio's own bus.
@@ -291,9 +329,7 @@ impl State {
                 Err(error) => return Err(error.into()),
             }
             // Whoever had it may have removed it between the two calls: then the lock is on a file without a name.
-            if std::fs::metadata(&path)
-                .is_ok_and(|named| file.metadata().is_ok_and(|own| own.ino() == named.ino()))
-            {
+            if is_named(&file, &path) {
                 return Ok(Some(Self { file, path }));
             }
         }
@@ -331,12 +367,26 @@ impl State {
     }
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        // Nothing was noted: the device was refused.
+        if self.file.metadata().is_ok_and(|own| own.len() == 0) && is_named(&self.file, &self.path) {
+            self.remove();
+        }
+    }
+}
+
+/// Whether the file at the path is this one.
+fn is_named(file: &File, path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|named| file.metadata().is_ok_and(|own| own.ino() == named.ino()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn scratch() -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("ringway-binding-{}", std::process::id()));
+    fn scratch(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("ringway-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         folder
     }
@@ -344,7 +394,7 @@ mod tests {
     /// What a process that died has written is read by the next; while it lives, nobody else gets the function.
     #[test]
     fn the_former_driver_outlives_its_writer() {
-        let folder = scratch();
+        let folder = scratch("binding");
         let former = Former { driver: Some("e1000e".to_owned()), wish: None, stays: false };
         let state = State::lock_in(&folder, "0000:03:00.0").expect("a folder of ours").expect("free");
         assert_eq!(state.read(), None, "nothing was written yet");
@@ -359,6 +409,46 @@ mod tests {
         assert_eq!(after.read(), None);
         std::fs::write(folder.join("0000:03:00.0"), "driver e10").expect("writes");
         assert_eq!(after.read(), None, "half a file says nothing");
+        std::fs::remove_dir_all(&folder).expect("ours");
+    }
+
+    /// A refusal leaves nothing; a device that could not be given back stays noted.
+    #[test]
+    fn a_note_goes_only_when_it_is_settled() {
+        let folder = scratch("note");
+        drop(State::lock_in(&folder, "0000:03:00.0").expect("a folder of ours").expect("free"));
+        assert!(!folder.join("0000:03:00.0").exists(), "nothing was noted");
+
+        // A driver that is not there: giving back fails, since the device is.
+        let device = folder.join("device");
+        std::fs::create_dir_all(&device).expect("ours");
+        std::fs::write(device.join("driver_override"), "").expect("ours");
+        let state = State::lock_in(&folder, "0000:03:00.0").expect("opens").expect("free");
+        let former = Former { driver: Some("no-such-driver".to_owned()), ..Former::default() };
+        state.write(&former).expect("writes");
+        drop(Binding { folder: device.clone(), state, former: former.clone() });
+        let state = State::lock_in(&folder, "0000:03:00.0").expect("opens").expect("free");
+        assert_eq!(state.read(), Some(former.clone()), "the next one can try again");
+
+        std::fs::remove_dir_all(&device).expect("ours");
+        drop(Binding { folder: device, state, former });
+        assert!(!folder.join("0000:03:00.0").exists(), "it was pulled out");
+        std::fs::remove_dir_all(&folder).expect("ours");
+    }
+
+    #[test]
+    fn virtual_functions_keep_their_device() {
+        let folder = scratch("sriov");
+        std::fs::create_dir_all(&folder).expect("ours");
+        std::fs::write(folder.join("sriov_numvfs"), "2\n").expect("ours");
+        let why = in_use(&folder, Some("ixgbe"), "vfio-pci").expect("two functions");
+        assert!(
+            why.reason.contains("2 virtual functions") && why.cure.contains("force=on"),
+            "{}",
+            why.reason
+        );
+        std::fs::write(folder.join("sriov_numvfs"), "0\n").expect("ours");
+        assert!(in_use(&folder, Some("ixgbe"), "vfio-pci").is_none());
         std::fs::remove_dir_all(&folder).expect("ours");
     }
 }

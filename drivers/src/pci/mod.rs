@@ -24,6 +24,7 @@ mod binding;
 mod dma;
 pub mod fake;
 mod function;
+mod holders;
 mod interrupt;
 mod mapping;
 mod registers;

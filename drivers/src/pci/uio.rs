@@ -1,14 +1,17 @@
 //! UIO: registers by sysfs, interrupts by `/dev/uioN`, and physical addresses, for machines without an IOMMU.
 //!
 //! The card can then reach all of memory, and a wrong address in a descriptor is memory damage of the whole machine: that
-//! is what an IOMMU is for. We tell it of huge pages alone: each is one piece of physical memory, which neither moves
-//! nor is swapped.
+//! is what an IOMMU is for. We tell it of huge pages alone: each is one piece of physical memory, which is not swapped, and
+//! moves only when its memory is taken offline or a gigantic page is made of it (mm/hugetlb.c, mm/migrate.c). Then the card
+//! goes on with the old place: without an IOMMU nobody pins it.
 //!
-//! When this process dies, the kernel takes the right to move data from the card as `/dev/uioN` is closed
-//! (`release` in drivers/uio/uio_pci_generic.c), before its memory is used for anything else.
+//! When this process is killed, the kernel takes the right to move data from the card as `/dev/uioN` is closed (`release` in
+//! drivers/uio/uio_pci_generic.c). **That is too late by a moment**: `do_exit` (kernel/exit.c) lets go of memory
+//! (`exit_mm`) before files (`exit_files`), so in between a card that still receives writes into huge pages that are free
+//! again, or somebody else's already. A clean end stops the card first.
 //!
 //! Invariants of [`Dma`], as kept here: **physical**: the addresses are those that `/proc/self/pagemap` shows, of pages that
-//! were seen to be whole huge pages in one piece.
+//! were seen to be whole huge pages in one piece; with the two gaps above.
 
 use super::Bus;
 use super::dma::{Addresses, Dma, Memory};
@@ -121,7 +124,10 @@ impl Bus for Uio {
             return Ok(Vec::new());
         }
         let file = OwnedFd::from(self.door.try_clone()?);
-        Ok(vec![Interrupt::line(file, self.config.try_clone()?)])
+        let line = Interrupt::line(file, self.config.try_clone()?);
+        // It was forbidden when the function was taken: whoever sleeps now would not be woken.
+        line.calm()?;
+        Ok(vec![line])
     }
 
     /// The kernel asks nobody: what is pulled out is gone, and its registers are all ones.
@@ -134,8 +140,8 @@ impl Bus for Uio {
     }
 }
 
-// SAFETY: *physical*: the pages were seen to be in one piece, and huge pages stay where they are; dropping the door takes from
-// the card the right to move data.
+// SAFETY: *physical*: the pages were seen to be in one piece, and huge pages stay where they are but for what the module says;
+// dropping the door takes from the card the right to move data, and while we live memory goes behind it.
 unsafe impl Dma for Uio {
     unsafe fn map(&self, memory: Memory) -> io::Result<Addresses> {
         let start = memory.base.as_ptr().expose_provenance();

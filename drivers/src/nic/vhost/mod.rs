@@ -10,10 +10,14 @@
 //! counted, and the rings begin anew.
 //!
 //! There is no IOMMU in between: the back end can read and write the whole arena, at any time. Whoever connects such a
-//! port trusts the process at its other end with the port's packets.
+//! port trusts the process at its other end with the port's packets (*peer* of [`ringbuf::Arena::shared`]).
 
 mod bell;
+mod door;
 mod port;
 mod supervisor;
+mod talk;
+#[cfg(test)]
+mod tests;
 
 pub use port::{VhostPlan, VhostPort};

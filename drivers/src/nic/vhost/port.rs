@@ -1,7 +1,8 @@
 //! A vhost-user port, and how its queues are opened.
 
 use super::bell::{Bells, Line};
-use super::supervisor::{Door, Member, Peer, Shared, supervise};
+use super::door::Door;
+use super::supervisor::{Member, PATIENCE, Peer, Shared, supervise};
 use crate::error::OpenError;
 use crate::nic::virtio::{self, Addresses, Layout, VirtioPlan, feature};
 use crate::queue::{Copying, Gather};
@@ -102,10 +103,12 @@ impl VhostPort {
         let device = plan.path.display().to_string();
         let failed = |step: &str, source: io::Error| OpenError::new(&device, step, source);
         let refused = |why: String| OpenError::refused(&device, "agreeing with the back end", why);
-        let door = Door::new(&plan).map_err(|source| {
-            failed("listening for a back end", source).hint("another process may listen there already")
-        })?;
+        let door = Door::new(&plan)?;
         let peer = first(&plan, &door).map_err(|source| {
+            if source.kind() == io::ErrorKind::TimedOut {
+                let hint = "it has accepted, but does not answer: is it stopped, or no back end of vhost-user at all?";
+                return failed("asking the back end what it can do", source).hint(hint);
+            }
             let other = if plan.server { "connects to it" } else { "listens there" };
             failed("waiting for a back end", source).hint(format!(
                 "nobody {other}: start the back end first (dpdk-testpmd --vdev net_vhost0,iface={device}), or {}",
@@ -182,10 +185,21 @@ impl VhostPort {
     }
 
     /// Waits until the back end has the rings, once all queues are open: what comes before it has them finds no room.
-    pub fn wait_ready(&self) {
-        if !self.shared.wait_up() {
-            tracing::warn!("{}: the back end has not taken the rings yet", self.plan.path.display());
+    ///
+    /// # Errors
+    /// [`OpenError`] when the back end has refused them.
+    pub fn wait_ready(&self) -> Result<(), OpenError> {
+        let device = self.plan.path.display();
+        match self.shared.wait_up() {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("{device}: the back end has not taken the rings yet"),
+            Err(source) => {
+                let error =
+                    OpenError::new(device.to_string(), "handing the rings over to the back end", source);
+                return Err(error.hint("its own log says why it does not take them"));
+            }
         }
+        Ok(())
     }
 }
 
@@ -204,7 +218,11 @@ fn first(plan: &VhostPlan, door: &Door) -> io::Result<Peer> {
     let mut said = false;
     loop {
         match door.connect(plan) {
-            Ok(stream) => return Peer::meet(stream, plan).map_err(io::Error::other),
+            Ok(stream) => {
+                // Whoever waits for nobody still hears whom he finds.
+                let left = plan.wait.saturating_sub(begin.elapsed()).max(Duration::from_secs(1));
+                return Peer::meet(stream, plan, left.min(PATIENCE));
+            }
             Err(error) if begin.elapsed() >= plan.wait => return Err(error),
             Err(_) => {
                 if !core::mem::replace(&mut said, true) {

@@ -8,17 +8,16 @@
 //! ```
 
 use super::bell::{Bell, Bells};
+use super::door::Door;
 use super::port::VhostPlan;
+use super::talk::within;
 use crate::nic::virtio::{Layout, Parts, feature};
 use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io;
-use std::net::Shutdown;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
@@ -27,9 +26,9 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// How long a back end may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two attempts to connect.
-const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the supervisor and the queues share.
 #[derive(Debug)]
@@ -43,11 +42,13 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 struct State {
-    members: Vec<Option<Member>>,
+    members: Vec<Option<Arc<Member>>>,
     /// Queues that have begun anew since the back end went.
     settled: usize,
     closing: bool,
     closed: bool,
+    /// Why the first back end has not taken the rings: nothing will pass.
+    refused: Option<io::Error>,
 }
 
 /// What the back end must know of one queue pair.
@@ -62,8 +63,8 @@ pub(super) struct Member {
 
 impl Shared {
     pub(super) fn new(queues: u32) -> io::Result<Arc<Self>> {
-        let state =
-            State { members: (0..queues).map(|_| None).collect(), settled: 0, closing: false, closed: false };
+        let members = (0..queues).map(|_| None).collect();
+        let state = State { members, settled: 0, closing: false, closed: false, refused: None };
         Ok(Arc::new(Self {
             generation: AtomicU32::new(0),
             state: Mutex::new(state),
@@ -85,7 +86,7 @@ impl Shared {
         let mut state = self.state();
         let closing = state.closing;
         match state.members.get_mut(queue as usize) {
-            Some(place) if place.is_none() && !closing => *place = Some(member),
+            Some(place) if place.is_none() && !closing => *place = Some(Arc::new(member)),
             _ => return false,
         }
         self.news.notify_all();
@@ -124,22 +125,34 @@ impl Shared {
         !state.closing
     }
 
+    /// The queues, once all are there. Copies, since nobody waits for us while we talk with a back end.
+    fn members(&self) -> Vec<Arc<Member>> {
+        self.state().members.iter().flatten().cloned().collect()
+    }
+
     fn is_closing(&self) -> bool {
         self.state().closing
     }
 
-    /// Waits until a back end has the rings, but no longer than it may take for an answer; whether it has.
-    pub(super) fn wait_up(&self) -> bool {
-        let until = Instant::now() + PATIENCE;
+    /// Waits until a back end has the rings, but no longer than it may take for an answer; whether it has, or had.
+    ///
+    /// # Errors
+    /// Why the first has refused them.
+    pub(super) fn wait_up(&self) -> io::Result<bool> {
+        // A second more, for what it is told when the back end gave none.
+        let until = Instant::now() + PATIENCE + Duration::from_secs(1);
         let mut state = self.state();
-        while !Self::is_up(self.generation.load(Ordering::Acquire)) {
+        while self.generation.load(Ordering::Acquire) == 0 {
+            if let Some(error) = state.refused.take() {
+                return Err(error);
+            }
             let left = until.saturating_duration_since(Instant::now());
             if state.closing || left.is_zero() {
-                return false;
+                return Ok(false);
             }
             state = self.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        true
+        Ok(true)
     }
 
     fn turn_over(&self) {
@@ -152,69 +165,6 @@ impl Shared {
             let _ = member.bells.call.ring();
         }
     }
-}
-
-/// How we come to a back end.
-#[derive(Debug)]
-pub(super) enum Door {
-    /// We connect to its socket.
-    Knock,
-    /// It connects to ours, which goes with us.
-    Open(UnixListener, PathBuf),
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        if let Self::Open(_, path) = self {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-impl Door {
-    pub(super) fn new(plan: &VhostPlan) -> io::Result<Self> {
-        if !plan.server {
-            return Ok(Self::Knock);
-        }
-        // Left behind by one that was killed: a socket at which nobody listens. A plain file refuses connections, too.
-        if std::fs::symlink_metadata(&plan.path).is_ok_and(|found| found.file_type().is_socket())
-            && UnixStream::connect(&plan.path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
-        {
-            let _ = std::fs::remove_file(&plan.path);
-        }
-        let listener = UnixListener::bind(&plan.path)?;
-        let door = Self::Open(listener, plan.path.clone());
-        if let Self::Open(listener, _) = &door {
-            listener.set_nonblocking(true)?;
-        }
-        Ok(door)
-    }
-
-    /// One attempt.
-    pub(super) fn connect(&self, plan: &VhostPlan) -> io::Result<UnixStream> {
-        let stream = match self {
-            Self::Knock => UnixStream::connect(&plan.path)?,
-            Self::Open(listener, _) => listener.accept()?.0,
-        };
-        stream.set_nonblocking(false)?;
-        Ok(stream)
-    }
-}
-
-/// Does what waits for a back end, which may take [`PATIENCE`] for it: then its connection is cut, and the wait ends with an
-/// error. (A time limit of the socket's own does not do: the vhost crate takes it for a reason to try again.)
-fn limited<T>(stream: &UnixStream, work: impl FnOnce() -> T) -> T {
-    let (done, rest) = mpsc::channel::<()>();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            if rest.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-        });
-        let result = work();
-        drop(done);
-        result
-    })
 }
 
 /// A back end that we have been introduced to.
@@ -239,14 +189,17 @@ impl std::fmt::Debug for FrontEnd {
 
 impl Peer {
     /// Asks what the back end can do.
-    pub(super) fn meet(stream: UnixStream, plan: &VhostPlan) -> Result<Self, vhost::Error> {
-        let copy = stream.try_clone().map_err(vhost::Error::IOError)?;
-        let front = Frontend::from_stream(copy, u64::from(plan.queues) * 2);
-        let (front, features, pairs) = limited(&stream, || Self::agree(front, plan))?;
+    ///
+    /// # Errors
+    /// What went wrong; `TimedOut` when the answers do not come by `limit`.
+    pub(super) fn meet(stream: UnixStream, plan: &VhostPlan, limit: Duration) -> io::Result<Self> {
+        let mut front = Frontend::from_stream(stream.try_clone()?, u64::from(plan.queues) * 2);
+        let (features, pairs) = within(limit, &stream, || Self::ask(&mut front, plan))?;
         Ok(Self { stream, front: FrontEnd(front), features, pairs })
     }
 
-    fn agree(mut front: Frontend, plan: &VhostPlan) -> Result<(Frontend, u64, u64), vhost::Error> {
+    /// Its features, and its queue pairs.
+    fn ask(front: &mut Frontend, plan: &VhostPlan) -> Result<(u64, u64), vhost::Error> {
         front.set_owner()?;
         let offered = front.get_features()?;
         let mut pairs = 1;
@@ -262,27 +215,26 @@ impl Peer {
                 pairs = front.get_queue_num()?;
             }
         }
-        Ok((front, offered & plan.wanted(), pairs))
+        Ok((offered & plan.wanted(), pairs))
     }
 
     /// Hands over memory and rings.
-    fn introduce(&mut self, members: &[Option<Member>], plan: &VhostPlan) -> Result<(), vhost::Error> {
-        let Self { stream, front, features, .. } = self;
-        limited(stream, || Self::hand_over(&mut front.0, *features, members, plan))
+    fn introduce(&mut self, members: &[Arc<Member>], plan: &VhostPlan) -> io::Result<()> {
+        let Self { stream, front: FrontEnd(front), features, .. } = self;
+        within(PATIENCE, stream, || Self::hand_over(front, *features, members, plan))
     }
 
     fn hand_over(
         front: &mut Frontend,
         features: u64,
-        members: &[Option<Member>],
+        members: &[Arc<Member>],
         plan: &VhostPlan,
     ) -> Result<(), vhost::Error> {
         front.set_features(features)?;
         front.set_mem_table(&regions(members))?;
         let base = if features & feature::PACKED != 0 { 0x8000 } else { 0 };
         for (pair, member) in members.iter().enumerate() {
-            let Some(member) = member else { continue };
-            let Layout { memory, receive, transmit, .. } = &member.layout;
+            let Layout { memory, receive, transmit } = &member.layout;
             for (index, parts, bell) in
                 [(2 * pair, receive, &member.bells.receive), (2 * pair + 1, transmit, &member.bells.transmit)]
             {
@@ -304,17 +256,20 @@ impl Peer {
         Ok(())
     }
 
-    /// Takes the rings back: when this returns, the back end has let go of them, is gone, or does not answer.
-    fn part(self, pairs: usize) {
-        let Self { stream, front, .. } = &self;
-        limited(stream, || {
-            for index in 0..2 * pairs {
-                if let Err(error) = front.0.get_vring_base(index) {
-                    tracing::debug!("stopping ring {index}: {error}");
-                    break;
-                }
+    /// Takes the rings back: when this returns, the back end has let go of them, or is gone.
+    /// It may also have fallen silent: then it keeps them, and nobody looks at what it does to the memory any more.
+    fn part(self, plan: &VhostPlan) {
+        let front = &self.front.0;
+        let mut rings = 0..2 * plan.queues as usize;
+        let stopped =
+            within(PATIENCE, &self.stream, || rings.try_for_each(|i| front.get_vring_base(i).map(drop)));
+        match stopped {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                tracing::warn!("{}: taking the rings back: {error}", plan.path.display());
             }
-        });
+            Err(error) => tracing::debug!("{}: taking the rings back: {error}", plan.path.display()),
+            Ok(()) => {}
+        }
     }
 }
 
@@ -331,9 +286,9 @@ fn addresses(base: u64, parts: &Parts, ring: u16) -> VringConfigData {
 }
 
 /// Each memory once. What the back end calls a guest's physical address is our own.
-fn regions(members: &[Option<Member>]) -> Vec<VhostUserMemoryRegionInfo> {
+fn regions(members: &[Arc<Member>]) -> Vec<VhostUserMemoryRegionInfo> {
     let mut regions: Vec<VhostUserMemoryRegionInfo> = Vec::new();
-    for member in members.iter().flatten() {
+    for member in members {
         let memory = &member.layout.memory;
         let rings = (memory.address(), memory.bytes() as u64, memory.file().as_raw_fd());
         let arena = (member.arena_address, member.arena_bytes, member.arena.as_raw_fd());
@@ -356,31 +311,33 @@ fn regions(members: &[Option<Member>]) -> Vec<VhostUserMemoryRegionInfo> {
 pub(super) fn supervise(shared: &Shared, plan: &VhostPlan, door: Door, first: Peer) {
     let features = first.features;
     let mut peer = Some(first);
-    let (mut before, mut said) = (false, false);
+    let mut before = false;
+    let mut refusals = 0u32;
     while shared.wait(|state| state.members.iter().all(Option::is_some)) {
         let Some(mut now) = peer.take().or_else(|| find(shared, plan, &door, features)) else { break };
-        // Copied, so that whoever waits to close need not wait for the back end.
-        let members = shared.state().members.clone();
-        if let Err(error) = now.introduce(&members, plan) {
-            if !core::mem::replace(&mut said, true) {
+        let introduced = now.introduce(&shared.members(), plan);
+        if let Err(error) = introduced {
+            if !before {
+                shared.state().refused = Some(error);
+                break;
+            }
+            if refusals == 0 {
                 tracing::warn!("{}: the back end refused the rings: {error}", plan.path.display());
             }
-            pause(shared);
+            drop(now);
+            pause(shared, PAUSE * (1 << refusals));
+            refusals = (refusals + 1).min(5);
             continue;
         }
-        said = false;
+        refusals = 0;
         shared.turn_over();
         if core::mem::replace(&mut before, true) {
             tracing::warn!("{}: a back end has the rings again", plan.path.display());
         }
-        match watch(shared, &now.stream) {
-            Seen::Closing => {
-                now.part(plan.queues as usize);
-                break;
-            }
-            // It lives, and may still work on the rings.
-            Seen::Words => now.part(plan.queues as usize),
-            Seen::Gone => drop(now),
+        let gone = watch(shared, plan, &now.stream);
+        if !gone {
+            now.part(plan);
+            break;
         }
         tracing::warn!("{}: the back end is gone; waiting for the next", plan.path.display());
         shared.state().settled = 0;
@@ -394,45 +351,54 @@ pub(super) fn supervise(shared: &Shared, plan: &VhostPlan, door: Door, first: Pe
     shared.news.notify_all();
 }
 
-/// What ended the watch over a back end.
-enum Seen {
-    /// It is time to close.
-    Closing,
-    /// The socket is hung up.
-    Gone,
-    /// It said something, which is never asked of it while it has the rings: nobody knows what it would be an answer to.
-    Words,
-}
-
-/// Waits until the socket is hung up, or it is time to close.
-fn watch(shared: &Shared, stream: &UnixStream) -> Seen {
+/// Waits until the back end has closed the socket (`true`) or it is time to close.
+///
+/// Nothing is ever said here unasked. Whoever says something all the same is alive, as is one that has closed only his half:
+/// he may copy still, and keeps the rings. One that has closed all of it while he goes on copying is not found out.
+fn watch(shared: &Shared, plan: &VhostPlan, stream: &UnixStream) -> bool {
+    let mut listened_for = PollFlags::IN;
+    let mut said = false;
     loop {
         let mut fds = [
-            PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN | PollFlags::RDHUP),
+            PollFd::from_borrowed_fd(stream.as_fd(), listened_for),
             PollFd::from_borrowed_fd(shared.alarm.as_fd(), PollFlags::IN),
         ];
         let _ = poll(&mut fds, None);
+        let events = fds[0].revents();
         if shared.is_closing() {
             return Seen::Closing;
         }
-        match fds[0].revents() {
-            PollFlags::IN => return Seen::Words,
-            none if none.is_empty() => shared.alarm.calm(),
-            _ => return Seen::Gone,
+        if events.intersects(PollFlags::HUP | PollFlags::ERR) {
+            return true;
+        }
+        shared.alarm.calm();
+        if events.contains(PollFlags::IN) {
+            match (&mut &*stream).read(&mut [0; 4096]) {
+                // His half is closed: that shows for ever.
+                Ok(0) => listened_for = PollFlags::empty(),
+                Ok(_) => {
+                    if !core::mem::replace(&mut said, true) {
+                        tracing::warn!("{}: the back end says what nobody asked for", plan.path.display());
+                    }
+                    pause(shared, PAUSE);
+                }
+                Err(_) => {}
+            }
         }
     }
 }
 
-fn pause(shared: &Shared) {
+fn pause(shared: &Shared, time: Duration) {
     let mut fds = [PollFd::from_borrowed_fd(shared.alarm.as_fd(), PollFlags::IN)];
-    let _ = poll(&mut fds, Some(&PAUSE));
+    // It is below a minute.
+    let _ = poll(&mut fds, Timespec::try_from(time).ok().as_ref());
 }
 
 /// The next back end that can do what the first could; `None` when it is time to close.
 fn find(shared: &Shared, plan: &VhostPlan, door: &Door, features: u64) -> Option<Peer> {
     let mut said = false;
     while !shared.is_closing() {
-        match door.connect(plan).map(|stream| Peer::meet(stream, plan)) {
+        match door.connect(plan).map(|stream| Peer::meet(stream, plan, PATIENCE)) {
             Ok(Ok(peer)) if peer.features & features == features && peer.pairs >= plan.queues.into() => {
                 return Some(Peer { features, ..peer });
             }
@@ -446,7 +412,7 @@ fn find(shared: &Shared, plan: &VhostPlan, door: &Door, features: u64) -> Option
             }
             _ => {}
         }
-        pause(shared);
+        pause(shared, PAUSE);
     }
     None
 }
