@@ -13,6 +13,7 @@ use dataplane::load::report::{self, CpuSeconds, Setting};
 use dataplane::load::{BodyHash, LoadPlan, Mode, PlanError, Progress, Questions, Run, Threads, Verify};
 use dataplane::net::Prefix;
 use dataplane::ports::{Port, Purpose, give_back_abandoned};
+use dataplane::report::Task;
 use dataplane::session::{SessionPlan, WorkerEnd, blamed, session, total};
 use drivers::PortSpec;
 use drivers::link::Link;

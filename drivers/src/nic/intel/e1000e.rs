@@ -135,9 +135,14 @@ impl Card for E1000e {
     }
 
     /// The card sums from TUCSS to the packet's end and stores at TUCSO, whatever is there: any checksum of this kind will do.
-    fn context(_first: &Frame<'_>, offload: &Offload) -> Option<Descriptor> {
+    fn context(first: &Frame<'_>, offload: &Offload) -> Option<Descriptor> {
         let start = u8::try_from(offload.checksum_start).ok()?;
-        let place = u8::try_from(offload.checksum_start + offload.checksum_offset).ok()?;
+        let place = usize::from(offload.checksum_start) + usize::from(offload.checksum_offset);
+        // It is a peer's word where the sum belongs, and the card would write it there.
+        if place + 2 > first.len().into() {
+            return None;
+        }
+        let place = u8::try_from(place).ok()?;
         Some([u64::from(start) << 32 | u64::from(place) << 40, transmit::EXTENDED])
     }
 

@@ -172,7 +172,7 @@ impl VhostPort {
         let line = Line { shared: Arc::clone(&self.shared), bells: Arc::clone(&bells), seen: 0 };
         let opened = virtio::open(pool, &plan, layout, Addresses::Linear(address), line)?;
         let member = Member {
-            arena: Arc::new(file.try_clone_to_owned().map_err(failed)?),
+            arena: file.try_clone_to_owned().map_err(failed)?,
             arena_address: address,
             arena_bytes: arena.bytes() as u64,
             layout: layout.clone(),
@@ -215,7 +215,6 @@ impl Drop for VhostPort {
 /// The first back end, for as long as the plan waits.
 fn first(plan: &VhostPlan, door: &Door) -> io::Result<Peer> {
     let begin = Instant::now();
-    let mut said = false;
     loop {
         match door.connect(plan) {
             Ok(stream) => {
@@ -224,13 +223,7 @@ fn first(plan: &VhostPlan, door: &Door) -> io::Result<Peer> {
                 return Peer::meet(stream, plan, left.min(PATIENCE));
             }
             Err(error) if begin.elapsed() >= plan.wait => return Err(error),
-            Err(_) => {
-                if !core::mem::replace(&mut said, true) {
-                    let (path, limit) = (plan.path.display(), plan.wait.as_secs());
-                    tracing::info!("waiting for a back end at {path}, for {limit} s at most");
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
 }
@@ -264,49 +257,6 @@ mod tests {
             let error = VhostPlan::from_spec(&spec).expect_err("bad").to_string();
             assert!(error.contains(words), "{error}");
         }
-    }
-
-    /// A path for a socket, and a plan that waits for nobody.
-    fn at(name: &str, more: &str) -> (PathBuf, VhostPlan) {
-        let path = std::env::temp_dir().join(format!("ringway-vhost-{}-{name}", std::process::id()));
-        let spec = format!("vhost-user:{},wait=0{more}", path.display()).parse().expect("a port");
-        (path, VhostPlan::from_spec(&spec).expect("a plan"))
-    }
-
-    #[test]
-    fn a_file_in_the_way_is_left_alone() {
-        let (path, plan) = at("file", ",server=on");
-        std::fs::write(&path, "precious").expect("written");
-        let error = VhostPort::open(plan).expect_err("in the way").to_string();
-        assert!(error.contains("listening for a back end"), "{error}");
-        assert_eq!(std::fs::read_to_string(&path).expect("still there"), "precious");
-        std::fs::remove_file(path).expect("removed");
-    }
-
-    #[test]
-    fn a_socket_that_nobody_came_to_is_taken_away() {
-        let (path, plan) = at("nobody", ",server=on");
-        let error = VhostPort::open(plan).expect_err("nobody").to_string();
-        assert!(error.contains("nobody connects to it"), "{error}");
-        assert!(path.symlink_metadata().is_err(), "the socket is left behind");
-    }
-
-    /// A back end that accepts and says nothing is given up.
-    #[test]
-    fn a_silent_back_end_is_given_up() {
-        let (path, plan) = at("silent", "");
-        let listener = std::os::unix::net::UnixListener::bind(&path).expect("listens");
-        let begin = Instant::now();
-        let opened = std::thread::scope(|scope| {
-            let held = scope.spawn(|| listener.accept().expect("comes"));
-            let opened = VhostPort::open(plan);
-            drop(held.join());
-            opened
-        });
-        std::fs::remove_file(path).expect("removed");
-        let error = opened.expect_err("silent").to_string();
-        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
-        assert!(error.contains("waiting for a back end"), "{error}");
     }
 
     #[test]

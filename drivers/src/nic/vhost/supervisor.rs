@@ -52,9 +52,9 @@ struct State {
 }
 
 /// What the back end must know of one queue pair.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Member {
-    pub(super) arena: Arc<OwnedFd>,
+    pub(super) arena: OwnedFd,
     pub(super) arena_address: u64,
     pub(super) arena_bytes: u64,
     pub(super) layout: Layout,
@@ -234,7 +234,7 @@ impl Peer {
         front.set_mem_table(&regions(members))?;
         let base = if features & feature::PACKED != 0 { 0x8000 } else { 0 };
         for (pair, member) in members.iter().enumerate() {
-            let Layout { memory, receive, transmit } = &member.layout;
+            let Layout { memory, receive, transmit, .. } = &member.layout;
             for (index, parts, bell) in
                 [(2 * pair, receive, &member.bells.receive), (2 * pair + 1, transmit, &member.bells.transmit)]
             {
@@ -339,6 +339,7 @@ pub(super) fn supervise(shared: &Shared, plan: &VhostPlan, door: Door, first: Pe
             now.part(plan);
             break;
         }
+        drop(now);
         tracing::warn!("{}: the back end is gone; waiting for the next", plan.path.display());
         shared.state().settled = 0;
         shared.turn_over();
@@ -366,7 +367,7 @@ fn watch(shared: &Shared, plan: &VhostPlan, stream: &UnixStream) -> bool {
         let _ = poll(&mut fds, None);
         let events = fds[0].revents();
         if shared.is_closing() {
-            return Seen::Closing;
+            return false;
         }
         if events.intersects(PollFlags::HUP | PollFlags::ERR) {
             return true;
