@@ -18,7 +18,8 @@
 // kprobes hang on (CC_FLAGS_FTRACE in lib/Makefile): fentry there is EBUSY, and a kprobe EINVAL ("notrace function",
 // within_notrace_func in kernel/trace/trace_kprobe.c). All count at the entry, since a breakpoint knows no exit.
 //
-// Counted are the processes in `watched`, and what interrupts do on the server's CPU while it has nothing else to run (process 0).
+// Counted are the processes in `watched`; what interrupts do on the server's CPU while it has nothing else to run (process 0); and,
+// whoever runs, packets at devices of the server's network namespace: acknowledgements make the client's CPU send them too.
 
 #include <linux/bpf.h>
 #include <linux/bpf_perf_event.h>
@@ -34,7 +35,7 @@ enum hook {
 	FROM_ITER,
 	FROM_ITER_NOCACHE,
 	CSUM_FROM_ITER,
-	COPY_UBUFS,
+	COPY_UBUFS, // from here on, the first argument is the packet
 	STORE_BITS,
 	COPY_BITS,
 	COPY_CSUM_BITS,
@@ -42,6 +43,8 @@ enum hook {
 };
 
 const volatile __u32 idle_cpu = (__u32)-1; // whose idle time belongs to the server; none by default
+const volatile __u32 network = 0; // the number of the server's network namespace; none by default
+const volatile __u32 far_network = 0; // of the one where its packets arrive
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -63,7 +66,24 @@ struct {
 } sums SEC(".maps");
 
 // The fields that are read, found by name in the running kernel's own description of the type.
+struct ns_common {
+	unsigned int inum;
+} __attribute__((preserve_access_index));
+
+struct net {
+	struct ns_common ns;
+} __attribute__((preserve_access_index));
+
+typedef struct {
+	struct net *net;
+} __attribute__((preserve_access_index)) possible_net_t;
+
+struct net_device {
+	possible_net_t nd_net;
+} __attribute__((preserve_access_index));
+
 struct sk_buff {
+	struct net_device *dev;
 	unsigned int data_len;
 } __attribute__((preserve_access_index));
 
@@ -71,13 +91,25 @@ struct iov_iter {
 	unsigned long count;
 } __attribute__((preserve_access_index));
 
-static __always_inline int count(__u32 hook, __u64 bytes)
+static __always_inline int in_network(__u32 hook, __u64 first)
+{
+	const struct sk_buff *packet = (const void *)first;
+	__u32 number;
+
+	if (hook < COPY_UBUFS || !network)
+		return 0;
+	number = BPF_CORE_READ(packet, dev, nd_net.net, ns.inum);
+	// What the server lent is copied where the packet arrives (skb_orphan_frags_rx in net/core/dev.c).
+	return number == network || (hook == COPY_UBUFS && number == far_network);
+}
+
+static __always_inline int count(__u32 hook, __u64 first, __u64 bytes)
 {
 	__u32 process = bpf_get_current_pid_tgid() >> 32;
 	struct sum *sum;
 
 	if (!bpf_map_lookup_elem(&watched, &process) &&
-	    !(process == 0 && bpf_get_smp_processor_id() == idle_cpu))
+	    !(process == 0 && bpf_get_smp_processor_id() == idle_cpu) && !in_network(hook, first))
 		return 0;
 	sum = bpf_map_lookup_elem(&sums, &hook);
 	if (sum) {
@@ -94,13 +126,14 @@ static __always_inline int count(__u32 hook, __u64 bytes)
 	SEC("fentry/" #routine)                                                                                        \
 	int name##_fentry(__u64 *arguments)                                                                            \
 	{                                                                                                              \
-		return count(hook, bytes(arguments[0], arguments[1], arguments[2], arguments[3]));                     \
+		return count(hook, arguments[0], bytes(arguments[0], arguments[1], arguments[2], arguments[3]));       \
 	}                                                                                                              \
 	SEC("breakpoint/" #routine)                                                                                    \
 	int name##_breakpoint(struct bpf_perf_event_data *event)                                                       \
 	{                                                                                                              \
-		return count(hook, bytes(PT_REGS_PARM1(&event->regs), PT_REGS_PARM2(&event->regs),                     \
-					 PT_REGS_PARM3(&event->regs), PT_REGS_PARM4(&event->regs)));                   \
+		return count(hook, PT_REGS_PARM1(&event->regs),                                                        \
+			     bytes(PT_REGS_PARM1(&event->regs), PT_REGS_PARM2(&event->regs),                           \
+				   PT_REGS_PARM3(&event->regs), PT_REGS_PARM4(&event->regs)));                         \
 	}
 
 #define ARGUMENTS                                                                                                      \

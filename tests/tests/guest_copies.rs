@@ -28,7 +28,7 @@ const COPIES: [(&str, bool, f64, f64); 11] = [
     ("uring", true, 2.0, 0.0),
     ("uring-splice", true, 0.0, 0.0),
     // What a send did not take is read again.
-    ("uring-zerocopy", true, 2.0, 1.0),
+    ("uring-zerocopy", true, 2.0, 2.0),
     // From the arena into packets.
     ("bypass", true, 1.0, 0.0),
 ];

@@ -2,7 +2,8 @@
 
 use super::ledger::{Counted, CpuSpent};
 use drivers::observe::{
-    CopyLedger, Counter, Event, ObserveError, cpu_seconds, cpu_times, disk_bytes, family, kernel_thread,
+    CopyLedger, Counter, Event, Networks, ObserveError, cpu_seconds, cpu_times, disk_bytes, family,
+    kernel_thread,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -111,7 +112,12 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn start(server: u32, cpu: usize, instruments: &mut Instruments) -> Self {
+    pub(super) fn start(
+        server: u32,
+        cpu: usize,
+        networks: Option<Networks>,
+        instruments: &mut Instruments,
+    ) -> Self {
         const OF_PROCESS: [Event; 5] = [
             Event::SystemCalls,
             Event::ContextSwitches,
@@ -136,8 +142,8 @@ impl Counters {
         }
         let mut watched = processes;
         watched.extend(kernel_thread(&format!("ksoftirqd/{cpu}")));
-        let copies =
-            CopyLedger::attach(&watched, cpu).and_then(|ledger| sum(&ledger).map(|before| (ledger, before)));
+        let copies = CopyLedger::attach(&watched, cpu, networks);
+        let copies = copies.and_then(|ledger| sum(&ledger).map(|before| (ledger, before)));
         let copies = instruments.take(COPIES, copies);
         if let Some((ledger, _)) = &copies {
             instruments.means.insert(COPIES, ledger.how());

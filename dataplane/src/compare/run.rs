@@ -13,7 +13,9 @@ use super::server::{KERNEL, OURS, Server, give_the_kernel_an_address};
 use super::site::{Site, paths};
 use crate::lab::{Lab, LabPlan, Namespace, Side};
 use drivers::link::Link;
+use drivers::observe::Networks;
 use serde::Serialize;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -190,8 +192,10 @@ impl Run<'_> {
         if self.case.cache == Cache::Cold {
             let size = self.case.size;
             self.site.evict(size).map_err(|error| format!("taking files out of the page cache: {error}"))?;
-            let (clock, counters) =
-                (Clock::start(pid, cpu, instruments), Counters::start(pid, cpu, instruments));
+            let (clock, counters) = (
+                Clock::start(pid, cpu, instruments),
+                Counters::start(pid, cpu, self.networks(), instruments),
+            );
             let answer = whole(self.ask(End::Once)?)?;
             let spent = clock.stop(instruments);
             let counted = counters.stop(answer.requests, answer.body_bytes, instruments);
@@ -202,10 +206,20 @@ impl Run<'_> {
         let (answer, spent) = self.timed(pid, cpu, instruments)?;
         // By number rather than time: what the server has sent ahead when time is up was copied, and never came.
         let half = (answer.requests / 2).max(self.plan.connections.into());
-        let counters = Counters::start(pid, cpu, instruments);
+        let counters = Counters::start(pid, cpu, self.networks(), instruments);
         let during = whole(self.ask(End::Requests(half))?)?;
         let counted = counters.stop(during.requests, during.body_bytes, instruments);
         Ok((timed(&answer), spent, counted))
+    }
+
+    /// The laboratory's: nobody else is there.
+    fn networks(&self) -> Option<Networks> {
+        let number = |namespace: &Namespace| {
+            let file = namespace.run(|| std::fs::metadata("/proc/thread-self/ns/net")).ok()?.ok()?;
+            u32::try_from(file.ino()).ok()
+        };
+        let (server, client) = (number(self.lab.middle())?, number(self.lab.host(Side::Left))?);
+        Some(Networks { server, client })
     }
 
     /// As long as was asked for. A short time may fall into a moment in which the machine has no time for us, and no answer is whole:

@@ -39,6 +39,16 @@ const HOOKS: [&str; 8] = [
 /// Those that a kernel may lack without copying elsewhere: special cases of the others, which came and go with those who call them.
 const OPTIONAL: [&str; 2] = ["_copy_from_iter_nocache", "csum_and_copy_from_iter_full"];
 
+/// Two network namespaces that nobody else uses, by their numbers (inodes of `/proc/PID/ns/net`): packets are sent by whatever CPU
+/// an acknowledgement comes to, in the name of the process that it disturbs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Networks {
+    /// Where those whose copies are counted send.
+    pub server: u32,
+    /// Where their packets arrive.
+    pub client: u32,
+}
+
 /// What one routine copied for the processes that are watched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CopySum {
@@ -104,13 +114,14 @@ impl fmt::Debug for CopyLedger {
 }
 
 impl CopyLedger {
-    /// Counts for these processes from now on, and what interrupts copy on `cpu` while it has nothing else to run.
+    /// Counts for these processes from now on; what interrupts copy on `cpu` while it has nothing else to run; and, whoever runs,
+    /// packets in the `networks`, if there are any of their own.
     ///
     /// At every one of the routines that the kernel has, or not at all: a ledger that misses one would say too little.
     ///
     /// # Errors
     /// [`ObserveError`]: rights, a policy that forbids BPF programs which trace, or a kernel without a description of its types.
-    pub fn attach(processes: &[u32], cpu: u32) -> Result<Self, ObserveError> {
+    pub fn attach(processes: &[u32], cpu: u32, networks: Option<Networks>) -> Result<Self, ObserveError> {
         crate::xdp::log_through_tracing();
         let kernel =
             Btf::from_vmlinux().map_err(|error| refused("reading the kernel's types (BTF)", &error))?;
@@ -134,6 +145,8 @@ impl CopyLedger {
         }
         let constants = open.maps.rodata_data.as_deref_mut().expect("the object has read-only data");
         constants.idle_cpu = cpu;
+        let networks = networks.unwrap_or_default();
+        (constants.network, constants.far_network) = (networks.server, networks.client);
         let loaded = open.load().map_err(|error| refused("loading the programs", &error))?;
         for process in processes {
             let made = loaded.maps.watched.update(&process.to_ne_bytes(), &[1], MapFlags::ANY);
@@ -333,7 +346,7 @@ mod tests {
     #[test]
     fn a_byte_through_a_pipe_is_copied_twice_or_the_refusal_is_clear() {
         use std::io::{Read, Write};
-        let ledger = match CopyLedger::attach(&[std::process::id()], u32::MAX) {
+        let ledger = match CopyLedger::attach(&[std::process::id()], u32::MAX, None) {
             Ok(ledger) => ledger,
             Err(error) => {
                 let text = error.to_string();

@@ -14,7 +14,7 @@ mod perf;
 mod process;
 mod tracefs;
 
-pub use copies::{CopyLedger, CopySum};
+pub use copies::{CopyLedger, CopySum, Networks};
 pub use perf::{Counter, Event};
 pub use process::{
     CpuSeconds, CpuTimes, cpu_seconds, cpu_times, disk_bytes, family, kernel_thread, name_of, threads,
