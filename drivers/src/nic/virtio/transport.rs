@@ -93,7 +93,7 @@ pub struct Layout {
     pub receive: Parts,
     /// The transmit ring.
     pub transmit: Parts,
-    /// Where its [tables](super::table) begin.
+    /// Where its tables (`table.rs`) begin.
     pub tables: usize,
     /// Where the device finds the memory.
     pub addresses: Addresses,
