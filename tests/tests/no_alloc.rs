@@ -3,6 +3,8 @@
 //! Each thread counts its own allocations, so that tests beside each other do not disturb.
 #![deny(unsafe_code)]
 
+mod counting;
+
 use dataplane::forward::{MacSwap, Wire};
 use dataplane::hand_off::{HandOff, connect};
 use dataplane::lab::Side;
@@ -18,7 +20,6 @@ use drivers::xdp::{Umem, XdpPlan, XdpPort, XdpQueue};
 use drivers::{Gather, QueuePair};
 use lab::{TestLab, needs};
 use ringbuf::{Arena, ArenaPlan, Burst, Pool};
-use std::alloc::System;
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -28,45 +29,10 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The system's allocator, counting.
-struct Counting;
-
-#[expect(
-    unsafe_code,
-    reason = "an allocator can only be replaced by an unsafe trait; each call is handed on as it came"
-)]
-mod counting {
-    use super::{ALLOCATIONS, Counting, System};
-    use std::alloc::{GlobalAlloc, Layout};
-
-    fn count() {
-        // A thread that is ending has no counter any more, and no turns either.
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-    }
-
-    // SAFETY: *system*: each method does what the system's allocator does, which keeps the contract.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            count();
-            // SAFETY: *system*: the caller's promise about `layout` is handed on.
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-            count();
-            // SAFETY: *system*: `at` came from `alloc` above, so from the system, with this `layout`.
-            unsafe { System.realloc(at, layout, size) }
-        }
-
-        unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-            // SAFETY: *system*: as above.
-            unsafe { System.dealloc(at, layout) }
-        }
-    }
+fn count() {
+    // A thread that is ending has no counter any more, and no turns either.
+    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
 }
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn allocations() -> u64 {
     ALLOCATIONS.with(Cell::get)

@@ -2,13 +2,14 @@
 //! something at its ends, and nothing for its pieces.
 #![deny(unsafe_code)]
 
+mod counting;
+
 use dataplane::serve::Stage;
 use dataplane::serve::http::{Limits, Policy};
 use dataplane::serve::kernel::{KernelPlan, KernelServers, UploadPlan};
 use dataplane::serve::tree::TreePlan;
 use drivers::kernel::{EnginePlan, Method, Receive};
 use lab::server::Tree;
-use std::alloc::System;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,44 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// little each time.
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// The system's allocator, counting.
-struct Counting;
-
-#[expect(
-    unsafe_code,
-    reason = "an allocator can only be replaced by an unsafe trait; each call is handed on as it came"
-)]
-mod counting {
-    use super::{ALLOCATIONS, Counting, Ordering, System};
-    use std::alloc::{GlobalAlloc, Layout};
-
-    fn count() {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-    }
-
-    // SAFETY: *system*: each method does what the system's allocator does, which keeps the contract.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            count();
-            // SAFETY: *system*: the caller's promise about `layout` is handed on.
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-            count();
-            // SAFETY: *system*: `at` came from `alloc` above, so from the system, with this `layout`.
-            unsafe { System.realloc(at, layout, size) }
-        }
-
-        unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-            // SAFETY: *system*: as above.
-            unsafe { System.dealloc(at, layout) }
-        }
-    }
+fn count() {
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
 }
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// What the librarian may take meanwhile, and a vector that grows once more. Of what each request or piece costs there would be
 /// thousands.

@@ -1,8 +1,9 @@
 //! The load generator allocates nothing for a request: not to ask, not to hear, not to count.
 #![deny(unsafe_code)]
 
+mod counting;
+
 use dataplane::load::{LoadPlan, Mode, Questions, Run, Threads, Verify};
-use std::alloc::System;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -12,44 +13,9 @@ use std::time::Duration;
 /// Of all threads: nobody here may allocate.
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// The system's allocator, counting.
-struct Counting;
-
-#[expect(
-    unsafe_code,
-    reason = "an allocator can only be replaced by an unsafe trait; each call is handed on as it came"
-)]
-mod counting {
-    use super::{ALLOCATIONS, Counting, Ordering, System};
-    use std::alloc::{GlobalAlloc, Layout};
-
-    fn count() {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-    }
-
-    // SAFETY: *system*: each method does what the system's allocator does, which keeps the contract.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            count();
-            // SAFETY: *system*: the caller's promise about `layout` is handed on.
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-            count();
-            // SAFETY: *system*: `at` came from `alloc` above, so from the system, with this `layout`.
-            unsafe { System.realloc(at, layout, size) }
-        }
-
-        unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-            // SAFETY: *system*: as above.
-            unsafe { System.dealloc(at, layout) }
-        }
-    }
+fn count() {
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
 }
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
 
