@@ -8,7 +8,6 @@ use super::{
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::retry_on_intr;
 use rustix::net::{SendFlags, send};
-use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -67,7 +66,6 @@ pub(super) struct DirectAio<S> {
     buffers: Buffers,
     reads: Vec<Option<Read<S>>>,
     flows: Vec<Flow>,
-    waiting: VecDeque<(u32, u32)>,
     woken: Vec<u32>,
     /// Reads that were taken in, less rings of the bell that were. The kernel puts a completion down before it rings
     /// (`aio_complete` in `fs/aio.c`), so that a ring may come when nothing is under way any more.
@@ -96,7 +94,6 @@ impl<S: Source> DirectAio<S> {
             buffers,
             reads: (0..plan.buffers).map(|_| None).collect(),
             flows: Vec::new(),
-            waiting: VecDeque::new(),
             woken: Vec::new(),
             rings_owed: 0,
             counters: Counters::default(),
@@ -107,7 +104,7 @@ impl<S: Source> DirectAio<S> {
         let generation = place(&mut self.flows, flow).generation;
         let Some(buffer) = self.buffers.take() else {
             place(&mut self.flows, flow).now = Now::Waiting;
-            self.waiting.push_back((flow, generation));
+            self.buffers.wait(flow, generation);
             return Step::Later;
         };
         let head = job.head.len();
@@ -175,20 +172,18 @@ impl<S: Source> DirectAio<S> {
         }
     }
 
-    /// Somebody may wait for a buffer that is free. Looked at in each turn, not when one becomes free: whoever is woken may be
-    /// gone before he takes it, and would take the news along.
+    /// Somebody may wait for a buffer that is free.
     fn wake_waiters(&mut self) {
-        let mut left = self.buffers.spare();
-        while left > 0
-            && let Some((flow, generation)) = self.waiting.pop_front()
-        {
-            let state = place(&mut self.flows, flow);
-            if state.generation == generation {
+        let Self { buffers, flows, woken, .. } = self;
+        buffers.wake_waiters(|flow, generation| {
+            let state = place(flows, flow);
+            let waits = state.generation == generation;
+            if waits {
                 state.now = Now::Idle;
-                self.woken.push(flow);
-                left -= 1;
+                woken.push(flow);
             }
-        }
+            waits
+        });
     }
 
     fn complete(&mut self, event: &Event) {

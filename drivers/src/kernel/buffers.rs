@@ -7,6 +7,7 @@
 
 use crate::disk::DIRECT_ALIGN;
 use memmap2::MmapMut;
+use std::collections::VecDeque;
 use std::io;
 
 /// Where data begins: behind room for a head.
@@ -36,11 +37,13 @@ impl Reach {
     }
 }
 
-/// Some buffers, and which of them are free.
+/// Some buffers, which of them are free, and who waits for one.
 #[derive(Debug)]
 pub(super) struct Buffers {
     maps: Vec<MmapMut>,
     free: Vec<u16>,
+    /// Flows, each with its generation when it came.
+    waiting: VecDeque<(u32, u32)>,
 }
 
 impl Buffers {
@@ -48,11 +51,27 @@ impl Buffers {
     pub(super) fn new(count: u16, chunk: usize) -> io::Result<Self> {
         let bytes = LEAD + chunk.next_multiple_of(DIRECT_ALIGN) + DIRECT_ALIGN;
         let maps = (0..count).map(|_| MmapMut::map_anon(bytes)).collect::<io::Result<_>>()?;
-        Ok(Self { maps, free: (0..count).rev().collect() })
+        Ok(Self { maps, free: (0..count).rev().collect(), waiting: VecDeque::new() })
     }
 
     pub(super) fn take(&mut self) -> Option<u16> {
         self.free.pop()
+    }
+
+    /// This flow waits for one.
+    pub(super) fn wait(&mut self, flow: u32, generation: u32) {
+        self.waiting.push_back((flow, generation));
+    }
+
+    /// Wakes as many of those who wait as there are free buffers; `wake` says whether the flow is there still. To be called in each
+    /// turn, not when one becomes free: whoever is woken may be gone before he takes it, and would take the news along.
+    pub(super) fn wake_waiters(&mut self, mut wake: impl FnMut(u32, u32) -> bool) {
+        let mut left = self.free.len();
+        while left > 0
+            && let Some((flow, generation)) = self.waiting.pop_front()
+        {
+            left -= usize::from(wake(flow, generation));
+        }
     }
 
     /// Whether a quarter of them is free: then one may be kept for a while.
@@ -62,11 +81,6 @@ impl Buffers {
 
     pub(super) fn give(&mut self, buffer: u16) {
         self.free.push(buffer);
-    }
-
-    /// How many are free.
-    pub(super) const fn spare(&self) -> usize {
-        self.free.len()
     }
 
     /// The whole buffer. Not while the kernel works in it.

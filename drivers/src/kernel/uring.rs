@@ -17,7 +17,6 @@ use super::{Counters, Engine, EngineError, EnginePlan, Job, Look, Method, Source
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use rustix::pipe::PipeFlags;
-use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -108,7 +107,6 @@ pub(super) struct Uring<S> {
     /// Entries that found no room.
     held_back: Vec<squeue::Entry>,
     flows: Vec<Flow>,
-    waiting: VecDeque<(u32, u32)>,
     woken: Vec<u32>,
     counters: Counters,
 }
@@ -176,7 +174,6 @@ impl<S: Source> Uring<S> {
             free: Vec::new(),
             held_back: Vec::new(),
             flows: Vec::new(),
-            waiting: VecDeque::new(),
             woken: Vec::new(),
             counters: Counters::default(),
         })

@@ -26,7 +26,7 @@ impl<S: Source> Uring<S> {
                 return self.copy_instead(job);
             }
             place(&mut self.flows, flow).now = Now::Waiting;
-            self.waiting.push_back((flow, generation));
+            self.buffers.wait(flow, generation);
             return Step::Later;
         };
         let head = job.head.len();

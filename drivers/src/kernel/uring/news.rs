@@ -37,19 +37,17 @@ impl<S: Source> Uring<S> {
         }
     }
 
-    /// Somebody may wait for a buffer that is free. Looked at in each turn, not when one becomes free: whoever is woken may be
-    /// gone before he takes it, and would take the news along.
+    /// Somebody may wait for a buffer that is free.
     pub(super) fn wake_waiters(&mut self) {
-        let mut left = self.buffers.spare();
-        while left > 0
-            && let Some((flow, generation)) = self.waiting.pop_front()
-        {
-            let state = place(&mut self.flows, flow);
-            if state.generation == generation {
+        let Self { buffers, flows, woken, .. } = self;
+        buffers.wake_waiters(|flow, generation| {
+            let state = place(flows, flow);
+            let waits = state.generation == generation;
+            if waits {
                 state.now = Now::Idle;
-                self.woken.push(flow);
-                left -= 1;
+                woken.push(flow);
             }
-        }
+            waits
+        });
     }
 }
