@@ -4,11 +4,13 @@
 mod cli;
 
 use clap::Parser;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     if let Err(why) = dataplane::lab::process::end_with_parent() {
-        eprintln!("ringway: {why}");
+        // Nobody may be reading.
+        let _ = writeln!(std::io::stderr(), "ringway: {why}");
         return ExitCode::FAILURE;
     }
     cli::init_log();

@@ -204,10 +204,9 @@ pub fn ready_text(mode: &str, ports: &[Port], workers: &[WorkerFacts], now: &Sna
     text
 }
 
-/// A number a second, with three digits or more that say something, however small or large it is.
+/// A number a second in the unit that fits it.
 fn a_second(number: f64, unit: &str) -> String {
     match number {
-        0.0 => format!("0 {unit}"),
         ..999.5 => format!("{number:.0} {unit}"),
         ..999.95e3 => format!("{:.1} k{unit}", number / 1e3),
         ..999.995e6 => format!("{:.2} M{unit}", number / 1e6),

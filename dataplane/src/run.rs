@@ -91,17 +91,17 @@ pub fn run<'p, Q: Gather<'p>, A: App<'p>>(
         if let Some(ended) = reason_to_end(worker, now, duration, stop) {
             break ended;
         }
+        if busy {
+            continue;
+        }
         match idle {
-            _ if busy => {}
             Idle::Spin => core::hint::spin_loop(),
             Idle::Yield => std::thread::yield_now(),
             // As if it had been quiet for long.
             Idle::Wait => rest(worker, now, SLEEP_AFTER, duration),
             Idle::Adaptive => rest(worker, now, now - last_frame, duration),
         }
-        if !busy {
-            now = begin.elapsed();
-        }
+        now = begin.elapsed();
     };
     settle(worker, stop);
     drain(worker);

@@ -100,10 +100,7 @@ fn drawing(plan: &LabPlan) -> String {
 }
 
 fn down(all: bool) -> Outcome {
-    let mut swept = if all { sweep()? } else { Vec::new() };
-    if all {
-        swept.extend(sweep_everywhere());
-    }
+    let swept = if all { [sweep()?, sweep_everywhere()].concat() } else { Vec::new() };
     let removed = match Lab::take_down(&LabPlan::default()) {
         // With --all it is no failure that only others' remains were there, or nothing.
         Err(LabError::Absent { .. }) if all => Vec::new(),

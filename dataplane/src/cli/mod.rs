@@ -11,6 +11,7 @@ mod serve;
 mod signals;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use dataplane::lab::process::LACKING;
 use drivers::{PortSpec, SpecError};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -27,6 +28,11 @@ pub(crate) struct Misunderstood(String);
 pub(crate) fn misunderstood(words: impl std::fmt::Display) -> Box<dyn std::error::Error> {
     Box::new(Misunderstood(words.to_string()))
 }
+
+/// The kernel lacks what was asked for: an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Lacking(Box<dyn std::error::Error>);
 
 /// A port, with options that its driver knows.
 pub(crate) fn port(text: &str) -> Result<PortSpec, SpecError> {
@@ -65,7 +71,11 @@ impl Command {
         ended.unwrap_or_else(|error| {
             // Nobody may be reading.
             let _ = writeln!(std::io::stderr(), "ringway: {error}");
-            if error.is::<Misunderstood>() { ExitCode::from(MISUNDERSTOOD) } else { ExitCode::FAILURE }
+            match error {
+                error if error.is::<Misunderstood>() => ExitCode::from(MISUNDERSTOOD),
+                error if error.is::<Lacking>() => ExitCode::from(LACKING),
+                _ => ExitCode::FAILURE,
+            }
         })
     }
 

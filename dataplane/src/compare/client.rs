@@ -3,6 +3,7 @@
 use crate::lab::process::Process;
 use crate::lab::{Lab, Side};
 use serde::Deserialize;
+use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -39,8 +40,23 @@ pub(super) struct Answer {
     pub(super) body_bytes: u64,
     pub(super) seconds: f64,
     pub(super) errors: Errors,
+    /// Of nothing, all zero.
+    #[serde(default)]
     pub(super) latency_us: Latency,
     pub(super) cpu_seconds: Cpu,
+}
+
+impl Answer {
+    /// Whether there must have been an answer is the asker's to say.
+    fn read(mut event: Value) -> Result<Self, serde_json::Error> {
+        // Latencies of nothing are null.
+        if event["requests"] == 0
+            && let Some(event) = event.as_object_mut()
+        {
+            event.remove("latency_us");
+        }
+        serde_json::from_value(event)
+    }
 }
 
 /// What went wrong, how often.
@@ -57,7 +73,7 @@ pub(super) struct Errors {
 }
 
 /// Microseconds.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(super) struct Latency {
     pub(super) mean: f64,
     pub(super) p50: f64,
@@ -120,12 +136,7 @@ pub(super) fn ask(lab: &Lab, program: &Path, wish: &Wish<'_>, stop: &AtomicBool)
     let mut client = Process::start(command, Some(wish.cpu)).map_err(failed)?;
     // Its exit code only repeats what is in there.
     let last = client.wait_for("end", limit, stop).map_err(failed)?;
-    // Latencies of nothing are no numbers.
-    if last["requests"] == 0 {
-        let errors: Errors = serde_json::from_value(last["errors"].clone()).unwrap_or_default();
-        return Err(failed(errors.words().unwrap_or_else(|| "not one request was answered".to_owned())));
-    }
-    let answer: Answer = serde_json::from_value(last)
+    let answer = Answer::read(last)
         .map_err(|error| format!("the client: its last event is not understood: {error}"))?;
     match answer.errors.words() {
         Some(words) => Err(format!("the client: {words}")),
@@ -136,6 +147,16 @@ pub(super) fn ask(lab: &Lab, program: &Path, wish: &Wish<'_>, stop: &AtomicBool)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A warming-up may end before the first answer has.
+    #[test]
+    fn latencies_of_nothing_are_no_obstacle() {
+        let event = serde_json::json!({"event": "end", "requests": 0, "body_bytes": 90, "seconds": 0.2, "errors": {},
+            "latency_us": {"mean": null, "p50": null, "p90": null, "p99": null, "p999": null, "max": null},
+            "cpu_seconds": {"user": 0.1, "system": 0.2}});
+        let answer = Answer::read(event).expect("the event of the contract");
+        assert_eq!((answer.requests, answer.body_bytes, answer.latency_us.max), (0, 90, 0.0));
+    }
 
     #[test]
     fn an_end_event_is_understood_and_errors_are_words() {

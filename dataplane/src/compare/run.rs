@@ -112,10 +112,9 @@ fn attempt(
     instruments: &mut Instruments,
     stop: &AtomicBool,
 ) -> Result<Sample, Trouble> {
-    let failed = |error: String| Trouble::Failed(error);
     let lab = Lab::up(&LabPlan { ipv6: false, mtu: case.mtu, ..LabPlan::private("rwc") });
-    let lab = lab.map_err(|error| failed(error.to_string()))?;
-    let wire = wire_up(&lab, case, entry).map_err(failed)?;
+    let lab = lab.map_err(|error| error.to_string())?;
+    let wire = wire_up(&lab, case, entry)?;
     let server = Server::start(&lab, &plan.program, entry, case, site, cpus.server, stop)?;
     let mode = server.mode();
     let mut run = Run { plan, case, entry, site, cpus, lab: &lab, stop, served_bytes: 0 };
@@ -124,10 +123,10 @@ fn attempt(
     // The client's complaint is the first; the server's explains it better when it died.
     let (timed, spent, counted) = match (figures, &witnesses) {
         (Ok(figures), _) => figures,
-        (Err(_), Err(why)) => return Err(failed(why.clone())),
-        (Err(why), Ok(_)) => return Err(failed(why)),
+        (Err(_), Err(why)) => return Err(why.clone().into()),
+        (Err(why), Ok(_)) => return Err(why.into()),
     };
-    let witnesses = witnesses.map_err(failed)?;
+    let witnesses = witnesses?;
     let ledger = Ledger::of(
         entry.method,
         case.size,

@@ -107,8 +107,8 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(mut command: Command, cpu: Option<usize>) -> Result<Self, String> {
-        // A process group of its own: Ctrl-C at the terminal is for us, and we end it in order.
         command.env(PARENT, std::process::id().to_string());
+        // A process group of its own: Ctrl-C at the terminal is for us, and we end it in order.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let spawned = match cpu {
             Some(cpu) => spawn_on(&mut command, cpu),

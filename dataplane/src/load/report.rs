@@ -86,7 +86,7 @@ pub fn ready_json(run: &Run, at: Setting<'_>) -> Value {
     })
 }
 
-/// `{"event":"interval", ..}`: one second, or what there was of it.
+/// `{"event":"interval", ..}`: what passed since the last one.
 #[must_use]
 pub fn interval_json(at: Duration, before: (Progress, Duration), now: Progress) -> Value {
     let (requests, bytes, errors) = grown(before.0, now);

@@ -27,16 +27,13 @@ const MIXED: usize = 64;
 pub(in crate::serve) struct Repeats {
     places: Box<[Place]>,
     second: u64,
-    /// Requests that were answered unread.
-    pub(in crate::serve) count: u64,
 }
 
 #[derive(Debug)]
 struct Place {
     /// What was last seen here. Only who is seen twice is remembered: one alone would pay for nothing.
     mark: u64,
-    second: u64,
-    /// Keeps its files open: let go of after a second.
+    /// Keeps its files open: let go of after a second ([`Repeats::at`]).
     source: Option<Arc<Answer>>,
     method: Method,
     response: Response,
@@ -61,7 +58,6 @@ impl Default for Repeats {
     fn default() -> Self {
         let place = || Place {
             mark: 0,
-            second: 0,
             source: None,
             method: Method::Get,
             response: Response { body: Body::Empty, head_len: 0, status: 0, close: false },
@@ -69,7 +65,7 @@ impl Default for Repeats {
             key: [0; KEY_MAX],
             head: [0; HEAD_MAX],
         };
-        Self { places: (0..PLACES).map(|_| place()).collect(), second: 0, count: 0 }
+        Self { places: (0..PLACES).map(|_| place()).collect(), second: 0 }
     }
 }
 
@@ -95,8 +91,7 @@ impl Repeats {
         let place = &self.places[place(mix(bytes))];
         let source = place.source.as_ref()?;
         // A head ends with its empty line, so what begins with all of it is the same head.
-        if place.second != self.second || !bytes.starts_with(&place.key[..place.key_len]) || source.is_stale()
-        {
+        if !bytes.starts_with(&place.key[..place.key_len]) || source.is_stale() {
             return None;
         }
         Some(Repeat {
@@ -129,7 +124,7 @@ impl Repeats {
         }
         place.key[..len].copy_from_slice(&bytes[..len]);
         place.head[..head.len()].copy_from_slice(head);
-        (place.key_len, place.second, place.method) = (len, self.second, request.method);
+        (place.key_len, place.method) = (len, request.method);
         (place.response, place.source) = (response.clone(), Some(Arc::clone(source)));
     }
 }

@@ -118,10 +118,8 @@ impl Responder {
     #[inline]
     pub(in crate::serve) fn repeat(&mut self, caller: Caller<'_>, bytes: &[u8]) -> Option<(usize, u64)> {
         // The log's lines have the words of each request.
-        if self.draining || self.log.is_some() || caller.answers.len() >= PIPELINE {
-            return None;
-        }
-        if !caller.intake.may_repeat(&self.limits) {
+        let full = caller.answers.len() >= PIPELINE;
+        if self.draining || self.log.is_some() || full || !caller.intake.may_repeat(&self.limits) {
             return None;
         }
         let repeat = self.repeats.find(bytes)?;
@@ -137,7 +135,6 @@ impl Responder {
         self.counts.answered(repeat.method, response);
         caller.intake.repeated();
         let done = (repeat.len, response.total_len());
-        self.repeats.count += 1;
         Some(done)
     }
 

@@ -53,8 +53,9 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     };
     let plan = plan(args, link.as_ref(), own.as_ref().and_then(Port::own_ethernet))?;
     let cpus: Vec<usize> = args.cpu.iter().flat_map(|list| &list.0).map(|cpu| *cpu as usize).collect();
-    check_content(args.content, cpus.len().max(1))?;
-    let mut servers = Servers::new(plan.clone(), cpus.len().max(1))?;
+    let workers = cpus.len().max(1);
+    check_content(args.content, workers)?;
+    let mut servers = Servers::new(plan.clone(), workers)?;
     if let Some(address) = args.metrics {
         // Not among the macro's arguments: those are evaluated only when the level is on.
         let address = servers.tell(address)?;
@@ -64,7 +65,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     let (port, _reserved) = match own {
         Some(port) => (port, Vec::new()),
         None => {
-            let (filter, purpose) = (filter(args, &plan)?, Purpose::Files { workers: cpus.len().max(1) });
+            let (filter, purpose) = (filter(args, &plan)?, Purpose::Files { workers });
             let reserved = reserve(filter.endpoints())?;
             (Port::open_for(PortId(0), args.port(), &filter, purpose)?, reserved)
         }
@@ -78,7 +79,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         content_bytes: (args.content as usize) << 20,
         interval: Some(args.live.interval),
     };
-    announce((u64::from(args.content) << 20) * session_plan.cpus.len().max(1) as u64);
+    announce((u64::from(args.content) << 20) * workers as u64);
     let stop = Arc::new(AtomicBool::new(false));
     let watcher = Watcher { args, ports: &ports, servers: &servers, before: RefCell::default() };
     let begun = Instant::now();

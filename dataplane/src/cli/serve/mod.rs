@@ -8,9 +8,8 @@ mod reservation;
 
 pub(crate) use args::{ServeArgs, address};
 
-use super::{Outcome, misunderstood};
+use super::{Lacking, Outcome, misunderstood};
 use args::{ListingWord, LogWord, SymlinkWord};
-use dataplane::lab::process::LACKING;
 use dataplane::serve::http::{Policy, PolicyPlan, media};
 use dataplane::serve::log::{self, LogPlan};
 use dataplane::serve::tree::{HostPlan, Symlinks, TreePlan};
@@ -18,22 +17,16 @@ use rustix::io::Errno;
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-/// As `run`, but for its own exit code where the kernel lacks what was asked for: who compares methods tells that from a failure.
+/// Serves. Where the kernel lacks what was asked for, the exit code is one of its own: who compares methods tells that from a
+/// failure.
 pub(crate) fn run(args: &ServeArgs) -> Outcome {
     args.check().map_err(misunderstood)?;
     let outcome = match args.engine {
         Some(method) => kernel::run(args, method),
         None => bypass::run(args),
     };
-    match outcome {
-        Err(error) if is_lacking(&*error) => {
-            eprintln!("ringway: {error}");
-            Ok(ExitCode::from(LACKING))
-        }
-        outcome => outcome,
-    }
+    outcome.map_err(|error| if is_lacking(&*error) { Box::new(Lacking(error)) } else { error })
 }
 
 /// Whether the kernel has not got it: the kernel said so, or an engine did, which looked.

@@ -132,8 +132,7 @@ impl Intake {
     /// Whether a request that was answered before may be answered again unread: a head comes next, and it is not the last.
     #[must_use]
     pub const fn may_repeat(&self, limits: &Limits) -> bool {
-        let last = limits.requests > 0 && self.requests.saturating_add(1) >= limits.requests;
-        matches!(self.state, State::Head) && !last && !self.draining
+        matches!(self.state, State::Head) && !self.is_last(limits)
     }
 
     /// Notes that such a request was answered: one without a body, after which the connection goes on.

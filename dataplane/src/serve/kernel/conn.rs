@@ -292,6 +292,7 @@ impl Conn {
             while let Some((len, grown)) = turn.responder.repeat(self.caller(), &bytes[done..]) {
                 done += len;
                 turn.tally.requests += 1;
+                turn.tally.repeated += 1;
                 self.queue(turn, grown);
             }
             let mut scratch = std::mem::replace(turn.scratch, Scratch::empty());

@@ -358,8 +358,7 @@ impl Worker {
     fn publish(&self) {
         let received =
             self.uploads.as_ref().map_or_else(Received::default, |uploads| uploads.receiver.received());
-        let tally = Tally { repeated: self.responder.repeats.count, ..self.tally };
-        self.page.publish(&tally, self.engine.counters(), received, &self.responder.counts);
+        self.page.publish(&self.tally, self.engine.counters(), received, &self.responder.counts);
     }
 
     /// Does what was said from outside.

@@ -15,6 +15,8 @@ pub struct TalkCounters {
     pub closed: u64,
     /// Requests that were answered.
     pub requests: u64,
+    /// Of these, those answered unread.
+    pub repeated: u64,
     /// Bytes of responses that were queued, heads included.
     pub queued_bytes: u64,
     /// Connections closed because nothing came, or nothing was taken, for too long.
@@ -128,6 +130,7 @@ impl Clerk {
             while let Some((len, grown)) = self.responder.repeat(caller(conn), &bytes[done..]) {
                 done += len;
                 self.counters.requests += 1;
+                self.counters.repeated += 1;
                 self.queue(conn, grown);
             }
             let (used, next) = conn.state_mut().intake.next(&bytes[done..], scratch, &self.responder.limits);

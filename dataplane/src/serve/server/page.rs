@@ -149,7 +149,7 @@ impl FileServer<'_> {
             talk.closed,
             self.stack.waiting() as u64,
             talk.requests,
-            self.clerk.responder.repeats.count,
+            talk.repeated,
             self.clerk.responder.answers.borrow().under_way() as u64,
             two,
             three,

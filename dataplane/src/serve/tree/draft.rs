@@ -13,7 +13,7 @@
 
 use super::entry::Version;
 use super::resolve::{Nowhere, Trail, open_beneath, walk};
-use super::{HostId, PATH_MAX, Tree};
+use super::{HostId, Tree, is_odd};
 use crate::serve::http::{Conditions, Representation, may_store};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, fstatvfs, linkat, openat2,
@@ -140,8 +140,7 @@ impl Tree {
         if name.is_empty() {
             return Err(Denied::IsFolder);
         }
-        let odd = path.starts_with('/') || path.contains('\0') || path.split('/').any(|part| part == "..");
-        if odd || is_draft(name) || path.len() > PATH_MAX {
+        if is_odd(path) {
             return Err(Denied::Forbidden);
         }
         let host = self.hosts.get(host.place()).ok_or(Denied::Forbidden)?;
@@ -389,6 +388,7 @@ mod tests {
             ("out/x", Denied::Forbidden),
             ("../x", Denied::Forbidden),
             (".ringway-draft-1", Denied::Forbidden),
+            (".ringway-draft-1/file", Denied::Forbidden),
             (&long, Denied::NameTooLong),
         ] {
             assert_eq!(draft(&tree, path, None), Err(want), "{path}");

@@ -228,10 +228,7 @@ impl Tree {
     }
 
     fn find(&self, host: HostId, path: &str, trail: &mut Trail) -> Result<Found, Nowhere> {
-        // Nothing is called so; HTTP has refused most of it before.
-        let strange = |part| part == ".." || draft::is_draft(part);
-        let odd = path.starts_with('/') || path.contains('\0') || path.split('/').any(strange);
-        if odd || path.len() > PATH_MAX {
+        if is_odd(path) {
             return Err(Nowhere::NotFound);
         }
         let host = self.hosts.get(host.place()).ok_or(Nowhere::NotFound)?;
@@ -322,6 +319,12 @@ fn open_host(plan: HostPlan) -> Result<Host, TreeError> {
         Err(source) => Err(TreeError::Root { root, source: source.into() }),
         Ok(_) => Ok(Host { names, root: Arc::new(file) }),
     }
+}
+
+/// Whether nothing can be called so; HTTP has refused most of it before.
+fn is_odd(path: &str) -> bool {
+    let strange = |part| part == ".." || draft::is_draft(part);
+    path.len() > PATH_MAX || path.starts_with('/') || path.contains('\0') || path.split('/').any(strange)
 }
 
 #[cfg(test)]
