@@ -38,6 +38,7 @@ mod random;
 mod rings;
 mod runs;
 mod segment;
+mod socket_path;
 pub mod spec;
 pub mod wrap;
 pub mod xdp;

@@ -158,6 +158,15 @@ static int probe(const char *device)
 	return error;
 }
 
+/* What was probed and is of no use is let go of again. */
+static void detach(const char *device)
+{
+	char name[RTE_DEV_NAME_MAX_LEN];
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(device, ","), device);
+	(void)rte_eal_hotplug_remove(strchr(name, ':') ? "pci" : "vdev", name);
+}
+
 int rwd_device_open(const char *device, struct rwd_facts *facts)
 {
 	struct rte_eth_dev_info info;
@@ -168,12 +177,13 @@ int rwd_device_open(const char *device, struct rwd_facts *facts)
 	if (error)
 		return error;
 	error = port_of(device, &facts->port);
-	if (error)
+	if (!error)
+		error = rte_eth_dev_info_get(facts->port, &info);
+	if (error) {
+		detach(device);
 		return error;
+	}
 	removed[facts->port] = 0;
-	error = rte_eth_dev_info_get(facts->port, &info);
-	if (error)
-		return error;
 	interfaces[facts->port] = info.if_index;
 	rte_eth_dev_callback_register(facts->port, RTE_ETH_EVENT_INTR_RMV, on_removed, NULL);
 	if (info.device)
@@ -191,7 +201,6 @@ int rwd_device_open(const char *device, struct rwd_facts *facts)
 	if (rte_eth_macaddr_get(facts->port, &mac) == 0)
 		memcpy(facts->mac, mac.addr_bytes, sizeof(facts->mac));
 	snprintf(facts->driver, sizeof(facts->driver), "%s", info.driver_name ? info.driver_name : "");
-	snprintf(facts->bus, sizeof(facts->bus), "%s", strchr(device, ':') ? "pci" : "vdev");
 	return 0;
 }
 

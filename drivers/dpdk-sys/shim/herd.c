@@ -203,7 +203,6 @@ struct rwd_herd *rwd_herd_new(void *base, size_t bytes, uint32_t frames, uint32_
 	thread_joins();
 	herd->base = base;
 	herd->shift = shift;
-	herd->page_count = pages;
 	herd->physical = rte_eal_iova_mode() == RTE_IOVA_PA;
 	herd->frames = rte_zmalloc(NULL, (size_t)frames * sizeof(struct rte_mbuf), RTE_CACHE_LINE_SIZE);
 	herd->pages = rte_zmalloc(NULL, ((size_t)pages + 1) * sizeof(struct rte_mbuf), RTE_CACHE_LINE_SIZE);

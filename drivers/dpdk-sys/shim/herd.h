@@ -31,7 +31,6 @@ struct rwd_herd {
 	struct rte_mempool *page_pool;
 	struct rte_mempool *copies;	/* a device that wants mbufs of its own kind fills these */
 	uint32_t shift;
-	uint32_t page_count;
 	bool physical;
 	struct rwd_stack rest;
 	struct rwd_stack page_rest;	/* pages that were sent */

@@ -55,7 +55,7 @@ struct rwd_queue *rwd_queue_new(struct rwd_herd *herd, uint16_t port, uint16_t q
 	return q;
 }
 
-/* Once the device is closed, or before its memory is. */
+/* While its device is open: what it has received may be of a herd that goes with the last device. */
 void rwd_queue_free(struct rwd_queue *q)
 {
 	rte_pktmbuf_free_bulk(&q->rx[q->rx_at], q->rx_count - q->rx_at);

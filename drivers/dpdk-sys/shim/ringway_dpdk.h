@@ -63,7 +63,6 @@ struct rwd_facts {
 	uint16_t max_segments;	/* of a packet that is sent; 0: it does not say */
 	uint8_t mac[6];
 	char driver[32];
-	char bus[16];
 };
 
 struct rwd_statistics {

@@ -100,8 +100,6 @@ pub struct Facts {
     pub mac: [u8; 6],
     /// Its driver, with a zero behind.
     pub driver: [c_char; 32],
-    /// `pci` or `vdev`, likewise.
-    pub bus: [c_char; 16],
 }
 
 /// What a device lost, all queues together.

@@ -3,9 +3,7 @@
 use super::plan::DpdkPlan;
 use crate::error::OpenError;
 use crate::link::Link;
-use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
+use crate::socket_path;
 use std::path::Path;
 
 /// Looks; what a process has left that was killed is removed.
@@ -42,32 +40,12 @@ fn not_had(plan: &DpdkPlan, name: &str) -> Result<(), OpenError> {
 
 /// Removes a socket that a process has left which was killed; one at which somebody listens is in use.
 fn clear_away(plan: &DpdkPlan, path: &Path) -> Result<(), OpenError> {
-    let refuse = |why: &str, cure: &str| {
-        let step = format!("making the socket {}", path.display());
-        Err(OpenError::refused(plan.device.as_str(), step, why).hint(cure))
-    };
+    let (device, step) = (plan.device.as_str(), format!("making the socket {}", path.display()));
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
         && !folder.is_dir()
     {
-        return refuse("its folder is not there", "make the folder, or name another path");
+        return Err(OpenError::refused(device, step, "its folder is not there")
+            .hint("make the folder, or name another path"));
     }
-    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
-    if !found.file_type().is_socket() {
-        return refuse("there is something else at this path", "name a path where nothing is");
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!("{}: removing the socket of a process that is gone", path.display());
-            std::fs::remove_file(path).map_err(|error| {
-                OpenError::new(
-                    plan.device.as_str(),
-                    format!("removing the old socket {}", path.display()),
-                    error,
-                )
-            })
-        }
-        _ => {
-            refuse("the device is in use: a process listens there", "end that process, or name another path")
-        }
-    }
+    socket_path::clear_away(path, device, &step)
 }

@@ -25,8 +25,9 @@ const LONGEST: u32 = 65_535 + ETHERNET;
 /// Addresses that are given away without a registry have this bit (IEEE 802 §8.4).
 const LOCAL: u8 = 2;
 
-/// How long a queue that ends waits for those of other threads. A worker hears the word to end within ten milliseconds.
-const FAREWELL: Duration = Duration::from_millis(200);
+/// How long a queue that ends waits for those of other threads: a worker may sleep for 100 ms before it hears the word to end, and
+/// then drains for 200 (`dataplane/src/run.rs`).
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// A DPDK device; any thread may hold it.
 #[derive(Debug)]

@@ -354,8 +354,9 @@ impl<'p> Gather<'p> for DpdkQueue<'p> {
 
 impl Drop for DpdkQueue<'_> {
     fn drop(&mut self) {
-        self.port.depart(self.number);
+        // What it has received may be another herd's, which goes with the last device.
         self.raw.close();
+        self.port.depart(self.number);
         if Rc::strong_count(&self.herd) == 1 {
             self.herd.settle(self.pool);
         }

@@ -222,6 +222,15 @@ struct Stretch {
     bytes: usize,
 }
 
+impl Stretch {
+    /// Where it is remembered. Offsets are multiples of a pipe's size, so their low bits alone would fill a few places only.
+    fn place(&self) -> usize {
+        // 2^64 divided by the golden ratio, as in Knuth's multiplicative hashing (TAOCP 3, 6.4); its upper bits are the mixed ones.
+        let mixed = (self.file ^ self.offset).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        usize::from(mixed.to_be_bytes()[0]) % LATELY
+    }
+}
+
 /// A stretch that stays in a pipe, to be copied from by `tee` for everybody who asks for it.
 #[derive(Debug)]
 struct Original<S> {
@@ -294,9 +303,9 @@ impl<S: Source> Fills<S> for Vmsplice<S> {
         // A pipe has a page in each slot, so that a stretch that begins within one has a page less.
         let most = pipe.size - usize::try_from(job.offset % 4096).unwrap_or(0);
         let stretch = Stretch { file: job.file.id(), offset: job.offset, bytes: piece(job.bytes, most) };
-        let place = usize::try_from(stretch.file ^ stretch.offset >> 12).unwrap_or(0) % LATELY;
-        if self.lately[place] != stretch {
-            self.lately[place] = stretch;
+        let lately = &mut self.lately[stretch.place()];
+        if *lately != stretch {
+            *lately = stretch;
             pipe.bytes = self.refer(job, pipe, stretch)?;
             return Ok(());
         }

@@ -102,9 +102,9 @@ impl Card for E1000e {
         self.0.change(register::RCTL, rctl::ENABLE, 0);
         self.0.change(register::TCTL, card::TCTL_ENABLE, 0);
         // Reading has the writes reach the card; what was under way ends within a packet's time (§10.2.5.1).
-        let _: u32 = self.0.read(register::STATUS);
+        let status: u32 = self.0.read(register::STATUS);
         std::thread::sleep(std::time::Duration::from_millis(1));
-        true
+        status != card::ABSENT
     }
 
     fn cause(_queue: u32, signal: Signal) -> Cause {

@@ -35,7 +35,7 @@ pub(super) struct Cut {
 
 impl Cut {
     /// A packet of `bytes` bytes that begins with `first`; `None` for what no card cuts: other kinds, and headers that are not all
-    /// in the first buffer, or longer than the card's fields for them.
+    /// in the first buffer, or longer than the card's fields for them, or have nothing behind them.
     fn of(first: &Frame<'_>, offload: &Offload, bytes: u32) -> Option<Self> {
         let headers = checksum::headers(first)?;
         let note = (usize::from(offload.checksum_start), offload.checksum_offset);
@@ -55,7 +55,7 @@ impl Cut {
             network: u8::try_from(headers.network).ok()?,
             transport: u8::try_from(headers.transport).ok()?,
             segment_bytes: offload.segment_bytes,
-            payload: bytes.checked_sub(u32::try_from(header_bytes).ok()?)?,
+            payload: bytes.checked_sub(u32::try_from(header_bytes).ok()?).filter(|payload| *payload > 0)?,
         })
     }
 

@@ -232,6 +232,9 @@ impl<'p, C: Card> IntelQueue<'p, C> {
         if frames > 1 {
             bytes = (0..frames).filter_map(|i| burst.peek(i)).map(|frame| u32::from(frame.len())).sum();
         }
+        if bytes < u32::from(SHORTEST) {
+            return Sent::Never;
+        }
         if !first.is_plain() || bytes > self.longest {
             match Undone::of::<C>(first, bytes, &self.caps, self.longest) {
                 Undone::Nothing => {}
@@ -373,10 +376,7 @@ impl<'p, C: Card> QueuePair<'p> for IntelQueue<'p, C> {
         loop {
             match front(burst, &self.caps, 0) {
                 Front::Empty => break,
-                Front::Packet(frames)
-                    if rings::all_of(self.pool, burst, frames)
-                        && (frames > 1 || burst.peek(0).is_some_and(|frame| frame.len() >= SHORTEST)) =>
-                {
+                Front::Packet(frames) if rings::all_of(self.pool, burst, frames) => {
                     match self.send(burst, frames as usize) {
                         Sent::Whole => {}
                         Sent::NoRoom => break,
@@ -466,13 +466,13 @@ impl<'p, C: Card> Gather<'p> for IntelQueue<'p, C> {
 
 impl<C: Card> Drop for IntelQueue<'_, C> {
     fn drop(&mut self) {
-        // A card that is gone has stopped.
+        // All ones need not mean that it is gone: it may be deaf for a while, and write still.
         let control: u32 = self.card.registers().read(card::register::CTRL);
+        if control == ABSENT || !self.card.stop(self.caps.queue) {
+            // It must not write to what others have next: the bus keeps it from that, whatever it does.
+            let _ = self.function.set_bus_master(false);
+        }
         if control != ABSENT {
-            if !self.card.stop(self.caps.queue) {
-                // It must not write to what others have next: the bus keeps it from that, whatever it does.
-                let _ = self.function.set_bus_master(false);
-            }
             card::disarm(&self.card, self.caps.queue, self.signal);
         }
         self.receiver.forget();

@@ -372,7 +372,6 @@ fn watch(shared: &Shared, plan: &VhostPlan, stream: &UnixStream) -> bool {
         if events.intersects(PollFlags::HUP | PollFlags::ERR) {
             return true;
         }
-        shared.alarm.calm();
         if events.contains(PollFlags::IN) {
             match (&mut &*stream).read(&mut [0; 4096]) {
                 // His half is closed: that shows for ever.

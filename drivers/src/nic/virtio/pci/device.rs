@@ -373,8 +373,7 @@ impl Device {
             return;
         }
         self.stage.store(Stage::Stopping as u8, Ordering::Release);
-        // What is not there has stopped.
-        if self.status() != status::ABSENT && self.reset().is_err() {
+        if self.reset().is_err() {
             // It must not write to what others have next: the bus keeps it from that, whatever it does.
             let _ = self.function.set_bus_master(false);
         }

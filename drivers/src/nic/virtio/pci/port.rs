@@ -87,10 +87,6 @@ impl VirtioPort {
         let count = u16::try_from(plan.queues).unwrap_or(1);
         let interrupts: Vec<_> = function.interrupts(count)?.into_iter().map(Arc::new).collect();
         device.silence_configuration();
-        for line in interrupts.iter().filter(|interrupt| interrupt.is_line()) {
-            // The kernel's driver keeps it masked until it is told otherwise.
-            line.calm().map_err(|source| function.failed("letting its interrupts through", source))?;
-        }
         let device = Arc::new(device);
         let port = Self {
             mac: facts.mac.unwrap_or_else(own_address),
