@@ -200,8 +200,8 @@ enum News {
 
 /// Runs one worker a CPU over the ports until the first of them ends, then the others.
 ///
-/// `ready` hears of all workers once every queue is open and what is sent there gets somewhere; `second` is called about
-/// once a second, or at the plan's interval, until the end. Both return whether to go on; without a start there are no ends.
+/// `ready` hears of all workers once every queue is open and what is sent there gets somewhere; `interval_over` is called
+/// at each of the plan's intervals until the end. Both return whether to go on; without a start there are no ends.
 ///
 /// # Errors
 /// [`SessionError`] when a queue could not be opened; nothing runs then. [`SessionError::Died`] when a worker panicked
@@ -212,7 +212,7 @@ pub fn session(
     stop: &Arc<AtomicBool>,
     apps: &impl Apps,
     mut ready: impl FnMut(&[WorkerFacts]) -> bool,
-    mut second: impl FnMut(&[WorkerFacts], Duration) -> bool,
+    mut interval_over: impl FnMut(&[WorkerFacts], Duration) -> bool,
 ) -> Result<Vec<WorkerEnd>, SessionError> {
     let shares = share_out(ports, plan.cpus.len().max(1))?;
     let ends = link(ports, &shares)?;
@@ -246,7 +246,7 @@ pub fn session(
         let goes = facts.as_ref().is_ok_and(|facts| ready(facts));
         let _ = go.set(goes);
         let ends = match facts {
-            Ok(facts) if goes => watch(&inbox, &facts, stop, plan.interval(), &mut second),
+            Ok(facts) if goes => watch(&inbox, &facts, stop, plan.interval(), &mut interval_over),
             Ok(_) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
@@ -384,7 +384,7 @@ fn watch(
     facts: &[WorkerFacts],
     stop: &AtomicBool,
     interval: Duration,
-    second: &mut impl FnMut(&[WorkerFacts], Duration) -> bool,
+    interval_over: &mut impl FnMut(&[WorkerFacts], Duration) -> bool,
 ) -> Result<Vec<WorkerEnd>, SessionError> {
     let begin = Instant::now();
     let mut next = interval;
@@ -401,7 +401,7 @@ fn watch(
             }
             Ok(News::Ready(_)) => {}
             Err(RecvTimeoutError::Timeout) => {
-                if !second(facts, begin.elapsed()) {
+                if !interval_over(facts, begin.elapsed()) {
                     stop.store(true, Ordering::Relaxed);
                 }
                 next += interval;

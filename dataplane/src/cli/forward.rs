@@ -132,7 +132,7 @@ where
         &stop,
         &Each(app),
         |workers| watcher.borrow_mut().ready(workers),
-        |workers, at| watcher.borrow_mut().second(workers, at),
+        |workers, at| watcher.borrow_mut().interval_over(workers, at),
     )?;
     let time = watcher.borrow().begun.map_or(Duration::ZERO, |begun| begun.elapsed());
     finish(args, task, time, &ports, &ends)
@@ -175,7 +175,7 @@ impl Watcher<'_> {
         }
     }
 
-    fn second(&mut self, workers: &[WorkerFacts], at: Duration) -> bool {
+    fn interval_over(&mut self, workers: &[WorkerFacts], at: Duration) -> bool {
         let now = total(workers);
         let rates = Rates::between(&self.before, &now, at - self.at);
         let heard = self.args.live.say(|| match self.args.format {

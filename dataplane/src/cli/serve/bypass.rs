@@ -98,7 +98,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
                 at_once.over();
                 watcher.ready(workers)
             },
-            |workers, at| watcher.second(workers, at),
+            |workers, at| watcher.interval_over(workers, at),
         );
         drop(guard);
         ends
@@ -317,7 +317,7 @@ impl Watcher<'_> {
         self.args.addresses.iter().map(|own| format!("http://{}/", self.at(own.address))).collect()
     }
 
-    fn second(&self, workers: &[WorkerFacts], at: Duration) -> bool {
+    fn interval_over(&self, workers: &[WorkerFacts], at: Duration) -> bool {
         let now = total(workers);
         let figures = self.servers.figures();
         let mut before = self.before.borrow_mut();

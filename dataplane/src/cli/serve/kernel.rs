@@ -54,7 +54,7 @@ pub(super) fn run(args: &ServeArgs, method: Method) -> Outcome {
             reload(args, &servers);
         }
         servers.sweep();
-        heard = watcher.second(&servers);
+        heard = watcher.interval_over(&servers);
         std::thread::sleep(LOOK);
     }
     let died = servers.has_died();
@@ -154,7 +154,7 @@ impl Watcher<'_> {
     }
 
     /// At each interval; returns whether anybody still reads.
-    fn second(&mut self, servers: &KernelServers) -> bool {
+    fn interval_over(&mut self, servers: &KernelServers) -> bool {
         let at = self.begun.elapsed();
         if at < self.next {
             return true;
