@@ -2,17 +2,13 @@
 //! that only one program can have.
 
 use drivers::link::Link;
-use drivers::{OpenError, PortSpec};
+use drivers::{CAPABILITIES, OpenError, PortSpec};
 use rustix::thread::{CapabilitySet, capabilities};
 use std::fs;
 use std::io;
 use std::path::Path;
 
-/// All that forwarding, serving and loading over a port take without root, as `setcap` wants them. The last is for the
-/// arena, which is locked in memory and counts against `ulimit -l` without it.
-pub const CAPABILITIES: &str = "cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock";
-
-/// The same, as a container is given them.
+/// All of [`CAPABILITIES`], as a container is given them.
 pub const CONTAINER: &str = "--cap-add NET_ADMIN --cap-add NET_RAW --cap-add BPF --cap-add IPC_LOCK";
 
 /// The command that gives them to a program, once.

@@ -4,6 +4,10 @@ use ringbuf::{Stray, cursor::Impossible};
 use std::fmt;
 use std::io;
 
+/// All that a port on an interface takes without root, as `setcap` wants them: one list for every message that names them. The last
+/// is for the arena, which is locked in memory and counts against `ulimit -l` without it.
+pub const CAPABILITIES: &str = "cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock";
+
 /// Why a port or a queue could not be opened: what was being done, to what, why, and what usually helps.
 #[derive(Debug)]
 pub struct OpenError {

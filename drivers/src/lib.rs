@@ -43,6 +43,6 @@ pub mod spec;
 pub mod wrap;
 pub mod xdp;
 
-pub use error::{Fault, OpenError};
+pub use error::{CAPABILITIES, Fault, OpenError};
 pub use queue::{Caps, Copying, Gather, Passing, QueueCounters, QueuePair, Tally};
 pub use spec::{PortSpec, SpecError};

@@ -64,7 +64,7 @@ impl XdpPlan {
                 None => Ok(None),
                 Some(value) if value == words[0] => Ok(Some(true)),
                 Some(value) if value == words[1] => Ok(Some(false)),
-                Some(value) => Err(SpecError(format!("{spec}: {key}={value} is not {may_be}"))),
+                Some(value) => Err(SpecError(format!("{spec}: {key}={value}, but {key} is {may_be}"))),
             }
         };
         let ring = spec.option("ring", "a power of two from 64 to 32768")?.unwrap_or(2048);

@@ -6,6 +6,7 @@ use std::{fmt, io};
 use rustix::io::Errno;
 
 use super::Mode;
+use crate::error::CAPABILITIES;
 
 /// Why an XDP program does not run on an interface, or does not know a socket.
 #[derive(Debug)]
@@ -130,13 +131,13 @@ impl AttachError {
     /// What stood in the way, and what usually helps, for an interface of this name.
     fn cause_and_cure(&self, name: &str) -> String {
         match (&self.cause, self.step) {
-            (Cause::NotPermitted, _) => "this process has not the rights (CAP_BPF and CAP_NET_ADMIN; on kernels before \
-                5.11 also the memory that `ulimit -l` allows): run it as root, or grant them with `setcap \
-                cap_net_admin,cap_net_raw,cap_bpf,cap_perfmon+ep` on the program file"
-                .into(),
+            (Cause::NotPermitted, _) => format!(
+                "this process has not the rights (CAP_BPF and CAP_NET_ADMIN): run it as root, or grant all that a port \
+                 takes with `setcap {CAPABILITIES}+ep` on the program file"
+            ),
             (Cause::Occupied { id, name: program }, _) => format!(
-                "another XDP program is attached to it{}: end the process that holds it, or, if none does, take it \
-                 off with `ip link set dev {name} xdp off`",
+                "another XDP program is attached to it{}: end the process that holds it by a BPF link (`bpftool link` \
+                 shows those there are); `ip link set dev {name} xdp off` takes off only what was attached without one",
                 match (id, program) {
                     (Some(id), Some(program)) => format!(" (id {id}, `{program}`)"),
                     (Some(id), None) => format!(" (id {id})"),
