@@ -333,6 +333,14 @@ pub fn in_order(books: Books, ends: &[WorkerEnd]) -> bool {
     books.balance() && arrived && ends.iter().all(|end| end.census.free == end.census.total())
 }
 
+/// When the next interval is over, after one that was due at `due`. What was slept through is left out: lines that made up for it would
+/// come in one go, and speak of no time at all.
+#[must_use]
+pub fn next_beat(due: Duration, interval: Duration, now: Duration) -> Duration {
+    let missed = now.saturating_sub(due).as_nanos() / interval.as_nanos().max(1);
+    due + interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,5 +360,14 @@ mod tests {
             assert_eq!(packets(pps / 1e6), text);
         }
         assert_eq!((bits(0.000_012), bits(2.5)), ("12.0 kb/s".to_owned(), "2.500 Gb/s".to_owned()));
+    }
+
+    #[test]
+    fn what_was_slept_through_is_left_out() {
+        let at = |now| {
+            next_beat(Duration::from_millis(200), Duration::from_millis(200), Duration::from_millis(now))
+        };
+        assert_eq!([200, 399, 400, 910].map(|now| at(now).as_millis()), [400, 400, 600, 1000]);
+        assert_eq!(at(150).as_millis(), 400, "a clock that goes back");
     }
 }

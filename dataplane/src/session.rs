@@ -404,7 +404,7 @@ fn watch(
                 if !interval_over(facts, begin.elapsed()) {
                     stop.store(true, Ordering::Relaxed);
                 }
-                next += interval;
+                next = crate::report::next_beat(next, interval, begin.elapsed());
             }
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(SessionError::Thread("ended without a word".to_owned()));

@@ -300,7 +300,7 @@ fn a_stall_shows_at_a_constant_rate() {
         report(&[&url(server, "/"), "--rate", "1000", "--duration", "3", "--connections", "4"]);
     assert!(content, "{end}");
     assert_eq!((&end["mode"], end["rate"].as_f64()), (&"rate".into(), Some(1000.0)));
-    assert!((2900..=3003).contains(&number(&end, "requests")), "{end}");
+    assert!((2500..=3003).contains(&number(&end, "requests")), "{end}");
     let p90 = |what: &str| end[what]["p90"].as_f64().expect("a number");
     // A third of all came while it stood still. Four of them had been sent.
     assert!(p90("latency_us") > 400_000.0 && p90("service_us") < 300_000.0, "{end}");

@@ -6,6 +6,9 @@ use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
 
+/// A server that is silent for no longer may be about to answer: the kernel's first retransmission takes a second (RFC 6298, 2.1).
+const HICCUP: Duration = Duration::from_secs(1);
+
 /// What went wrong with a request or a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -218,10 +221,11 @@ impl Tally {
     }
 
     /// Whether requests waited, and no byte of an answer came in the last half of what was counted: a server that died
-    /// without a word, or stands still. Its percentiles are those of the answers that came before.
+    /// without a word, or stands still. Its percentiles are those of the answers that came before. Less than [`HICCUP`] is not
+    /// held against anybody.
     #[must_use]
     pub fn is_deserted(&self) -> bool {
-        self.unanswered > 0 && self.silence() > self.time() / 2
+        self.unanswered > 0 && self.silence() > (self.time() / 2).max(HICCUP)
     }
 
     /// How long was counted.
@@ -282,5 +286,8 @@ mod tests {
         assert!(sum.is_deserted() && sum.oldest_unanswered == Duration::from_secs(4));
         sum.add(&Tally { heard: Some(Tick(Duration::from_secs(4))), ..Tally::default() });
         assert!(!sum.is_deserted(), "half of the time is not more than half");
+        let short = (Tick(Duration::ZERO), Tick(Duration::from_millis(900)));
+        let hiccup = Tally { unanswered: 1, counted: Some(short), ..Tally::default() };
+        assert!(!hiccup.is_deserted(), "{:?} is no time", hiccup.silence());
     }
 }

@@ -4,6 +4,7 @@ use super::args::ServeArgs;
 use super::{log_plan, policy, tree};
 use crate::cli::print::say;
 use crate::cli::{Format, Outcome};
+use dataplane::report::next_beat;
 use dataplane::serve::Stage;
 use dataplane::serve::kernel::{KernelFigures, KernelPlan, KernelServers, UploadPlan};
 use drivers::kernel::{EnginePlan, Method, Receive};
@@ -159,7 +160,7 @@ impl Watcher<'_> {
         if at < self.next {
             return true;
         }
-        self.next += self.args.live.interval;
+        self.next = next_beat(self.next, self.args.live.interval, at);
         let figures = servers.figures();
         let heard = self.args.live.say(|| match self.args.format {
             Format::Json => json!({
