@@ -402,7 +402,7 @@ pub fn give_back_abandoned(specs: &[PortSpec]) {
         .filter(|spec| matches!(spec.driver.as_deref(), Some("vfio" | "uio")))
         .filter_map(|spec| spec.device.parse().ok())
         .collect();
-    for told in pci::restore_abandoned(&wanted) {
+    for told in pci::restore_abandoned(&pci::Root::machine(), &wanted) {
         tracing::warn!("{told}");
     }
 }

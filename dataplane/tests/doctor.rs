@@ -142,3 +142,37 @@ fn it_works_without_rights_and_names_those_missing() {
     );
     assert_eq!(report["interfaces"][0]["name"], "lo", "the facts need no rights");
 }
+
+/// Only looked at: whatever cards the machine has, those that sysfs calls network cards are told of, with their drivers.
+#[test]
+fn the_cards_of_this_machine_are_told_of() {
+    let folder = std::path::Path::new("/sys/bus/pci/devices");
+    let mut cards = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let class = std::fs::read_to_string(entry.path().join("class")).unwrap_or_default();
+        let driver = std::fs::read_link(entry.path().join("driver")).ok();
+        let driver = driver.map(|link| link.file_name().unwrap().to_string_lossy().into_owned());
+        if class.starts_with("0x02") {
+            cards.push((entry.file_name().to_string_lossy().into_owned(), driver));
+        }
+    }
+    cards.sort();
+    let report = json(&doctor(&["--format", "json"]));
+    let told = report["cards"].as_array().unwrap().iter().map(|card| {
+        (card["address"].as_str().unwrap().to_owned(), card["driver"].as_str().map(str::to_owned))
+    });
+    assert_eq!(told.collect::<Vec<_>>(), cards);
+    let modules = report["machine"]["pci"]["modules"].as_array().unwrap();
+    assert_eq!(modules.len(), 3, "{modules:?}");
+}
+
+#[test]
+fn a_card_that_is_not_there_is_an_error() {
+    let output = doctor(&["ffff:ff:1f.7"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("error: there is no PCI device ffff:ff:1f.7"), "{text}");
+    let report = json(&doctor(&["ffff:ff:1f.7", "--format", "json"]));
+    assert_eq!(report["problems"][0]["code"], "card_missing");
+    assert_eq!(report["interfaces"].as_array().unwrap().len(), 0, "only what was asked for");
+}

@@ -6,11 +6,11 @@ use dataplane::doctor::{Colour, Report};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-/// Say what this machine and each interface can do, and the cure for what they can't.
+/// Say what this machine, each interface and each network card can do, and the cure for what they can't.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Interfaces to examine [default: all but the loopback].
-    #[arg(value_name = "INTERFACE")]
+    /// Interfaces, and PCI addresses of cards, to examine [default: all but the loopback].
+    #[arg(value_name = "INTERFACE|ADDRESS")]
     interfaces: Vec<String>,
     /// How to print the findings.
     #[arg(long, value_enum, default_value_t)]

@@ -1,7 +1,9 @@
 //! Facts about the machine, from `/proc` and `/sys`. The root is an argument so that tests read recorded trees.
 
 use super::Problem;
+use super::card::Pci;
 use drivers::link::KernelVersion;
+use drivers::pci::{Doors, Root};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
@@ -22,6 +24,8 @@ pub struct Machine {
     pub cpus: Cpus,
     /// BPF.
     pub bpf: Bpf,
+    /// The kernel's doors to PCI cards.
+    pub pci: Pci,
     /// What could not be read, and why. Facts that come from there are `null` or empty.
     pub unreadable: Vec<Unreadable>,
     /// What is not as it should be.
@@ -141,9 +145,9 @@ pub struct Unreadable {
 
 impl Machine {
     /// Reads all of it from the tree at `root`, which is `/` but in tests; limits and the kernel's name are asked of the
-    /// kernel itself.
+    /// kernel itself. `bus` is the same tree, for what is known of PCI.
     #[must_use]
-    pub fn read(root: &Path) -> Self {
+    pub fn read(root: &Path, bus: &Root) -> Self {
         let mut tree = Tree { root, unreadable: Vec::new() };
         Self {
             kernel: Kernel::read(),
@@ -152,6 +156,7 @@ impl Machine {
             memlock_bytes: getrlimit(Resource::Memlock).current,
             cpus: Cpus::read(&mut tree),
             bpf: Bpf::read(&mut tree),
+            pci: Pci::of(Doors::of(bus)),
             unreadable: tree.unreadable,
             problems: Vec::new(),
         }

@@ -12,6 +12,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+mod cards;
+
 /// A recorded `/proc` and `/sys`, removed on drop.
 struct Recorded(PathBuf);
 
@@ -62,7 +64,7 @@ fn server(name: &str, more: &[(&str, &str)]) -> Machine {
     files.retain(|(path, _)| !more.iter().any(|(other, _)| other == path));
     files.extend(more.iter().filter(|(_, text)| *text != "ABSENT"));
     let tree = Recorded::tree(name, &files);
-    let mut machine = Machine::read(&tree.0);
+    let mut machine = Machine::read(&tree.0, &Root::recorded(&tree.0, |_| None));
     machine.kernel = Kernel::of("6.18.0".to_owned(), KernelVersion::new(6, 18), Some(true));
     machine.memlock_bytes = Some(8 << 20);
     machine.problems = judge::machine(&machine);
@@ -303,6 +305,7 @@ fn the_text_puts_each_problem_below_its_line() {
         version: "0",
         machine,
         interfaces: vec![interface],
+        cards: Vec::new(),
         problems: Vec::new(),
         count: Count::default(),
     };

@@ -1,5 +1,6 @@
 //! The report for people: one line a fact, each problem below the line that it is about, the cure after an arrow.
 
+use super::card::Card;
 use super::interface::{Answer, Interface, Verdict};
 use super::judge::size;
 use super::machine::{HugePages, Machine};
@@ -24,6 +25,10 @@ pub(super) fn render(report: &Report, colour: Colour) -> String {
     for interface in &report.interfaces {
         page.section(&interface.name, &headline(interface));
         page.rows(&rows(interface), &interface.problems);
+    }
+    for card in &report.cards {
+        page.section(&card.address, &card.headline());
+        page.rows(&card.rows(), &card.problems);
     }
     if !report.problems.is_empty() {
         page.section("not found", "");
@@ -92,10 +97,16 @@ impl Page {
             report.interfaces.iter().filter(|port| is_ready(port)).map(|port| port.name.as_str()).collect();
         if !report.is_healthy() {
             self.line("AF_XDP cannot work here before the errors are cured.");
+        } else if report.interfaces.is_empty() {
+            // Only cards were asked for.
         } else if ready.is_empty() {
             self.line("The machine can forward with AF_XDP, but none of these interfaces is ready for it.");
         } else {
             self.line(&format!("Ready to forward with AF_XDP: {}", ready.join(", ")));
+        }
+        let cards: Vec<String> = report.cards.iter().filter_map(Card::ready).collect();
+        if !cards.is_empty() {
+            self.line(&format!("Ready to be driven without the kernel: {}", cards.join(", ")));
         }
     }
 
@@ -172,6 +183,7 @@ fn machine(machine: &Machine) -> Vec<Row> {
             format!("online {} · usable {} · isolated {isolated}{quota}", cpus.online, cpus.allowed),
         ),
         ("bpf", "BPF", bpf(machine)),
+        ("pci", "PCI cards", machine.pci.row()),
     ]
 }
 

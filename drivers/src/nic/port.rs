@@ -89,14 +89,18 @@ enum Card {
 }
 
 impl NicPort {
+    /// Whether there is a driver here for a function, by its name.
+    #[must_use]
+    pub fn knows(identity: &Identity) -> Option<&'static str> {
+        IntelPort::knows(identity).or_else(|| VirtioPort::knows(identity))
+    }
+
     /// Takes the card from the kernel, and readies it.
     ///
     /// # Errors
     /// [`OpenError`], with the cure in words. The card is given back then.
     pub fn open(pci: &PciPlan, plan: &NicPlan) -> Result<Self, OpenError> {
-        let known = |identity: &Identity| match IntelPort::knows(identity)
-            .or_else(|| VirtioPort::knows(identity))
-        {
+        let known = |identity: &Identity| match Self::knows(identity) {
             Some(_) => Ok(()),
             None => Err(format!(
                 "this is {identity}, and there is no driver for it here, only for Intel's 82574L (8086:10d3) and 82576 \

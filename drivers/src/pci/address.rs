@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 /// `domain:bus:device.function`, as `lspci -D` prints it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PciAddress {
     domain: u32,
     bus: u8,
@@ -47,13 +47,6 @@ impl fmt::Display for PciAddress {
     }
 }
 
-impl PciAddress {
-    /// Its folder in sysfs.
-    pub(super) fn folder(self) -> PathBuf {
-        PathBuf::from(format!("/sys/bus/pci/devices/{self}"))
-    }
-}
-
 /// What a function says that it is (PCI 3.0 §6.2.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
@@ -68,6 +61,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Whether it says that it is a network card.
+    #[must_use]
+    pub const fn is_network_card(&self) -> bool {
+        self.class >> 16 == 2
+    }
+
     /// Reads it from sysfs.
     pub(super) fn read(folder: &Path) -> io::Result<Self> {
         let number = |name: &str| {

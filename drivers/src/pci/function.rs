@@ -7,6 +7,7 @@ use super::dma::{DmaArena, DmaRings};
 use super::fake::FakeBus;
 use super::interrupt::Interrupt;
 use super::registers::Registers;
+use super::root::Root;
 use super::uio::Uio;
 use super::vfio::Vfio;
 use crate::error::OpenError;
@@ -40,6 +41,23 @@ impl Way {
         match self {
             Self::Vfio => "vfio-pci",
             Self::Uio => "uio_pci_generic",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Vfio, Self::Uio];
+
+    /// Whether a driver of the kernel's is a door for programs such as ours.
+    #[must_use]
+    pub fn is_door(driver: &str) -> bool {
+        Self::ALL.iter().any(|way| way.kernel_driver() == driver)
+    }
+
+    /// What is being done while it is found out whether it leads there.
+    pub(super) const fn step(self) -> &'static str {
+        match self {
+            Self::Vfio => "looking at the way by VFIO",
+            Self::Uio => "looking at the way by UIO",
         }
     }
 }
@@ -97,17 +115,15 @@ impl Function {
         known: impl FnOnce(&Identity) -> Result<(), String>,
     ) -> Result<Arc<Self>, OpenError> {
         let name = plan.address.to_string();
-        let folder = plan.address.folder();
+        let root = Root::machine();
+        let folder = root.function(plan.address);
         let identity = Identity::read(&folder).map_err(|source| {
             let error = OpenError::new(&name, "looking for the device", source);
             error.hint("there is no such PCI device: lspci -D lists them")
         })?;
         known(&identity).map_err(|why| OpenError::refused(&name, "choosing a driver", why))?;
-        let claim = Claim { address: plan.address, wanted: plan.way.kernel_driver(), force: plan.force };
-        let binding = Binding::take(&claim, || match plan.way {
-            Way::Vfio => Vfio::check(&name, &folder),
-            Way::Uio => Uio::check(&name, &folder),
-        })?;
+        let claim = Claim { address: plan.address, way: plan.way, force: plan.force };
+        let binding = Binding::take(&root, &claim)?;
         let bus: Box<dyn Bus> = match plan.way {
             Way::Vfio => Box::new(Vfio::open(&name, &folder)?),
             Way::Uio => Box::new(Uio::open(&name, &folder)?),

@@ -17,6 +17,9 @@
 //! | interrupts | [`Function::interrupts`], each an [`Interrupt`] |
 //! | whether the kernel wants it back | [`Function::is_wanted_back`] |
 //!
+//! What keeps a function from being taken is asked in one place (`obstacle`): opening refuses by it, and a [`Survey`] tells of it,
+//! which only looks.
+//!
 //! A driver drops in this order: stop the device, then its [`DmaRings`] and [`DmaArena`], then recall what was on loan.
 
 mod address;
@@ -27,7 +30,13 @@ mod function;
 mod holders;
 mod interrupt;
 mod mapping;
+mod note;
+mod obstacle;
 mod registers;
+mod root;
+#[cfg(test)]
+mod scratch;
+mod survey;
 mod uio;
 mod vfio;
 
@@ -36,7 +45,11 @@ pub use binding::restore_abandoned;
 pub use dma::{Addresses, Dma, DmaArena, DmaRings, Memory};
 pub use function::{Capability, Function, PciPlan, Way};
 pub use interrupt::Interrupt;
+pub use note::Owner;
+pub use obstacle::{Module, Neighbour, Obstacle};
 pub use registers::{Doorbell, Model, Registers, Width};
+pub use root::Root;
+pub use survey::{Approach, Doors, Survey};
 
 use crate::nic::RingMemory;
 use std::fmt;

@@ -38,31 +38,6 @@ pub(super) struct Uio {
 }
 
 impl Uio {
-    /// Whether the function can be taken at all. Nothing changes.
-    pub(super) fn check(name: &str, folder: &Path) -> Result<(), OpenError> {
-        let refused = |why: String| OpenError::refused(name, "looking at the way by UIO", why);
-        if !Path::new("/sys/bus/pci/drivers/uio_pci_generic").exists() {
-            return Err(refused("the kernel's module uio_pci_generic is not loaded".to_owned())
-                .hint("modprobe uio_pci_generic; with an IOMMU vfio: is the better driver"));
-        }
-        // With "identity" the IOMMU lets physical addresses through.
-        if let Ok(kind) = std::fs::read_to_string(folder.join("iommu_group/type"))
-            && kind.trim() != "identity"
-        {
-            return Err(refused(
-                "an IOMMU stands between the device and memory, and knows no physical addresses".to_owned(),
-            )
-            .hint(format!("use vfio:{name}, or boot without the IOMMU (intel_iommu=off)")));
-        }
-        if std::fs::read_to_string("/proc/meminfo").is_ok_and(|text| free_huge_pages(&text) == Some(0)) {
-            return Err(refused(
-                "without an IOMMU a device needs huge pages, and there are no free ones".to_owned(),
-            )
-            .hint("reserve some: sysctl vm.nr_hugepages=64"));
-        }
-        Ok(())
-    }
-
     /// Opens the door.
     pub(super) fn open(name: &str, folder: &Path) -> Result<Self, OpenError> {
         let failed = |step: &str, source| OpenError::new(name, step, source);
@@ -90,12 +65,6 @@ fn door(folder: &Path) -> io::Result<PathBuf> {
     let mut entries = std::fs::read_dir(folder.join("uio"))?.flatten();
     let entry = entries.next().ok_or(io::ErrorKind::NotFound)?;
     Ok(Path::new("/dev").join(entry.file_name()))
-}
-
-/// `HugePages_Free` of /proc/meminfo.
-fn free_huge_pages(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("HugePages_Free:"))?;
-    line.trim().parse().ok()
 }
 
 impl Bus for Uio {
@@ -213,6 +182,5 @@ mod tests {
         let torn = page(512).map(|entry| if entry == PRESENT | 600 { PRESENT | 7 } else { entry });
         assert_eq!(one_piece(torn), Err("it is not in one piece"));
         assert!(one_piece((0..512).map(|_| PRESENT)).expect_err("hidden").contains("CAP_SYS_ADMIN"));
-        assert_eq!(free_huge_pages("HugePages_Total: 8\nHugePages_Free:    3\n"), Some(3));
     }
 }

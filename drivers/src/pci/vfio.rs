@@ -17,6 +17,7 @@ use super::Bus;
 use super::dma::{Addresses, Dma, Memory};
 use super::interrupt::Interrupt;
 use super::mapping::Mapping;
+use super::obstacle::group;
 use super::registers::Registers;
 use crate::error::OpenError;
 use std::ffi::CString;
@@ -147,29 +148,6 @@ pub(super) struct Vfio {
 }
 
 impl Vfio {
-    /// Whether the function can be taken at all. Nothing changes.
-    pub(super) fn check(name: &str, folder: &Path) -> Result<(), OpenError> {
-        let refused = |why: String| OpenError::refused(name, "looking at the way by VFIO", why);
-        if !Path::new("/sys/bus/pci/drivers/vfio-pci").exists() || !Path::new("/dev/vfio/vfio").exists() {
-            return Err(refused("the kernel's module vfio-pci is not loaded".to_owned())
-                .hint("modprobe vfio-pci; modprobe vfio_iommu_type1"));
-        }
-        if group(folder).is_none() {
-            return Err(refused("it is in no IOMMU group: there is no IOMMU, or it is off".to_owned()).hint(format!(
-                "switch it on in the firmware (VT-d, AMD-Vi) and boot with intel_iommu=on; or do without, see the book's \
-                 chapter on bare NICs: uio:{name}"
-            )));
-        }
-        let others = others(folder);
-        if !others.is_empty() {
-            return Err(refused(format!("it shares its IOMMU group with {}", others.join(", "))).hint(
-                "the IOMMU cannot tell them apart, so all must be given up: unbind those from their drivers, or put the card \
-                 into another slot",
-            ));
-        }
-        Ok(())
-    }
-
     /// Opens the door.
     pub(super) fn open(name: &str, folder: &Path) -> Result<Self, OpenError> {
         let failed = |step: &str, source| OpenError::new(name, step, source);
@@ -254,31 +232,6 @@ impl Vfio {
 fn event() -> io::Result<OwnedFd> {
     use rustix::event::{EventfdFlags, eventfd};
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
-}
-
-/// The number of a function's IOMMU group.
-fn group(folder: &Path) -> Option<String> {
-    let link = std::fs::read_link(folder.join("iommu_group")).ok()?;
-    Some(link.file_name()?.to_string_lossy().into_owned())
-}
-
-/// The others of its group that somebody else drives. Bridges are no harm (`vfio_group_viable`).
-fn others(folder: &Path) -> Vec<String> {
-    let own = folder.file_name().unwrap_or_default();
-    let entries = std::fs::read_dir(folder.join("iommu_group/devices")).into_iter().flatten().flatten();
-    let driven = |path: &Path| {
-        let class = std::fs::read_to_string(path.join("class")).unwrap_or_default();
-        let driver = std::fs::read_link(path.join("driver")).ok();
-        let driver = driver.and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
-        driver.filter(|driver| !class.starts_with("0x0604") && driver != "vfio-pci" && driver != "pci-stub")
-    };
-    let names = entries.filter(|entry| entry.file_name() != own).filter_map(|entry| {
-        let driver = driven(&entry.path())?;
-        Some(format!("{} ({driver})", entry.file_name().to_string_lossy()))
-    });
-    let mut names: Vec<String> = names.collect();
-    names.sort();
-    names
 }
 
 /// Where a region is in the device's file.
@@ -391,36 +344,5 @@ unsafe impl Dma for Vfio {
         // All maps within the range; refused only for what is not mapped.
         // SAFETY: *whole*.
         let _ = unsafe { call(&self.container, request::UNMAP, (&raw mut unmap).cast()) };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A card and its neighbours as sysfs shows them: those with drivers of the kernel's are in the way, bridges are not.
-    #[test]
-    fn neighbours_in_a_group_are_named() {
-        let top = std::env::temp_dir().join(format!("ringway-group-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&top);
-        let card = |name: &str, class: &str, driver: Option<&str>| {
-            let folder = top.join("devices").join(name);
-            std::fs::create_dir_all(&folder).expect("ours");
-            std::fs::write(folder.join("class"), class).expect("ours");
-            if let Some(driver) = driver {
-                std::os::unix::fs::symlink(format!("/drivers/{driver}"), folder.join("driver"))
-                    .expect("ours");
-            }
-            folder
-        };
-        let own = card("0000:03:00.0", "0x020000", Some("e1000e"));
-        std::os::unix::fs::symlink(&top, own.join("iommu_group")).expect("ours");
-        card("0000:02:00.0", "0x060400", Some("pcieport"));
-        card("0000:03:00.1", "0x020000", None);
-        card("0000:03:00.2", "0x020000", Some("vfio-pci"));
-        assert!(others(&own).is_empty());
-        card("0000:03:00.3", "0x010000", Some("ahci"));
-        assert_eq!(others(&own), ["0000:03:00.3 (ahci)"]);
-        std::fs::remove_dir_all(&top).expect("ours");
     }
 }
