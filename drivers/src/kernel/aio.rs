@@ -194,6 +194,7 @@ impl<S: Source> DirectAio<S> {
             self.counters.direct_read_bytes += arrived as u64;
         }
         let bytes = arrived.saturating_sub(read.skip).min(read.bytes);
+        self.counters.read_bytes += bytes as u64;
         let flow = place(&mut self.flows, read.flow);
         if flow.generation != read.generation {
             self.buffers.give(read.buffer);

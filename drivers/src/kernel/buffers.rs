@@ -42,6 +42,8 @@ impl Reach {
 pub(super) struct Buffers {
     maps: Vec<MmapMut>,
     free: Vec<u16>,
+    /// How many use each of them.
+    users: Vec<u32>,
     /// Flows, each with its generation when it came.
     waiting: VecDeque<(u32, u32)>,
 }
@@ -51,11 +53,19 @@ impl Buffers {
     pub(super) fn new(count: u16, chunk: usize) -> io::Result<Self> {
         let bytes = LEAD + chunk.next_multiple_of(DIRECT_ALIGN) + DIRECT_ALIGN;
         let maps = (0..count).map(|_| MmapMut::map_anon(bytes)).collect::<io::Result<_>>()?;
-        Ok(Self { maps, free: (0..count).rev().collect(), waiting: VecDeque::new() })
+        let users = vec![0; count.into()];
+        Ok(Self { maps, free: (0..count).rev().collect(), users, waiting: VecDeque::new() })
     }
 
     pub(super) fn take(&mut self) -> Option<u16> {
-        self.free.pop()
+        let buffer = self.free.pop()?;
+        self.users[usize::from(buffer)] = 1;
+        Some(buffer)
+    }
+
+    /// One more uses it: each [gives](Self::give) it back.
+    pub(super) fn share(&mut self, buffer: u16) {
+        self.users[usize::from(buffer)] += 1;
     }
 
     /// This flow waits for one.
@@ -79,13 +89,23 @@ impl Buffers {
         self.free.len() * 4 > self.maps.len()
     }
 
+    /// One less uses it; after the last it is free.
     pub(super) fn give(&mut self, buffer: u16) {
-        self.free.push(buffer);
+        let users = &mut self.users[usize::from(buffer)];
+        *users -= 1;
+        if *users == 0 {
+            self.free.push(buffer);
+        }
     }
 
     /// The whole buffer. Not while the kernel works in it.
     pub(super) fn bytes(&mut self, buffer: u16) -> &mut [u8] {
         &mut self.maps[usize::from(buffer)]
+    }
+
+    /// The same, to be sent from: also while the kernel does.
+    pub(super) fn content(&self, buffer: u16) -> &[u8] {
+        &self.maps[usize::from(buffer)]
     }
 
     /// Where data begins.

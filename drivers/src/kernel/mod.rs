@@ -12,7 +12,7 @@
 //!
 //! | file | methods |
 //! |---|---|
-//! | `copy.rs` | `read-write` |
+//! | `copy.rs` | `read-write`; what others do where they have no pipe or buffer |
 //! | `sendfile.rs` | `sendfile` |
 //! | `mapped.rs` | `mmap-write`, `zerocopy`: straight from a mapping, which only the kernel touches |
 //! | `pipes.rs` | `splice`, `vmsplice` (and `tee`) |
@@ -217,12 +217,15 @@ pub struct Counters {
     pub zerocopy_done: u64,
     /// Those whose connection ended before the kernel said so: nobody can be told any more.
     pub zerocopy_abandoned: u64,
+    /// Bytes of files that were read into buffers of this process; those that a socket did not take, and that could not be kept, each
+    /// time they were.
+    pub read_bytes: u64,
     /// Bytes read past the page cache.
     pub direct_read_bytes: u64,
     /// Bytes that should have been, but their file system refuses `O_DIRECT`.
     pub direct_refused_bytes: u64,
-    /// Bytes that a zero-copy engine sent by copying: all of its buffers were with slow readers, or the user may lock no more
-    /// memory.
+    /// Bytes that an engine which need not copy sent by copying: all of its buffers were with slow readers, the user may lock no more
+    /// memory, or there was no pipe.
     pub fallback_bytes: u64,
     /// Bytes that reached a socket through a second pipe, by `tee`.
     pub teed_bytes: u64,
@@ -241,6 +244,7 @@ impl Counters {
             ("zerocopy_copied", self.zerocopy_copied),
             ("zerocopy_done", self.zerocopy_done),
             ("zerocopy_abandoned", self.zerocopy_abandoned),
+            ("read_bytes", self.read_bytes),
             ("direct_read_bytes", self.direct_read_bytes),
             ("direct_refused_bytes", self.direct_refused_bytes),
             ("fallback_bytes", self.fallback_bytes),

@@ -1,10 +1,11 @@
 //! `splice`, `vmsplice` and `tee`: a pipe between file and socket, with references to pages in it.
 
+use super::copy::Fallback;
 use super::mapped::{Mappings, unmapped};
 use super::raw::vmsplice;
 use super::{
-    Counters, Engine, EngineError, EnginePlan, Job, Look, Method, Source, Step, failed, piece, place,
-    refused, send_head,
+    Counters, Engine, EngineError, EnginePlan, Job, Look, Method, Source, Step, piece, place, refused,
+    send_head,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice, tee};
@@ -116,22 +117,64 @@ fn drain(pipe: &mut Pipe, socket: &OwnedFd, more: bool) -> Result<u64, Step> {
     }
 }
 
-/// What a pipe that cannot be had means: too many are in use.
-pub(super) fn no_pipe(errno: Errno) -> Step {
-    failed("making a pipe", &errno)
+/// What methods have that put a pipe between file and socket for each flow that needs one.
+#[derive(Debug)]
+struct Between {
+    pipes: Pipes,
+    /// Those of flows, with bytes in them.
+    flows: Vec<Option<Pipe>>,
+    /// For flows that get none.
+    fallback: Fallback,
+    counters: Counters,
 }
 
-/// A method that has a pipe between file and socket for each flow that needs one.
+impl Between {
+    fn new(method: Method, plan: &EnginePlan) -> Result<Self, EngineError> {
+        Ok(Self {
+            pipes: Pipes::new(method.name(), plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?,
+            flows: Vec::new(),
+            fallback: Fallback::new(plan.chunk),
+            counters: Counters::default(),
+        })
+    }
+
+    /// With bytes in it it stays with its flow; empty, it is for anybody.
+    fn keep(&mut self, flow: u32, pipe: Pipe) {
+        if pipe.bytes > 0 {
+            *place(&mut self.flows, flow) = Some(pipe);
+        } else {
+            self.pipes.give(pipe);
+        }
+    }
+
+    /// Closes a flow's pipe with what is in it.
+    fn close(&mut self, flow: u32) {
+        drop(place(&mut self.flows, flow).take());
+    }
+}
+
+/// A method of that kind.
 trait Fills<S> {
-    /// The pipes of flows that have bytes in them, and where others come from.
-    fn ends(&mut self) -> (&mut Vec<Option<Pipe>>, &mut Pipes);
+    fn between(&mut self) -> &mut Between;
 
     /// Puts the next bytes of a file into an empty pipe.
     fn fill(&mut self, job: &Job<'_, S>, pipe: &mut Pipe) -> Result<(), Step>;
 }
 
 /// Sends a head, and what is in the flow's pipe behind it; what the socket does not take stays there.
-fn push_through<S>(method: &mut impl Fills<S>, flow: u32, job: &Job<'_, S>) -> Step {
+fn push_through<S: Source>(method: &mut impl Fills<S>, flow: u32, job: &Job<'_, S>) -> Step {
+    let between = method.between();
+    let pipe = place(&mut between.flows, flow).take().map_or_else(|| between.pipes.take(), Ok);
+    let Ok(mut pipe) = pipe else {
+        // None to be had: too many descriptors are open, or this user's pipes have too many pages.
+        return between.fallback.push(job, &mut between.counters);
+    };
+    let step = send_behind_head(method, job, &mut pipe);
+    method.between().keep(flow, pipe);
+    step
+}
+
+fn send_behind_head<S>(method: &mut impl Fills<S>, job: &Job<'_, S>, pipe: &mut Pipe) -> Step {
     let mut sent = 0;
     match send_head(job.socket, job.head) {
         Some(Ok(bytes)) => sent = bytes,
@@ -141,22 +184,11 @@ fn push_through<S>(method: &mut impl Fills<S>, flow: u32, job: &Job<'_, S>) -> S
     if sent < job.head.len() as u64 {
         return Step::Sent(sent);
     }
-    let (flows, pipes) = method.ends();
-    let mut pipe = match place(flows, flow).take().map_or_else(|| pipes.take(), Ok) {
-        Ok(pipe) => pipe,
-        Err(errno) => return no_pipe(errno),
-    };
-    let filled = if pipe.bytes > 0 { Ok(()) } else { method.fill(job, &mut pipe) };
+    let filled = if pipe.bytes > 0 { Ok(()) } else { method.fill(job, pipe) };
     let step = filled.and_then(|()| {
         let more = job.more || (pipe.bytes as u64) < job.bytes;
-        drain(&mut pipe, job.socket, more)
+        drain(pipe, job.socket, more)
     });
-    let (flows, pipes) = method.ends();
-    if pipe.bytes > 0 {
-        *place(flows, flow) = Some(pipe);
-    } else {
-        pipes.give(pipe);
-    }
     match step {
         Ok(bytes) => Step::Sent(sent + bytes),
         Err(step) if sent == 0 => step,
@@ -167,22 +199,17 @@ fn push_through<S>(method: &mut impl Fills<S>, flow: u32, job: &Job<'_, S>) -> S
 
 /// `splice` in, `splice` out.
 #[derive(Debug)]
-pub(super) struct Splice {
-    pipes: Pipes,
-    flows: Vec<Option<Pipe>>,
-    counters: Counters,
-}
+pub(super) struct Splice(Between);
 
 impl Splice {
     pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
-        let pipes = Pipes::new(Method::Splice.name(), plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        Ok(Self { pipes, flows: Vec::new(), counters: Counters::default() })
+        Between::new(Method::Splice, plan).map(Self)
     }
 }
 
 impl<S: Source> Fills<S> for Splice {
-    fn ends(&mut self) -> (&mut Vec<Option<Pipe>>, &mut Pipes) {
-        (&mut self.flows, &mut self.pipes)
+    fn between(&mut self) -> &mut Between {
+        &mut self.0
     }
 
     fn fill(&mut self, job: &Job<'_, S>, pipe: &mut Pipe) -> Result<(), Step> {
@@ -205,12 +232,11 @@ impl<S: Source> Engine<S> for Splice {
     }
 
     fn close(&mut self, flow: u32, _: &OwnedFd) {
-        // Closed with what is in it.
-        drop(place(&mut self.flows, flow).take());
+        self.0.close(flow);
     }
 
     fn counters(&self) -> Counters {
-        self.counters
+        self.0.counters
     }
 }
 
@@ -247,26 +273,21 @@ const ORIGINALS: usize = 16;
 /// `vmsplice` of a mapping; `tee` for what is asked for more than once.
 #[derive(Debug)]
 pub(super) struct Vmsplice<S> {
+    between: Between,
     mappings: Mappings<S>,
-    pipes: Pipes,
-    flows: Vec<Option<Pipe>>,
     lately: [Stretch; LATELY],
     originals: Vec<Original<S>>,
     clock: u64,
-    counters: Counters,
 }
 
 impl<S: Source> Vmsplice<S> {
     pub(super) fn new(plan: &EnginePlan) -> Result<Self, EngineError> {
-        let pipes = Pipes::new(Method::Vmsplice.name(), plan, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self {
+            between: Between::new(Method::Vmsplice, plan)?,
             mappings: Mappings::new(),
-            pipes,
-            flows: Vec::new(),
             lately: [Stretch::default(); LATELY],
             originals: Vec::new(),
             clock: 0,
-            counters: Counters::default(),
         })
     }
 
@@ -274,27 +295,27 @@ impl<S: Source> Vmsplice<S> {
         let mapping = self.mappings.of(job.file).map_err(|error| unmapped(&error))?;
         let bytes = retry_on_intr(|| vmsplice(&pipe.write, &mapping, stretch.offset, stretch.bytes))
             .map_err(refused)?;
-        self.counters.vmspliced_bytes += bytes as u64;
+        self.between.counters.vmspliced_bytes += bytes as u64;
         if bytes == 0 { Err(Step::Gone) } else { Ok(bytes) }
     }
 
-    /// Puts a stretch into a pipe of its own, where it stays until others are more in demand.
+    /// Puts a stretch into a pipe of its own, where it stays until others are more in demand. `None` where there is no pipe for it.
     #[cold]
-    fn original(&mut self, job: &Job<'_, S>, stretch: Stretch) -> Result<usize, Step> {
-        let mut pipe = self.pipes.take().map_err(no_pipe)?;
+    fn original(&mut self, job: &Job<'_, S>, stretch: Stretch) -> Result<Option<usize>, Step> {
+        let Ok(mut pipe) = self.between.pipes.take() else { return Ok(None) };
         pipe.bytes = self.refer(job, &pipe, stretch)?;
         if self.originals.len() == ORIGINALS {
             let oldest = (0..ORIGINALS).min_by_key(|place| self.originals[*place].used).unwrap_or(0);
             self.originals.swap_remove(oldest);
         }
         self.originals.push(Original { stretch, file: Arc::clone(job.file), pipe, used: self.clock });
-        Ok(self.originals.len() - 1)
+        Ok(Some(self.originals.len() - 1))
     }
 }
 
 impl<S: Source> Fills<S> for Vmsplice<S> {
-    fn ends(&mut self) -> (&mut Vec<Option<Pipe>>, &mut Pipes) {
-        (&mut self.flows, &mut self.pipes)
+    fn between(&mut self) -> &mut Between {
+        &mut self.between
     }
 
     /// By reference to the mapping, or to another pipe.
@@ -304,21 +325,22 @@ impl<S: Source> Fills<S> for Vmsplice<S> {
         let most = pipe.size - usize::try_from(job.offset % 4096).unwrap_or(0);
         let stretch = Stretch { file: job.file.id(), offset: job.offset, bytes: piece(job.bytes, most) };
         let lately = &mut self.lately[stretch.place()];
-        if *lately != stretch {
-            *lately = stretch;
+        let again = std::mem::replace(lately, stretch) == stretch;
+        let kept = || self.originals.iter().position(|original| original.stretch == stretch);
+        let original = match again.then(kept).flatten() {
+            None if again => self.original(job, stretch)?,
+            original => original,
+        };
+        let Some(original) = original else {
             pipe.bytes = self.refer(job, pipe, stretch)?;
             return Ok(());
-        }
-        let original = match self.originals.iter().position(|original| original.stretch == stretch) {
-            Some(original) => original,
-            None => self.original(job, stretch)?,
         };
         let original = &mut self.originals[original];
         original.used = self.clock;
         let (from, bytes) = (&original.pipe.read, original.pipe.bytes);
         pipe.bytes =
             retry_on_intr(|| tee(from, &pipe.write, bytes, SpliceFlags::NONBLOCK)).map_err(refused)?;
-        self.counters.teed_bytes += pipe.bytes as u64;
+        self.between.counters.teed_bytes += pipe.bytes as u64;
         Ok(())
     }
 }
@@ -329,7 +351,7 @@ impl<S: Source> Engine<S> for Vmsplice<S> {
     }
 
     fn close(&mut self, flow: u32, _: &OwnedFd) {
-        drop(place(&mut self.flows, flow).take());
+        self.between.close(flow);
     }
 
     fn look(&self) -> Look {
@@ -342,6 +364,6 @@ impl<S: Source> Engine<S> for Vmsplice<S> {
     }
 
     fn counters(&self) -> Counters {
-        self.counters
+        self.between.counters
     }
 }

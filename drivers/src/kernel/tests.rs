@@ -1,5 +1,7 @@
 //! Each engine between a file and a TCP socket, without a server around it.
 
+mod slow;
+
 use super::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
@@ -138,6 +140,19 @@ fn send_stretch(
     full
 }
 
+/// All that comes, the beginning of it slowly.
+fn taken_slowly(receiver: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 5000];
+    while let Ok(got @ 1..) = receiver.read(&mut piece) {
+        bytes.extend_from_slice(&piece[..got]);
+        if bytes.len() < 100_000 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    bytes
+}
+
 fn content(bytes: u32) -> Vec<u8> {
     (0..bytes / 4).flat_map(|word: u32| word.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect()
 }
@@ -149,17 +164,7 @@ fn bytes_arrive_intact() {
     let file = Sample::new(&content);
     for (method, mut engine) in engines(4) {
         let (socket, mut receiver) = connection();
-        let thread = std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let mut piece = [0; 5000];
-            while let Ok(got @ 1..) = receiver.read(&mut piece) {
-                bytes.extend_from_slice(&piece[..got]);
-                if bytes.len() < 100_000 {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
-            bytes
-        });
+        let thread = std::thread::spawn(move || taken_slowly(&mut receiver));
         let stretch = (4097, 900_001);
         let full = send_stretch(&mut engine, 3, &socket, b"head", &file, stretch)
             + send_stretch(&mut engine, 3, &socket, b"", &file, (0, 1))
@@ -426,24 +431,6 @@ fn engines_say_when_to_look() {
         };
         assert_eq!(engine.look(), look, "{method}");
     }
-}
-
-/// Few and short buffers are kept when many were in use.
-#[test]
-fn spare_buffers_are_bounded() {
-    let file = Sample::new(&content(65_536));
-    let plan = EnginePlan { chunk: 16 << 10, pipe: 16 << 10, buffers: 4 };
-    let mut engine = copy::ReadWrite::new(&plan);
-    let connections: Vec<_> = (0..100).map(|_| connection()).collect();
-    for (flow, (socket, _)) in (0..).zip(&connections) {
-        let job = Job { socket, head: &[], file: &file, offset: 0, bytes: 65_536, more: false, check: false };
-        // Until its buffer is held.
-        while engine.push(flow, &job) != Step::Full {}
-    }
-    for (flow, (socket, _)) in (0..).zip(&connections) {
-        Engine::<Sample>::close(&mut engine, flow, socket);
-    }
-    assert_eq!(engine.spare(), copy::SPARE);
 }
 
 #[test]

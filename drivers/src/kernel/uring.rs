@@ -12,6 +12,7 @@ mod begin;
 mod news;
 
 use super::buffers::Buffers;
+use super::copy::Fallback;
 use super::pipes::{Pipe, Pipes};
 use super::{Counters, Engine, EngineError, EnginePlan, Job, Look, Method, Source, Step, absent, place};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -33,7 +34,8 @@ const ENTRIES: u32 = 1024;
 /// One stretch on its way.
 ///
 /// Invariant **in flight**: from the push of an entry to its last completion, its `Op` is in `ops` under the number in
-/// the entry: so socket and file stay open, and its buffer is nobody else's and not looked at.
+/// the entry: so socket and file stay open, and its buffer is not free and not written to. While the kernel reads a file into it, it is
+/// nobody else's; while it only sends from it, several operations may.
 #[derive(Debug)]
 struct Op<S> {
     flow: u32,
@@ -69,8 +71,10 @@ enum Stage {
         from: usize,
         to: usize,
     },
-    /// Sent, and the kernel still refers to the buffer.
-    Notified,
+    /// Sent, and the kernel still refers to the buffer: `taken`, if the socket took anything of it.
+    Lent {
+        taken: bool,
+    },
 }
 
 /// What a flow has under way.
@@ -100,8 +104,8 @@ pub(super) struct Uring<S> {
     chunk: usize,
     buffers: ManuallyDrop<Buffers>,
     pipes: Option<Pipes>,
-    /// For what goes by copying when no buffer is free; as long as it must be, once that was so.
-    copy: Vec<u8>,
+    /// For what has no buffer or no pipe.
+    fallback: Fallback,
     ops: ManuallyDrop<Vec<Option<Op<S>>>>,
     free: Vec<u32>,
     /// Entries that found no room.
@@ -169,7 +173,7 @@ impl<S: Source> Uring<S> {
             chunk: plan.chunk,
             buffers: ManuallyDrop::new(buffers),
             pipes,
-            copy: Vec::new(),
+            fallback: Fallback::new(plan.chunk),
             ops: ManuallyDrop::new(Vec::new()),
             free: Vec::new(),
             held_back: Vec::new(),
@@ -238,8 +242,11 @@ impl<S: Source> Uring<S> {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let result = entry.result();
         if cqueue::notif(entry.flags()) {
-            self.counters.zerocopy_done += 1;
-            self.counters.zerocopy_copied += u64::from(result.cast_unsigned() & USAGE_COPIED != 0);
+            // One of which nothing was taken counts as copied for the kernel, and is none for us.
+            if matches!(op.stage, Stage::Lent { taken: true }) {
+                self.counters.zerocopy_done += 1;
+                self.counters.zerocopy_copied += u64::from(result.cast_unsigned() & USAGE_COPIED != 0);
+            }
             self.release(number, op);
             return;
         }
@@ -247,6 +254,9 @@ impl<S: Source> Uring<S> {
         match op.stage {
             Stage::Reading { skip, direct } => {
                 let read = usize::try_from(result).unwrap_or(0).saturating_sub(skip).min(op.bytes);
+                if matches!(op.carrier, Carrier::Buffer(_)) {
+                    self.counters.read_bytes += read as u64;
+                }
                 if direct {
                     self.counters.direct_read_bytes += usize::try_from(result).unwrap_or(0) as u64;
                 }
@@ -282,23 +292,46 @@ impl<S: Source> Uring<S> {
                     _ => Step::Sent(sent as u64),
                 };
                 let left = from + sent < to && step != Step::Broken;
-                // A notification is still to come: the buffer is the kernel's until then.
-                if left && !more && self.may_keep(&op) {
-                    op.stage = Stage::Sending { from: from + sent, to };
-                    self.tell(&op, step, Some(number));
-                    self.ops[number as usize] = Some(op);
+                let kept = left && self.may_keep(&op);
+                if !more {
+                    if kept {
+                        op.stage = Stage::Sending { from: from + sent, to };
+                        self.tell(&op, step, Some(number));
+                        self.ops[number as usize] = Some(op);
+                    } else {
+                        self.tell(&op, step, None);
+                        self.release(number, op);
+                    }
                     return;
                 }
-                self.tell(&op, step, None);
-                op.stage = Stage::Notified;
-                if more {
-                    self.ops[number as usize] = Some(op);
-                } else {
-                    self.release(number, op);
-                }
+                // A notification is still to come: the buffer is the kernel's until then, which only reads it, so that what is left
+                // can be sent from there meanwhile, as an operation of its own.
+                self.counters.zerocopy_sends += u64::from(sent > 0);
+                let rest = if kept { self.rest_of(&op, from + sent, to) } else { None };
+                self.tell(&op, step, rest);
+                op.stage = Stage::Lent { taken: sent > 0 };
+                self.ops[number as usize] = Some(op);
             }
-            Stage::Notified => self.release(number, op),
+            Stage::Lent { .. } => self.release(number, op),
         }
+    }
+
+    /// What is left of an operation whose buffer the kernel still refers to.
+    fn rest_of(&mut self, op: &Op<S>, from: usize, to: usize) -> Option<u32> {
+        let Carrier::Buffer(buffer) = op.carrier else { return None };
+        self.buffers.share(buffer);
+        Some(self.number(Op {
+            flow: op.flow,
+            generation: op.generation,
+            socket: Rc::clone(&op.socket),
+            file: Arc::clone(&op.file),
+            carrier: Carrier::Buffer(buffer),
+            stage: Stage::Sending { from, to },
+            more: op.more,
+            head: op.head,
+            bytes: op.bytes,
+            check: op.check,
+        }))
     }
 
     /// Sends what is left of an operation.
@@ -321,9 +354,8 @@ impl<S: Source> Uring<S> {
                 opcode::Splice::new(from, -1, socket, -1, length).flags(flags).build()
             }
             Carrier::Buffer(buffer) => {
-                let bytes = self.buffers.bytes(*buffer)[from..to].as_ptr();
+                let bytes = self.buffers.content(*buffer)[from..to].as_ptr();
                 if self.method == Method::UringZerocopy {
-                    self.counters.zerocopy_sends += 1;
                     let send = opcode::SendZc::new(socket, bytes, length).buf_index(Some(*buffer));
                     send.flags(flags).zc_flags(REPORT_USAGE).build()
                 } else {

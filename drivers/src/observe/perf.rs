@@ -1,8 +1,9 @@
 //! Counters of the kernel's own events, one for each thread that is watched: `perf_event_open(2)`.
 //!
 //! A counter of a thread also counts for the threads and processes that this one starts later (`inherit`), but not for those that
-//! it has started already: so there is one for each thread that there is. Only events of software are here; they need no
-//! hardware, count always, and are never scaled.
+//! it has started already: so there is one for each thread that there is. A thread that starts while they are opened is counted by
+//! its parent's or by none, and nothing tells which; so they are opened anew until none has. Only events of software are here; they
+//! need no hardware, count always, and are never scaled.
 
 use super::{ObserveError, process, tracepoint};
 use rustix::io::Errno;
@@ -91,6 +92,10 @@ const INHERIT: u64 = 1 << 1;
 /// `PERF_FLAG_FD_CLOEXEC`
 const CLOSE_ON_EXEC: libc::c_ulong = 1 << 3;
 
+/// How often counters are opened anew because a thread has started meanwhile. A program that starts hundreds of them in a row is done
+/// with that after some.
+const ATTEMPTS: u32 = 1000;
+
 /// Counts one kind of event from the moment that it is opened.
 #[derive(Debug)]
 pub struct Counter {
@@ -106,25 +111,24 @@ impl Counter {
     pub fn of_processes(event: Event, processes: &[u32]) -> Result<Self, ObserveError> {
         let kind = event.kind()?;
         let failed = |error: io::Error| refused(event, "opening a counter of its threads", error);
-        let (mut parts, mut seen) = (Vec::new(), BTreeSet::new());
-        // A thread that starts meanwhile may be missed by the first look, and is seen by the second.
-        for _ in 0..2 {
-            for thread in processes.iter().flat_map(|process| process::threads(*process)) {
-                if !seen.insert(thread) {
-                    continue;
-                }
-                match open(kind, INHERIT, i32::try_from(thread).unwrap_or(i32::MAX), -1) {
-                    Ok(fd) => parts.push(fd),
-                    // It has ended since.
-                    Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
-                    Err(error) => return Err(failed(error)),
-                }
+        let threads =
+            || -> BTreeSet<u32> { processes.iter().flat_map(|process| process::threads(*process)).collect() };
+        let (mut parts, mut seen) = (Vec::new(), threads());
+        for _ in 0..ATTEMPTS {
+            // Opened before those of the last attempt are closed: the last one of an event takes its time to go.
+            parts = open_each(kind, &seen).map_err(failed)?;
+            let now = threads();
+            if now.is_subset(&seen) {
+                return if parts.is_empty() {
+                    Err(failed(Errno::SRCH.into()))
+                } else {
+                    Ok(Self { event, parts })
+                };
             }
+            seen = now;
         }
-        if parts.is_empty() {
-            return Err(failed(Errno::SRCH.into()));
-        }
-        Ok(Self { event, parts })
+        drop(parts);
+        Err(failed(Errno::AGAIN.into()))
     }
 
     /// Of one CPU, whatever runs there.
@@ -154,6 +158,20 @@ impl Counter {
         }
         Ok(sum)
     }
+}
+
+/// A counter of each of these threads that is still there.
+fn open_each(kind: (u32, u64), threads: &BTreeSet<u32>) -> io::Result<Vec<OwnedFd>> {
+    let mut parts = Vec::new();
+    for thread in threads {
+        match open(kind, INHERIT, i32::try_from(*thread).unwrap_or(i32::MAX), -1) {
+            Ok(fd) => parts.push(fd),
+            // It has ended since.
+            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(parts)
 }
 
 fn open(kind: (u32, u64), flags: u64, thread: i32, cpu: i32) -> io::Result<OwnedFd> {
@@ -196,6 +214,9 @@ fn refused(event: Event, step: &'static str, error: io::Error) -> ObserveError {
         }
         Some(Errno::SRCH) => "the process is gone",
         Some(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOENT) => "this kernel is built without such events",
+        Some(Errno::AGAIN) => {
+            "threads start in it without end, so that none can be told to be counted once: try again"
+        }
         Some(Errno::MFILE) => "raise the limit of open files (ulimit -n)",
         _ => "",
     };
@@ -239,6 +260,77 @@ mod tests {
         let end = counter.read().expect("a number");
         for (name, nanoseconds) in [("before", middle - begin), ("after", end - middle)] {
             assert!(nanoseconds >= 2_000_000, "{name}: {nanoseconds}");
+        }
+    }
+
+    /// Threads of a process that starts them, and what each of them does when all are there and told to go.
+    const THREADS: u64 = 64;
+    const CALLS: u64 = 10_000;
+
+    /// Where this is set, this program is the process whose threads are counted.
+    const COUNTED: &str = "RINGWAY_COUNTED";
+
+    /// Starts threads as fast as it can, and lets them make so many system calls when it reads a word.
+    fn start_threads() {
+        let gate = std::sync::RwLock::new(());
+        let closed = gate.write().expect("unpoisoned");
+        std::thread::scope(|scope| {
+            print!("b");
+            std::io::stdout().flush().expect("a reader");
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    drop(gate.read());
+                    for _ in 0..CALLS {
+                        let _ = rustix::process::getppid();
+                    }
+                });
+            }
+            print!("r");
+            std::io::stdout().flush().expect("a reader");
+            std::io::stdin().read_exact(&mut [0]).expect("a word");
+            drop(closed);
+        });
+    }
+
+    /// A thread that starts while counters are opened is counted once: by its own or by its parent's.
+    #[test]
+    fn threads_that_start_meanwhile_are_counted_once() {
+        if std::env::var_os(COUNTED).is_some() {
+            start_threads();
+            std::process::exit(0);
+        }
+        for round in 0..8 {
+            let mut child = std::process::Command::new(std::env::current_exe().expect("this test"))
+                .args(["--exact", "observe::perf::tests::threads_that_start_meanwhile_are_counted_once"])
+                .args(["--nocapture", "--quiet"])
+                .env(COUNTED, "1")
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("this test");
+            let mut said = child.stdout.take().expect("a pipe");
+            let mut hear = |word: u8| {
+                let mut heard = [0];
+                while heard[0] != word {
+                    said.read_exact(&mut heard).expect("a word");
+                }
+            };
+            // The test's own frame says something first; a line's end goes before our words.
+            hear(b'\n');
+            hear(b'b');
+            let counter = Counter::of_processes(Event::SystemCalls, &[child.id()]);
+            hear(b'r');
+            let begin = counter.as_ref().map(|counter| counter.read().expect("a number"));
+            child.stdin.take().expect("a pipe").write_all(b"g").expect("a reader");
+            child.wait().expect("its end");
+            let (begin, counter) = match (begin, &counter) {
+                (Ok(begin), Ok(counter)) => (begin, counter),
+                (_, Err(error)) | (Err(error), _) => return eprintln!("SKIPPED: {error}"),
+            };
+            let calls = counter.read().expect("a number") - begin;
+            // What threads do to be woken and to end is far from what one of them does between.
+            let range = THREADS * CALLS..(THREADS + 1) * CALLS;
+            assert!(range.contains(&calls), "round {round}: {calls} calls, not {}", THREADS * CALLS);
         }
     }
 

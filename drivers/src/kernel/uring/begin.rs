@@ -2,13 +2,10 @@
 
 use super::{Carrier, Now, Op, Stage, Uring};
 use crate::kernel::buffers::Reach;
-use crate::kernel::pipes::{Pipes, no_pipe};
-use crate::kernel::{HEAD_MAX, Job, Method, Source, Step, piece, place, refused, send_head};
+use crate::kernel::pipes::Pipes;
+use crate::kernel::{Job, Method, Source, Step, piece, place, send_head};
 use io_uring::opcode;
 use io_uring::types::Fd;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{pread, retry_on_intr};
-use rustix::net::{SendFlags, send};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +20,7 @@ impl<S: Source> Uring<S> {
         let Some(buffer) = self.buffers.take() else {
             // The others come back soon. These, only when the peers have taken what they refer to.
             if self.method == Method::UringZerocopy {
-                return self.copy_instead(job);
+                return self.fallback.push(job, &mut self.counters);
             }
             place(&mut self.flows, flow).now = Now::Waiting;
             self.buffers.wait(flow, generation);
@@ -59,36 +56,6 @@ impl<S: Source> Uring<S> {
         Step::Later
     }
 
-    /// Reads and sends here and now, since all buffers are with slow readers.
-    fn copy_instead(&mut self, job: &Job<'_, S>) -> Step {
-        // What is read for a full socket is read in vain.
-        let now = Timespec::default();
-        let mut writable = [PollFd::new(&**job.socket, PollFlags::OUT)];
-        if retry_on_intr(|| poll(&mut writable, Some(&now))) == Ok(0) {
-            return Step::Full;
-        }
-        let (head, bytes) = (job.head.len(), piece(job.bytes, self.chunk));
-        if self.copy.len() < head + bytes {
-            self.copy.resize(HEAD_MAX.max(head) + self.chunk, 0);
-        }
-        let (start, body) = self.copy.split_at_mut(head);
-        start.copy_from_slice(job.head);
-        let read = match retry_on_intr(|| pread(job.file.file(), &mut body[..bytes], job.offset)) {
-            Ok(read) if read == 0 || job.is_spoilt(read) => return Step::Gone,
-            Ok(read) => read,
-            Err(errno) => return refused(errno),
-        };
-        let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        flags.set(SendFlags::MORE, job.more || (read as u64) < job.bytes);
-        match retry_on_intr(|| send(job.socket, &self.copy[..head + read], flags)) {
-            Ok(sent) => {
-                self.counters.fallback_bytes += sent as u64;
-                Step::Sent(sent as u64)
-            }
-            Err(errno) => refused(errno),
-        }
-    }
-
     /// Begins a job by splicing; the head is sent here and now.
     fn begin_splice(&mut self, flow: u32, job: &Job<'_, S>) -> Step {
         match send_head(job.socket, job.head) {
@@ -101,7 +68,8 @@ impl<S: Source> Uring<S> {
         }
         let pipe = match self.pipes.as_mut().map(Pipes::take) {
             Some(Ok(pipe)) => pipe,
-            Some(Err(errno)) => return no_pipe(errno),
+            // None to be had: too many descriptors are open, or this user's pipes have too many pages.
+            Some(Err(_)) => return self.fallback.push(job, &mut self.counters),
             // Made with the engine, where its method is this one.
             None => return Step::Broken,
         };
