@@ -39,6 +39,7 @@ impl Core {
         }
         self.renew_edge(shared);
         let mut segment = self.template(now);
+        segment.turn = shared.next_turn();
         if !self.bits.has(Bits::SACK)
             && self.acks_owed > 1
             && !self.transmit_duplicates(shared, &segment, out, state)
@@ -417,6 +418,7 @@ impl Core {
             count += shared.buffers.ranges(self.buffer, &mut blocks[count..]);
         }
         segment.options.sacks(&blocks[..count]);
+        segment.turn = 0;
     }
 
     /// For a peer without SACK each segment out of order is one duplicate acknowledgement (RFC 5681 section 4.2); the
