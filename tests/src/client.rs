@@ -1,7 +1,9 @@
 //! A client of our own: TCP over frames that a test carries, tagged if it likes.
 
 use crate::Outcome;
-use dataplane::net::{Headers, Host, HostPlan, Input, InterfacePlan, Path, Prefix, Tags, write_headers};
+use dataplane::net::{
+    Headers, Host, HostPlan, Input, InterfacePlan, Patch, Path, Prefix, Tags, write_headers,
+};
 use dataplane::tcp::{self, Closed, Conn, Out, Segment, Sent, Service, Stack};
 use dataplane::worker::Tick;
 use drivers::checksum;
@@ -143,19 +145,22 @@ impl Client {
         let mut frame = pool.alloc().ok_or("no frame")?;
         // Routers may change under a connection.
         let path = Path { local_mac: self.path.local_mac, ..segment.path };
+        let patch = Patch {
+            sequence: segment.seq.0,
+            flags: segment.flags.0,
+            ecn: segment.ecn,
+            payload_bytes: bytes.len(),
+            segment_bytes: 0,
+        };
         let headers = Headers {
             path: &path,
             service: None,
             local_port: segment.local_port,
             peer_port: segment.peer_port,
-            sequence: segment.seq.0,
             acknowledgement: segment.ack.0,
-            flags: segment.flags.0,
             window: segment.window,
             options: segment.options.as_bytes(),
-            ecn: segment.ecn,
-            payload_bytes: bytes.len(),
-            segment_bytes: 0,
+            patch,
         };
         write_headers(&mut frame, &headers).map_err(|_| "headers")?;
         frame.extend(bytes).map_err(|_| "too long for a frame")?;

@@ -49,7 +49,7 @@ mod tests;
 
 pub use claim::Conflict;
 pub use errors::{TcpError, Trouble};
-pub use headers::{HEADER_BYTES, Headers, write_headers};
+pub use headers::{HEADER_BYTES, Headers, Patch, Template, write_headers};
 pub use host::{Host, HostCounters, Input, Route};
 pub use kernel::kernel_neighbours;
 pub use message::Message;

@@ -39,6 +39,7 @@ impl Core {
         }
         self.renew_edge(shared);
         let mut segment = self.template(now);
+        segment.turn = shared.next_turn();
         if !self.bits.has(Bits::SACK)
             && self.acks_owed > 1
             && !self.transmit_duplicates(shared, &segment, out, state)
@@ -99,7 +100,7 @@ impl Core {
             } else if self.bits.has(Bits::TAIL_PROBE) {
                 self.transmit_tail_probe(shared, now, segment, out, state)
             } else {
-                self.transmit_new(shared, now, left, segment, out, state)
+                self.transmit_new(shared, now, &mut left, segment, out, state)
             };
             match sent {
                 Step::Sent(bytes) => left = left.saturating_sub(bytes),
@@ -191,23 +192,34 @@ impl Core {
         Step::Sent(narrow(end - start))
     }
 
-    /// Sends new bytes, and the FIN behind the last.
+    /// Sends new bytes, and the FIN behind the last; of those that are `left` it takes off all whole segments but one.
     #[inline]
     fn transmit_new<S>(
         &mut self,
         shared: &mut Shared,
         now: Micros,
-        left: u32,
+        left: &mut u32,
         segment: &mut Segment,
         out: &mut impl Out<S>,
         state: &mut S,
     ) -> Step {
-        let allowance = self.allowance();
+        let mut allowance = self.allowance();
         if allowance == 0 {
             return Step::Nothing;
         }
-        let bytes = allowance.min(self.largest(shared, left));
-        self.send_new(shared, now, bytes, segment, out, state)
+        // Each byte that goes is one less of those that are queued, and of the room in either window: as long as another
+        // segment is whole, what may go need not be asked anew.
+        let mut most = self.largest(shared, *left);
+        if allowance >= 2 * most && *left > most {
+            while allowance >= 2 * most && *left > most {
+                match self.send_new(shared, now, most, segment, out, state) {
+                    Step::Sent(bytes) => (allowance, *left) = (allowance - bytes, *left - bytes),
+                    step => return step,
+                }
+            }
+            most = self.largest(shared, *left);
+        }
+        self.send_new(shared, now, allowance.min(most), segment, out, state)
     }
 
     #[inline]
@@ -417,6 +429,7 @@ impl Core {
             count += shared.buffers.ranges(self.buffer, &mut blocks[count..]);
         }
         segment.options.sacks(&blocks[..count]);
+        segment.turn = 0;
     }
 
     /// For a peer without SACK each segment out of order is one duplicate acknowledgement (RFC 5681 section 4.2); the

@@ -209,6 +209,16 @@ impl Board {
     #[inline]
     pub(crate) fn sent(&mut self, blocks: &mut Blocks, now: Micros, bytes: u32, together: u32) {
         self.nxt += u64::from(bytes);
+        let nxt = low(self.nxt);
+        match self.runs(blocks).last_mut() {
+            // Of the same turn, as most are.
+            Some(last) if last.sent == now && last.flags() == 0 => last.end = nxt,
+            _ => self.sent_later(blocks, now, together),
+        }
+    }
+
+    /// What was sent up to now does not simply belong to the last run.
+    fn sent_later(&mut self, blocks: &mut Blocks, now: Micros, together: u32) {
         let nxt = self.nxt;
         if let Some(last) = self.runs(blocks).last_mut() {
             let span = narrow(now - last.sent).saturating_add(last.span());

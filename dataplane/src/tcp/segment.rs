@@ -395,6 +395,9 @@ pub struct Segment {
     pub mss: u16,
     /// Whether some of the payload was sent before.
     pub again: bool,
+    /// Which turn of its connection it is of, so that headers need to be put together once a turn: all segments of a turn
+    /// have the same path, ports, acknowledgement number, window and options. Zero for one by itself.
+    pub turn: u32,
 }
 
 impl Segment {

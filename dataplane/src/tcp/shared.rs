@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) cookies: Secret,
     /// When the last cookie was sent; zero for never.
     pub(crate) cookie_at: Micros,
+    /// The number of the last turn that a connection has had.
+    turn: u32,
 }
 
 impl Shared {
@@ -41,7 +43,15 @@ impl Shared {
             origins: Secret::derive(secret, 1),
             cookies: Secret::derive(secret, 3),
             cookie_at: 0,
+            turn: 0,
         }
+    }
+
+    /// The number of a connection's next turn, never zero.
+    #[inline]
+    pub(crate) fn next_turn(&mut self) -> u32 {
+        self.turn = self.turn.checked_add(1).unwrap_or(1);
+        self.turn
     }
 
     pub(crate) fn origin(&self, key: &Key, now: Micros) -> Origin {
@@ -111,5 +121,6 @@ pub(crate) const fn bare(path: &Path, local_port: u16, peer_port: u16) -> Segmen
         payload: 0..0,
         mss: u16::MAX,
         again: false,
+        turn: 0,
     }
 }

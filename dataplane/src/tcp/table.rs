@@ -38,18 +38,26 @@ impl Secret {
         Self { key }
     }
 
-    /// The hash of both ends and a number. SipHash-1-3: short, and not to be predicted without the key.
+    /// Of both ends. SipHash-1-3: short, and not to be predicted without the key.
     #[inline]
-    pub(crate) fn hash(&self, key: &Key, number: u64) -> u64 {
+    fn ends(&self, key: &Key) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_key(&self.key);
         if let (Some(local), Some(peer)) = (key.local.to_v4(), key.peer.to_v4()) {
-            hasher.write(&local);
-            hasher.write(&peer);
+            // As a number: whole words need no copy.
+            hasher
+                .write_u64(u64::from(u32::from_ne_bytes(local)) << 32 | u64::from(u32::from_ne_bytes(peer)));
         } else {
             hasher.write(key.local.bytes());
             hasher.write(key.peer.bytes());
         }
         hasher.write_u32(u32::from(key.local_port) << 16 | u32::from(key.peer_port));
+        hasher
+    }
+
+    /// The hash of both ends and a number.
+    #[inline]
+    pub(crate) fn hash(&self, key: &Key, number: u64) -> u64 {
+        let mut hasher = self.ends(key);
         hasher.write_u64(number);
         hasher.finish()
     }
@@ -90,7 +98,7 @@ impl Table {
     /// What [`find`](Self::find), [`insert`](Self::insert) and [`remove`](Self::remove) want of a key.
     #[inline]
     pub(crate) fn hash(&self, key: &Key) -> u32 {
-        super::seq::low(self.secret.hash(key, 0))
+        super::seq::low(self.secret.ends(key).finish())
     }
 
     /// The index that `same` recognises, among those whose hash fits.

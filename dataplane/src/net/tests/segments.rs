@@ -246,28 +246,50 @@ fn headers<'a>(path: &'a Path, options: &'a [u8], payload_bytes: usize) -> Heade
         service: None,
         local_port: 8080,
         peer_port: 40000,
-        sequence: 0xfedc_ba98,
         acknowledgement: 0x0102_0304,
-        flags: 0x18,
         window: 0xabcd,
         options,
-        ecn: Ecn::Capable0,
-        payload_bytes,
-        segment_bytes: 0,
+        patch: Patch {
+            sequence: 0xfedc_ba98,
+            flags: 0x18,
+            ecn: Ecn::Capable0,
+            payload_bytes,
+            segment_bytes: 0,
+        },
     }
+}
+
+/// Those of another segment of the same turn, if there was one before.
+fn patches() -> impl Strategy<Value = Option<Patch>> {
+    let ecn = (0..4u8).prop_map(Ecn::from_bits);
+    let patch = (any::<u32>(), any::<u8>(), ecn, 0..65_000usize, any::<u16>()).prop_map(
+        |(sequence, flags, ecn, payload_bytes, segment_bytes)| Patch {
+            sequence,
+            flags,
+            ecn,
+            payload_bytes,
+            segment_bytes,
+        },
+    );
+    prop::option::of(patch)
 }
 
 proptest! {
     /// What is written is what smoltcp reads, checksums included, whether the device finishes them or we.
     #[test]
-    fn headers_say_what_they_were_told(v6 in any::<bool>(), sequence in any::<u32>(), acknowledgement in any::<u32>(), ports in any::<[u16; 2]>(), window in any::<u16>(), options in 0usize..=10, payload in prop::collection::vec(any::<u8>(), 0..1400)) {
+    fn headers_say_what_they_were_told(v6 in any::<bool>(), sequence in any::<u32>(), acknowledgement in any::<u32>(), ports in any::<[u16; 2]>(), window in any::<u16>(), before in patches(), options in 0usize..=10, payload in prop::collection::vec(any::<u8>(), 0..1400)) {
         let path = if v6 { path6() } else { path4() };
         let options = vec![1; options * 4];
         let [local_port, peer_port] = ports;
-        let headers = Headers { sequence, acknowledgement, local_port, peer_port, window, ..headers(&path, &options, payload.len()) };
+        let headers = headers(&path, &options, payload.len());
+        let patch = Patch { sequence, ..headers.patch };
+        let headers = Headers { acknowledgement, local_port, peer_port, window, patch: before.unwrap_or(patch), ..headers };
         let pool = pool();
         let mut frame = pool.alloc().expect("four");
-        let count = write_headers(&mut frame, &headers).expect("room");
+        // For a segment by itself, and for one that another made the template for.
+        let mut template = Template::NONE;
+        template.set(&headers).expect("fits");
+        let count = template.write(&mut frame, &patch).expect("room");
         prop_assert_eq!(count, 14 + if v6 { 40 } else { 20 } + 20 + options.len());
         prop_assert!(count <= HEADER_BYTES);
         prop_assert_eq!(frame.offload().is_some(), !payload.is_empty());
@@ -319,13 +341,15 @@ fn a_packet_to_be_cut_says_how() {
     ] {
         let start = if path.is_v4() { 34 } else { 54 };
         let mut frame = pool.alloc().expect("four");
-        let cut = Headers { flags, segment_bytes: 1448, ..headers(&path, &[1; 12], 60_000) };
+        let headers = headers(&path, &[1; 12], 60_000);
+        let patch = Patch { flags, segment_bytes: 1448, ..headers.patch };
+        let cut = Headers { patch, ..headers };
         assert_eq!(write_headers(&mut frame, &cut), Ok(usize::from(start) + 32));
         let whole = Offload { checksum_start: start, checksum_offset: 16, ..Offload::default() };
         let expected = Offload { segment_bytes: 1448, header_bytes: start + 32, segmentation, ..whole };
         assert_eq!(frame.offload(), Some(expected));
         frame.restart(0);
-        let one = Headers { payload_bytes: 1448, ..cut };
+        let one = Headers { patch: Patch { payload_bytes: 1448, ..patch }, ..headers };
         assert!(write_headers(&mut frame, &one).is_ok());
         assert_eq!(frame.offload(), Some(whole), "one segment is not cut");
     }

@@ -8,7 +8,7 @@
 
 use super::talk::Talk;
 use crate::app::Outbox;
-use crate::net::{Headers, Host, write_headers};
+use crate::net::{Headers, Host, Patch, Template};
 use crate::serve::Waiter;
 use crate::serve::answers::{Answers, Found};
 use crate::serve::content::{Piece, Store};
@@ -40,6 +40,9 @@ pub(super) struct Emitter<'e, 'p> {
     /// The pages of the packet in the making; empty between packets, and never longer than a packet's.
     pub(super) pages: &'e mut Vec<Page<'p>>,
     pub(super) counters: &'e mut EmitCounters,
+    /// The headers of the connection's turn with this number.
+    pub(super) template: &'e mut Template,
+    pub(super) turn: u32,
     /// Whether anything was put into the outbox.
     pub(super) sent: bool,
 }
@@ -78,22 +81,18 @@ impl<'p> Emitter<'_, 'p> {
     fn packet(&mut self, segment: &Segment, talk: &Talk) -> Result<(), Stop> {
         let mut frame = self.outbox.allocate().ok_or(Stop::Full)?;
         let bytes = usize::try_from(segment.payload.end - segment.payload.start).unwrap_or(usize::MAX);
-        let headers = Headers {
-            path: &segment.path,
-            service: self.host.service_tag(&segment.path),
-            local_port: segment.local_port,
-            peer_port: segment.peer_port,
+        let patch = Patch {
             sequence: segment.seq.0,
-            acknowledgement: segment.ack.0,
             flags: segment.flags.0,
-            window: segment.window,
-            options: segment.options.as_bytes(),
             ecn: segment.ecn,
             payload_bytes: bytes,
             segment_bytes: segment.mss,
         };
-        let written = write_headers(&mut frame, &headers);
-        debug_assert!(written.is_ok(), "every frame holds the headers: {headers:?}");
+        if segment.turn != self.turn || segment.turn == 0 {
+            self.begin(segment, patch);
+        }
+        let written = self.template.write(&mut frame, &patch);
+        debug_assert!(written.is_ok(), "every frame holds the headers: {segment:?}");
         let filled = match written {
             Ok(_) if bytes == 0 => Ok(()),
             Ok(_) => self.fill(&mut frame, segment, talk),
@@ -116,6 +115,24 @@ impl<'p> Emitter<'_, 'p> {
                 Err(stop)
             }
         }
+    }
+
+    /// Makes the headers of this segment the template for those that follow in its turn.
+    #[inline]
+    fn begin(&mut self, segment: &Segment, patch: Patch) {
+        let headers = Headers {
+            path: &segment.path,
+            service: self.host.service_tag(&segment.path),
+            local_port: segment.local_port,
+            peer_port: segment.peer_port,
+            acknowledgement: segment.ack.0,
+            window: segment.window,
+            options: segment.options.as_bytes(),
+            patch,
+        };
+        let set = self.template.set(&headers);
+        debug_assert!(set.is_ok(), "our own addresses and options: {headers:?}");
+        self.turn = segment.turn;
     }
 
     /// Puts the payload behind the headers.

@@ -28,7 +28,7 @@ pub use page::{Figures, ServePage};
 pub use start::{ServeError, ServePlan, Servers};
 
 use crate::app::{App, Outbox, PortId};
-use crate::net::{Host, Input};
+use crate::net::{Host, Input, Template};
 use crate::serve::Stage;
 use crate::serve::Waiter;
 use crate::serve::bell::Bell;
@@ -63,6 +63,8 @@ pub struct FileServer<'p> {
     /// Room for the pages of one packet.
     pages: Vec<Page<'p>>,
     counters: EmitCounters,
+    /// Room for the headers that a connection's segments have in common.
+    template: Template,
     woken: Vec<Waiter>,
     control: Arc<Control>,
     /// What is served now, and which edition of it that is.
@@ -132,7 +134,7 @@ impl<'p> App<'p> for FileServer<'p> {
         if !self.stack.has_work() {
             return false;
         }
-        let Self { host, stack, clerk, store, pages, counters, copy_below, .. } = self;
+        let Self { host, stack, clerk, store, pages, counters, copy_below, template, .. } = self;
         // The clerk hears of what ends meanwhile, and the emitter reads what the clerk has queued.
         let answers = Rc::clone(&clerk.responder.answers);
         let mut emitter = Emitter {
@@ -143,6 +145,8 @@ impl<'p> App<'p> for FileServer<'p> {
             copy_below: *copy_below,
             pages,
             counters,
+            template,
+            turn: 0,
             sent: false,
         };
         stack.transmit(now, &mut emitter, clerk);

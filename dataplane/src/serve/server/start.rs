@@ -5,7 +5,7 @@ use super::page::{Figures, ServePage};
 use super::post::{Letterbox, Post};
 use super::{EmitCounters, FileServer};
 use crate::app::PortId;
-use crate::net::{HEADER_BYTES, Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags};
+use crate::net::{HEADER_BYTES, Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags, Template};
 use crate::serve::content::{Candidates, Share, SharedFiles, Store, StorePlan};
 use crate::serve::control::{Control, Stage};
 use crate::serve::http::{Counts, Limits, Policy};
@@ -279,6 +279,7 @@ impl Servers {
             copy_below: plan.copy_below,
             pages: Vec::with_capacity(PACKET_PAGES),
             counters: EmitCounters::default(),
+            template: Template::NONE,
             woken: Vec::with_capacity(LOOKUPS),
             control: Arc::clone(&self.control),
             site,

@@ -181,9 +181,9 @@ fn rfc_4015_a_spurious_timeout_is_undone() {
         +0   > . 1977:2965 ack 1
         +0   > P. 2965:2977 ack 1
         +.3  > . 1:989 ack 1
-        +.01 < . 1 ack 1977 win 60000 <TS 3 1>       // an echo from long before
+        +.01 < . 1 ack 1977 win 60000 <TS 3 ~300>    // an echo from before
         +0   ! nothing                               // nothing else is sent again
-        +.1  < . 1 ack 2977 win 60000 <TS 4 1>
+        +.1  < . 1 ack 2977 win 60000 <TS 4 ~300>
         ",
     );
     assert_eq!((script.stat("timeouts"), script.stat("timeouts_undone")), (1, 1));

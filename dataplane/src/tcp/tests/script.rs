@@ -7,7 +7,8 @@
 //! +1    ! nothing                               nothing goes until then
 //! ```
 //!
-//! Numbers count from each side's initial sequence number. What an expected segment does not mention is not compared.
+//! Numbers count from each side's initial sequence number. What an expected segment does not mention is not compared. An
+//! echo of `~500` is of what our clock showed 500 ms before our last segment.
 
 use super::super::segment::{Arrived, Block, HEADER, OptionBytes, Timestamps};
 use super::super::{Closed, Config, Conn, ConnId, Flags, Out, Segment, Sent, Seq, Service, Stack};
@@ -92,6 +93,8 @@ pub(super) struct Script {
     ears: Ears,
     path: Path,
     ours: Option<Seq>,
+    /// The timestamp of our last segment.
+    stamp: u32,
     now: Duration,
     gone: VecDeque<(Duration, Ecn, Vec<u8>)>,
     /// How late or early an expected segment may be.
@@ -125,6 +128,7 @@ impl Script {
             ears: Ears::default(),
             path: path(1, 2),
             ours: None,
+            stamp: 0,
             now: Duration::from_secs(10),
             gone: VecDeque::new(),
             tolerance: Duration::from_millis(1),
@@ -216,6 +220,7 @@ impl Script {
             if segment.flags.has(Flags::SYN) {
                 self.ours = Some(segment.seq);
             }
+            self.stamp = segment.options.timestamps.map_or(self.stamp, |stamps| stamps.value);
             self.gone.push_back((self.now, ecn, bytes));
         }
     }
@@ -240,7 +245,7 @@ impl Script {
             options.sack_permitted();
         }
         if let Some((value, echo)) = wanted.stamps {
-            let echo = echo.unwrap_or(0);
+            let echo = wanted.earlier.map_or(echo.unwrap_or(0), |ms| self.stamp.wrapping_sub(ms));
             options.timestamps(Timestamps { value: value.unwrap_or(0), echo });
         }
         if let Some(scale) = wanted.scale {
@@ -382,6 +387,8 @@ struct Wanted {
     scale: Option<u8>,
     sack_permitted: bool,
     stamps: Option<(Option<u32>, Option<u32>)>,
+    /// The echo, in milliseconds before our last segment.
+    earlier: Option<u32>,
     sacks: Vec<(u32, u32)>,
     /// No options at all.
     bare: bool,
@@ -414,6 +421,7 @@ impl Wanted {
             scale: None,
             sack_permitted: false,
             stamps: None,
+            earlier: None,
             sacks: Vec::new(),
             bare: options.starts_with('>'),
         };
@@ -441,7 +449,12 @@ impl Wanted {
             "mss" => self.mss = number().map(|mss| u16::try_from(mss).expect(named)),
             "ws" => self.scale = number().map(|scale| u8::try_from(scale).expect(named)),
             "sackOK" => self.sack_permitted = true,
-            "TS" => self.stamps = Some((number(), number())),
+            "TS" => {
+                let value = number();
+                let echo = words.next().expect(named);
+                self.stamps = Some((value, echo.parse().ok()));
+                self.earlier = echo.strip_prefix('~').map(|ms| ms.parse().expect(named));
+            }
             "sack" => self.sacks = words.map(|word| range(word, named)).collect(),
             _ => panic!("{named}"),
         }
