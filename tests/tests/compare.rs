@@ -188,6 +188,31 @@ fn cold_files_come_from_the_disk_once() {
     }
 }
 
+/// Nothing is read past the page cache where files are nothing but that: the copy out of it is not forgotten.
+#[test]
+fn direct_reads_in_memory_are_copies() {
+    needs!(NET_ADMIN, NET_RAW, SYS_ADMIN; tools: "ip", "ethtool");
+    let tree = Tree::in_memory().expect("a folder");
+    let folder = tree.path().to_string_lossy().into_owned();
+    let words = "--methods direct-aio,direct-uring --sizes 64k --rounds 1 --seconds 0.3 --format json --dir";
+    let args: Vec<&str> = words.split(' ').chain([&*folder]).collect();
+    let ended = started(&args).wait(LIMIT).expect("its end");
+    assert!(ended.status.success(), "{ended:?}");
+    let report = ended.json().expect("one JSON object");
+    for method in ["direct-aio", "direct-uring"] {
+        let row = row(&report, method, 65536);
+        let (copies, label) = figure(row, "kernel_copies_per_byte");
+        assert!((1.95..2.2).contains(&copies) && (label == "measured" || copies == 2.0), "{row}");
+        assert_eq!(figure(row, "disk_passes_per_byte").0, 0.0, "{row}");
+        // The client has a CPU of its own where there are two, and what the kernel does there is told.
+        if report["machine"]["cpus"].as_u64() > Some(1) {
+            let (seconds, label) = figure(row, "client_softirq_seconds");
+            assert!((0.0..1.0).contains(&seconds) && label == "measured", "{row}");
+            assert_eq!(figure(row, "client_softirq_per_gb").1, "measured");
+        }
+    }
+}
+
 /// Files in memory cannot be cold: that is said before anything is built.
 #[test]
 fn a_cold_cache_in_memory_is_refused() {

@@ -11,6 +11,7 @@ use lab::needs;
 use lab::server::{Reply, Tree};
 use lab::upload::left;
 use lab::{Outcome, TestLab};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -81,6 +82,51 @@ fn pipes_beyond_a_users_share_do() {
     }
 }
 
+/// Leaves a process so many descriptors besides those that it has open: they have the lowest numbers that are free.
+fn limit_descriptors(pid: u32, more: usize) -> Outcome<()> {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
+    let open: Vec<u64> = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let most = (0..).filter(|number| !open.contains(number)).nth(more);
+    let limit = Rlimit { current: most, maximum: most };
+    prlimit(Pid::from_raw(i32::try_from(pid)?), Resource::Nofile, limit)?;
+    Ok(())
+}
+
+/// A connection that there is no descriptor for a pipe for is sent copies.
+#[test]
+fn without_pipes_it_goes_by_copying() {
+    needs!(NET_ADMIN, SYS_ADMIN; tools: "ip", "ethtool");
+    let lab = laboratory();
+    let tree = Tree::new().expect("a folder");
+    let body = tree.file("body", 12 << 20).expect("a file");
+    for method in [Method::Splice, Method::Vmsplice, Method::UringSplice] {
+        let mut server = Engine::start(&lab, method, &tree, &[]);
+        let pid = server.process().pid();
+        let story = || -> Outcome<()> {
+            // What a lookup opens is open before.
+            let mut streams = (0..10).map(|_| connect()).collect::<std::io::Result<Vec<_>>>()?;
+            streams[0].write_all(GET)?;
+            assert!(response(&mut streams[0])?.body == body, "{method}: another body");
+            // For two pipes.
+            limit_descriptors(pid, 4)?;
+            for stream in &mut streams {
+                stream.write_all(GET)?;
+            }
+            std::thread::sleep(Duration::from_millis(500));
+            for (number, stream) in streams.iter_mut().enumerate() {
+                let reply =
+                    response(stream).map_err(|error| format!("{method}: client {number}: {error}"))?;
+                assert!(reply.body == body, "{method}: client {number}: another body");
+            }
+            Ok(())
+        };
+        left(&lab, story);
+        let serve = server.finish();
+        assert_eq!(number(&serve, "responses_failed"), 0, "{method}: {serve}");
+        assert!(number(&serve, "fallback_bytes") > 0, "{method}: {serve}");
+    }
+}
+
 /// A small file is changed by a name that nothing watches, right before somebody asks for it.
 fn asked_after(lab: &TestLab, method: Method, change: fn(&std::fs::File)) -> (Reply, Result<Reply, String>) {
     let (tree, other) = (Tree::new().expect("a folder"), Tree::new().expect("a folder"));
@@ -137,6 +183,39 @@ fn a_new_version_is_not_sent_as_the_old_one() {
             }
             Err(why) => assert!(!why.is_empty(), "{method}"),
         }
+    }
+}
+
+/// A response that waits behind another for its reader is not of another version than its head says.
+#[test]
+fn what_waits_behind_another_is_looked_at() {
+    needs!(NET_ADMIN, SYS_ADMIN; tools: "ip", "ethtool");
+    let lab = laboratory();
+    for method in Method::ALL {
+        let (tree, other) = (Tree::new().expect("a folder"), Tree::new().expect("a folder"));
+        tree.write("body", &[b'x'; 5000]).expect("a file");
+        let large = tree.file("large", 12 << 20).expect("a file");
+        let hidden = other.path().join("link");
+        std::fs::hard_link(tree.path().join("body"), &hidden).expect("a link");
+        let hidden = std::fs::File::options().write(true).open(hidden).expect("opens");
+        std::thread::sleep(Duration::from_millis(20));
+        let server = Engine::start(&lab, method, &tree, &[]);
+        let story = || -> Outcome<()> {
+            let mut stream = begin(&[b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", GET].concat())?;
+            std::thread::sleep(Duration::from_millis(300));
+            hidden.write_all_at(&[b'y'; 5000], 0)?;
+            // A reset may take along what is on its way of the first.
+            let Ok(reply) = response(&mut stream) else { return Ok(()) };
+            assert!(reply.body == large, "{method}: another body");
+            // The head of the second was written before.
+            if let Ok(reply) = response(&mut stream) {
+                assert_eq!(reply.body, [b'x'; 5000], "{method}");
+            }
+            Ok(())
+        };
+        left(&lab, story);
+        let serve = server.finish();
+        assert_eq!(number(&serve, "responses_cut_short"), 1, "{method}: {serve}");
     }
 }
 

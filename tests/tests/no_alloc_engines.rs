@@ -36,6 +36,7 @@ fn server(tree: &Tree, method: Method, way: Receive) -> KernelServers {
         policy: Policy::default(),
         limits: Limits::default(),
         connections: 100,
+        keepalive: None,
         quantum: 1 << 20,
         upload: Some(UploadPlan { way, limit: 1 << 30 }),
         log: None,

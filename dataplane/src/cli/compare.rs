@@ -1,12 +1,12 @@
 //! `ringway compare`.
 
-use super::{Format, Outcome, print};
+use super::progress::{Progress, seconds};
+use super::{Format, Outcome, print, signals};
 use clap::{Args, ValueEnum};
 use dataplane::compare::method::{METHODS, Method};
 use dataplane::compare::plan::{Cache, ComparePlan, ScatterGather};
-use dataplane::compare::{self, PageFile, Step};
-use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use dataplane::compare::{self, PageFile};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -101,28 +101,18 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "it must be 1 byte at least, and fewer than 2^64".to_owned())
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    if !(0.1..=60.0).contains(&seconds) {
-        return Err("it must be 0.1 to 60".to_owned());
-    }
-    Ok(Duration::from_secs_f64(seconds))
-}
-
 /// As shells report a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
 /// Exit code 0 when each run of each method that this machine has went well, 130 when a signal ended it early, else 1.
 pub(crate) fn run(args: &CompareArgs) -> Outcome {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    signals::stop(&stop)?;
     let plan = plan(args)?;
     let page =
         args.report.as_deref().map(|path| PageFile::create(path).map(|page| (page, path))).transpose()?;
-    let mut progress = Progress::new();
-    let report = compare::run(&plan, &mut |step| progress.step(step), &stop);
+    let progress = Progress::new("{spinner} {bar:20} {pos}/{len}  {msg}  {eta} left");
+    let report = compare::run(&plan, &mut |step| progress.step(step.done, step.of, &step.what), &stop);
     progress.end();
     let report = report?;
     let text = match args.format {
@@ -181,42 +171,6 @@ fn once<T: PartialEq + Copy>(list: &[T]) -> Vec<T> {
         }
     }
     kept
-}
-
-/// What is being measured and how long it will take: a bar on a terminal, plain lines elsewhere; on standard error in both cases.
-struct Progress(Option<ProgressBar>);
-
-impl Progress {
-    fn new() -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self(None);
-        }
-        let style = ProgressStyle::with_template("{spinner} {bar:20} {pos}/{len}  {msg}  {eta} left")
-            .expect("a template known to be right");
-        let bar = ProgressBar::new(1).with_style(style);
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Self(Some(bar))
-    }
-
-    fn step(&mut self, step: &Step) {
-        match &self.0 {
-            Some(bar) => {
-                bar.set_length(step.of);
-                bar.set_position(step.done);
-                bar.set_message(step.what.clone());
-            }
-            None => {
-                // Nobody may be reading; the comparison goes on.
-                let _ = writeln!(std::io::stderr(), "[{}/{}] {}", step.done + 1, step.of, step.what);
-            }
-        }
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
-    }
 }
 
 #[cfg(test)]

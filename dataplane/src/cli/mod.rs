@@ -7,6 +7,7 @@ mod forward;
 mod lab;
 mod load;
 mod print;
+mod progress;
 mod serve;
 mod signals;
 

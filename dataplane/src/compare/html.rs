@@ -148,7 +148,8 @@ impl Report {
              the same client. All methods take turns, round by round.",
         );
         line(
-            "CPU time is that of the server's process, user and system, and of ksoftirqd on its core. Calls, switches, faults and copies \
+            "CPU time is that of the server's process, user and system, and of ksoftirqd on its core; client softirq is that of soft \
+             interrupts on the client's core, where a veth has the server's end take in requests and acknowledgements. Calls, switches, faults and copies \
              come from a run of their own beside the timed one, since counting slows what is counted.",
         );
         line(
@@ -277,12 +278,13 @@ fn copies(rows: &[&Row], case: &Case) -> Option<String> {
 }
 
 /// Column, quantity, factor.
-const COLUMNS: [(&str, Quantity, f64); 14] = [
+const COLUMNS: [(&str, Quantity, f64); 15] = [
     ("MB/s", Quantity::BytesPerSecond, 1e-6),
     ("requests/s", Quantity::RequestsPerSecond, 1.0),
     ("p50 \u{b5}s", Quantity::LatencyP50, 1.0),
     ("p99 \u{b5}s", Quantity::LatencyP99, 1.0),
     ("CPU s/GB", Quantity::CpuSecondsPerGb, 1.0),
+    ("client softirq s/GB", Quantity::ClientSoftirqPerGb, 1.0),
     ("CPU \u{b5}s/request", Quantity::CpuMicrosecondsPerRequest, 1.0),
     ("calls/request", Quantity::SyscallsPerRequest, 1.0),
     ("calls/MB", Quantity::SyscallsPerMb, 1.0),

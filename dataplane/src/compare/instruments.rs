@@ -1,6 +1,7 @@
 //! What is read before and after a run, from the kernel. Each instrument may be refused; the others go on, and the report says why.
 
 use super::ledger::{Counted, CpuSpent};
+use super::run::Cpus;
 use drivers::observe::{
     CopyLedger, Counter, Event, Networks, ObserveError, cpu_seconds, cpu_times, disk_bytes, family,
     kernel_thread,
@@ -63,21 +64,27 @@ impl Instruments {
 pub(super) struct Clock {
     server: u32,
     cpu: u32,
+    /// The client's, if it has one of its own.
+    client_cpu: Option<u32>,
     ksoftirqd: Option<u32>,
     before: Option<CpuSpent>,
 }
 
 impl Clock {
-    pub(super) fn start(server: u32, cpu: usize, instruments: &mut Instruments) -> Self {
-        let cpu = u32::try_from(cpu).unwrap_or(0);
-        let mut clock =
-            Self { server, cpu, ksoftirqd: kernel_thread(&format!("ksoftirqd/{cpu}")), before: None };
+    pub(super) fn start(server: u32, cpus: Cpus, instruments: &mut Instruments) -> Self {
+        let number = |cpu: usize| u32::try_from(cpu).unwrap_or(0);
+        let cpu = number(cpus.server);
+        let client_cpu = (cpus.client != cpus.server).then(|| number(cpus.client));
+        let ksoftirqd = kernel_thread(&format!("ksoftirqd/{cpu}"));
+        let mut clock = Self { server, cpu, client_cpu, ksoftirqd, before: None };
         clock.before = instruments.take(CPU, clock.now());
         clock
     }
 
     fn now(&self) -> std::io::Result<CpuSpent> {
-        let mut spent = CpuSpent { softirq: cpu_times(self.cpu)?.softirq, ..CpuSpent::default() };
+        let softirq = |cpu| cpu_times(cpu).map(|times| times.softirq);
+        let client_softirq = self.client_cpu.map(softirq).transpose()?;
+        let mut spent = CpuSpent { softirq: softirq(self.cpu)?, client_softirq, ..CpuSpent::default() };
         for process in family(self.server) {
             let seconds = cpu_seconds(process)?;
             spent.user += seconds.user;
@@ -98,6 +105,10 @@ impl Clock {
             system: (now.system - before.system).max(0.0),
             softirq: (now.softirq - before.softirq).max(0.0),
             ksoftirqd: (now.ksoftirqd - before.ksoftirqd).max(0.0),
+            client_softirq: now
+                .client_softirq
+                .zip(before.client_softirq)
+                .map(|(now, before)| (now - before).max(0.0)),
         })
     }
 }

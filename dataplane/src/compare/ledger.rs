@@ -106,6 +106,10 @@ quantities! {
     CpuMicrosecondsPerRequest = "CPU microseconds of the server for a request",
     /// The client, user and system.
     ClientCpuSeconds = "CPU seconds of the client",
+    /// Where a veth has acknowledgements end: what the server's TCP does when one comes in, and sends then, is among it.
+    ClientSoftirqSeconds = "seconds of soft interrupts on the client's core",
+    /// The same.
+    ClientSoftirqPerGb = "seconds of soft interrupts on the client's core for a gigabyte",
     /// By the server.
     SyscallsPerRequest = "system calls for a request",
     /// By the server.
@@ -189,6 +193,8 @@ pub struct CpuSpent {
     pub softirq: f64,
     /// Of `ksoftirqd` on its core.
     pub ksoftirqd: f64,
+    /// In soft interrupts on the client's core, where that is another.
+    pub client_softirq: Option<f64>,
 }
 
 /// What the client got in the timed run.
@@ -325,6 +331,10 @@ impl Ledger {
         self.measured(Q::CpuSystemPerGb, cpu.system / gigabytes);
         self.measured(Q::CpuKsoftirqdPerGb, cpu.ksoftirqd / gigabytes);
         self.measured(Q::CpuMicrosecondsPerRequest, all * 1e6 / float(timed.requests));
+        if let Some(softirq) = cpu.client_softirq {
+            self.measured(Q::ClientSoftirqSeconds, softirq);
+            self.measured(Q::ClientSoftirqPerGb, softirq / gigabytes);
+        }
     }
 
     fn counted(&mut self, counted: &Counted) {
@@ -421,10 +431,15 @@ fn derived_copies(path: Path<'_>, witnesses: &Witnesses) -> Option<Reading> {
         Source::Direct { .. } | Source::Read => 1.0,
     };
     let copied_without = if scatter_gather { 0.0 } else { 1.0 };
+    let fallback = (float(witnesses.fallback_bytes) / float(witnesses.served_bytes)).min(1.0);
     let (sink, label) = match method.sink {
         Sink::Write => (1.0, Label::Derived),
+        // Without a pipe it reads and writes: a copy in and one out.
+        Sink::Splice if fallback > 0.0 => {
+            (fallback * 2.0 + (1.0 - fallback) * copied_without, Label::Derived)
+        }
         Sink::Splice => (copied_without, Label::Derived),
-        Sink::ZeroCopy => zero_copy_sink(witnesses).unwrap_or((copied_without, Label::Derived)),
+        Sink::ZeroCopy => zero_copy_sink(witnesses, fallback).unwrap_or((copied_without, Label::Derived)),
         Sink::Ring => match witnesses.device? {
             // The driver's copy into its ring is counted among those in user space.
             DeviceCopies::ZeroCopy | DeviceCopies::RingCopy => (0.0, Label::Witnessed),
@@ -437,8 +452,7 @@ fn derived_copies(path: Path<'_>, witnesses: &Witnesses) -> Option<Reading> {
 }
 
 /// Copies on the way into the socket where the kernel is asked to make none: what it made all the same, and what was sent by copying.
-fn zero_copy_sink(witnesses: &Witnesses) -> Option<(f64, Label)> {
-    let fallback = (float(witnesses.fallback_bytes) / float(witnesses.served_bytes)).min(1.0);
+fn zero_copy_sink(witnesses: &Witnesses, fallback: f64) -> Option<(f64, Label)> {
     let Some(share) = witnesses.copied_sends() else {
         // It has spoken of none: only if all bytes went the other way is anything known.
         return (witnesses.zerocopy_sends == 0 && fallback > 0.0).then_some((fallback, Label::Derived));
@@ -477,7 +491,8 @@ mod tests {
             latency: [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
             client_cpu: 0.5,
         };
-        let cpu = CpuSpent { user: 0.5, system: 1.0, softirq: 0.7, ksoftirqd: 0.25 };
+        let cpu =
+            CpuSpent { user: 0.5, system: 1.0, softirq: 0.7, ksoftirqd: 0.25, client_softirq: Some(0.125) };
         Ledger::of(method, 1 << 20, scatter_gather, &timed, Some(&cpu), counted, witnesses)
     }
 
@@ -574,6 +589,9 @@ mod tests {
         let only = Witnesses { zerocopy_sends: 0, zerocopy_done: 0, fallback_bytes: 1000, ..undone };
         assert_eq!(of("zerocopy", &only, Quantity::KernelCopiesPerByte), (1.0, Label::Derived));
         assert_eq!(of("zerocopy", &undone, Quantity::ZeroCopyUndone), (0.75, Label::Witnessed));
+        // A quarter had no pipe, and was read and written.
+        let pipeless = Witnesses { served_bytes: 1000, fallback_bytes: 250, ..Witnesses::default() };
+        assert_eq!(of("splice", &pipeless, Quantity::KernelCopiesPerByte), (0.5, Label::Derived));
         let device =
             |device| Witnesses { served_bytes: 1000, copied_bytes: 1500, device: Some(device), ..undone };
         let copy = device(DeviceCopies::Copy);
@@ -594,6 +612,9 @@ mod tests {
         assert!((per_gb - 1.75 / 1.073_741_824).abs() < 1e-9);
         assert_eq!(label, Label::Measured);
         assert_eq!(value(&ledger, Quantity::CpuMicrosecondsPerRequest).0, 1750.0);
+        // The client's core is nobody's of these.
+        assert_eq!(value(&ledger, Quantity::ClientSoftirqSeconds), (0.125, Label::Measured));
+        assert!((value(&ledger, Quantity::ClientSoftirqPerGb).0 - 0.125 / 1.073_741_824).abs() < 1e-9);
         // Without a request nothing is divided by nothing.
         assert_eq!(ledger.reading(Quantity::UserCopiesPerByte), None);
         assert_eq!(ledger.reading(Quantity::DiskPassesPerByte), None);

@@ -192,7 +192,7 @@ impl Run<'_> {
             let size = self.case.size;
             self.site.evict(size).map_err(|error| format!("taking files out of the page cache: {error}"))?;
             let (clock, counters) = (
-                Clock::start(pid, cpu, instruments),
+                Clock::start(pid, self.cpus, instruments),
                 Counters::start(pid, cpu, self.networks(), instruments),
             );
             let answer = whole(self.ask(End::Once)?)?;
@@ -202,7 +202,7 @@ impl Run<'_> {
         }
         // So short that a large file, or a lost packet, may take all of it.
         self.ask(End::After(WARM_UP))?;
-        let (answer, spent) = self.timed(pid, cpu, instruments)?;
+        let (answer, spent) = self.timed(pid, instruments)?;
         // By number rather than time: what the server has sent ahead when time is up was copied, and never came.
         let half = (answer.requests / 2).max(self.plan.connections.into());
         let counters = Counters::start(pid, cpu, self.networks(), instruments);
@@ -226,12 +226,11 @@ impl Run<'_> {
     fn timed(
         &mut self,
         pid: u32,
-        cpu: usize,
         instruments: &mut Instruments,
     ) -> Result<(Answer, Option<CpuSpent>), String> {
         let mut time = self.plan.time;
         loop {
-            let clock = Clock::start(pid, cpu, instruments);
+            let clock = Clock::start(pid, self.cpus, instruments);
             let answer = self.ask(End::After(time))?;
             let spent = clock.stop(instruments);
             time *= 4;

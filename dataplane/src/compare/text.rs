@@ -139,6 +139,7 @@ impl Report {
 
 const LEGEND: &str = "\n  MB is 10^6 bytes of bodies, GB 10^9; +- is half of the distance between the least and the greatest round\n  \
      CPU: of the server, user and system, and ksoftirqd on its core; with a warm cache counts come from a run of their own beside the timed one\n  \
+     client softirq: soft interrupts on the client's core, where a veth has the server's end take in requests and acknowledgements\n  \
      copies by the CPU for each byte of a body, the receiver's own excluded: m measured, w witnessed by the kernel or the device,\n  \
      d derived from the path through the kernel's source and the state of the device\n";
 
@@ -177,13 +178,14 @@ const COPIES: Column =
 
 const SHORT: [Column; 6] = [RATE, REQUESTS, P99, CPU, CALLS, COPIES];
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     RATE,
     Column { head: "+-%", quantity: Quantity::BytesPerSecond, shown: Shown::Spread },
     REQUESTS,
     column("p50 us", Quantity::LatencyP50, 1.0, 0),
     P99,
     CPU,
+    column("client softirq s/GB", Quantity::ClientSoftirqPerGb, 1.0, 2),
     CALLS,
     column("switches/MB", Quantity::ContextSwitchesPerMb, 1.0, 1),
     column("faults/MB", Quantity::FaultsPerMb, 1.0, 1),

@@ -13,12 +13,14 @@
 //! | `responder`, `answers` | a request to a response that is under way, whatever it travels over |
 //! | `repeats` | the answers of this second, for those who ask the same |
 //! | `control` | what workers are told from outside |
+//! | `front` | who tells them: site, stage, access log, numbers for Prometheus |
 //! | [`site`] | what is served, exchanged as a whole |
 
 mod answers;
 pub mod bell;
 pub mod content;
 mod control;
+mod front;
 pub mod http;
 pub mod kernel;
 pub mod log;
@@ -33,4 +35,5 @@ pub mod tree;
 mod waiters;
 
 pub use control::Stage;
+pub use front::FrontError;
 pub use waiters::Waiter;

@@ -32,6 +32,7 @@ pub(super) fn run(args: &ServeArgs, method: Method) -> Outcome {
         policy: policy(args)?,
         limits: args.bounds.limits(),
         connections: args.connections,
+        keepalive: args.bounds.keepalive(),
         quantum: args.quantum.into(),
         upload: args.upload.map(|way| UploadPlan { way, limit: args.upload_limit }),
         log: log_plan(args),

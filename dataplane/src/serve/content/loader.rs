@@ -1,6 +1,7 @@
 //! The thread that fills cells, so that the poll thread need not wait for a disk.
 
 use super::Kind;
+use super::shared::lies_in_memory;
 use crate::serve::bell::Bell;
 use crate::serve::tree::Entry;
 use crossbeam_queue::ArrayQueue;
@@ -252,8 +253,8 @@ impl Fills {
     }
 }
 
-/// Opens a file once more, for reads that bypass the page cache; `None` if its file system cannot (tmpfs before Linux
-/// 6.6, some network file systems), or asks for coarser alignment than content has.
+/// Opens a file once more, for reads that bypass the page cache; `None` if its file system cannot (some network file systems;
+/// those in memory, which since Linux 6.6 say that they can), or asks for coarser alignment than content has.
 pub(in crate::serve) fn open_direct(file: BorrowedFd<'_>) -> Option<OwnedFd> {
     // The very file, whatever its name is by now.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -261,6 +262,11 @@ pub(in crate::serve) fn open_direct(file: BorrowedFd<'_>) -> Option<OwnedFd> {
     let direct = open(&path, flags, Mode::empty())
         .inspect_err(|error| tracing::debug!("no direct reads of a file, so snapshots: {error}"))
         .ok()?;
+    if lies_in_memory(&direct) {
+        // Its pages are the page cache: a direct read copies them like any other (`shmem_file_open` in mm/shmem.c).
+        tracing::debug!("a file in memory has no direct reads, so snapshots");
+        return None;
+    }
     // Linux 6.1 says what it wants; where it does not, a disk that wants more refuses the read.
     if let Ok(facts) = statx(&direct, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)
         && facts.stx_mask & StatxFlags::DIOALIGN.bits() != 0

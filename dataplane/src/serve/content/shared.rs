@@ -26,6 +26,9 @@ use std::os::fd::{AsFd, OwnedFd};
 /// `TMPFS_MAGIC`, `include/uapi/linux/magic.h`.
 const TMPFS: i128 = 0x0102_1994;
 
+/// `RAMFS_MAGIC`, in the same place.
+const RAMFS: i128 = 0x8584_58f6;
+
 /// `HUGETLBFS_MAGIC`, in the same place.
 const HUGETLBFS: i128 = 0x9584_58f6;
 
@@ -170,6 +173,12 @@ impl Candidates {
             );
         }
     }
+}
+
+/// Whether a file has no disk behind it: its file system is one of those whose files are pages in memory and nothing else.
+pub(super) fn lies_in_memory(file: impl AsFd) -> bool {
+    // The types of this field differ between machines.
+    fstatfs(file).is_ok_and(|fs| matches!(i128::from(fs.f_type), TMPFS | RAMFS | HUGETLBFS))
 }
 
 /// Bytes of a page of a file, if its file system is one whose pages the kernel pins for a device.

@@ -75,6 +75,15 @@ impl Counts {
     }
 }
 
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |mut sum, one| {
+            sum.add(&one);
+            sum
+        })
+    }
+}
+
 /// One worker's counters, as other threads see them.
 #[derive(Debug)]
 pub struct CountsBoard {

@@ -1,5 +1,6 @@
 //! A connection of the kernel's: requests in, responses out, as far as the socket goes.
 
+mod patience;
 mod push;
 mod upload;
 
@@ -63,10 +64,13 @@ pub(super) struct Conn {
     shut: bool,
     /// The body under way needed more than one push: it is looked at once more before its end.
     long: bool,
-    /// What it waits for, since when, and how far it was then.
+    /// What was queued when this turn began. Responses up to there have waited for their turn: they are looked at like long ones.
+    waited: u64,
+    /// What it waits for, since when, and how far it was then; and the requests that had been answered.
     waiting: Waiting,
     since: Tick,
     mark: u64,
+    answered: u32,
 }
 
 /// What is to become of a connection.
@@ -126,14 +130,17 @@ impl Conn {
             finishing: false,
             shut: false,
             long: false,
+            waited: 0,
             waiting: Waiting::Request,
             since: now,
             mark: 0,
+            answered: 0,
         }
     }
 
     /// Does what can be done now: sends, answers, reads, and sends again.
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) -> Verdict {
+        self.waited = self.queued;
         loop {
             let before = (self.sent, self.queued);
             if let Some(verdict) = self.pump(turn) {
@@ -177,41 +184,6 @@ impl Conn {
     /// Lets go of what is queued.
     pub(super) fn forget(&mut self, answers: &mut Answers) {
         answers.release(&mut self.answers, u64::MAX);
-    }
-
-    /// What is to become of a connection for which nothing has happened for a while.
-    pub(super) fn look(&mut self, now: Tick, turn: &mut Turn<'_>) -> Option<Verdict> {
-        let passed = now.0.saturating_sub(self.since.0);
-        let limits = &turn.responder.limits;
-        if passed < limits.time(self.waiting) {
-            return None;
-        }
-        match self.waiting {
-            Waiting::Reader if self.sent > self.mark && !self.shut => {
-                if limits.is_slow_reader(self.sent - self.mark, passed) {
-                    turn.tally.timed_out += 1;
-                    return Some(Verdict::Reset);
-                }
-                (self.since, self.mark) = (now, self.sent);
-                None
-            }
-            Waiting::Upload => self.look_at_upload(now, turn),
-            // RFC 9110 section 15.5.9: who has begun a head is told.
-            Waiting::Head => {
-                turn.tally.timed_out += 1;
-                self.refuse(turn, Refusal::Timeout);
-                Some(self.turn(turn))
-            }
-            Waiting::Request if !self.shut => {
-                turn.tally.timed_out += 1;
-                self.end();
-                Some(self.turn(turn))
-            }
-            _ => {
-                turn.tally.timed_out += u64::from(!self.shut);
-                Some(Verdict::Reset)
-            }
-        }
     }
 
     /// Reads and answers requests. `Some` when that is the end of the connection.
@@ -469,23 +441,6 @@ impl Conn {
         }
         self.watch(turn);
         Verdict::Rests
-    }
-
-    /// Notes what it waits for now, and since when.
-    fn watch(&mut self, turn: &Turn<'_>) {
-        let waiting = if self.sent < self.queued || self.pending {
-            Waiting::Reader
-        } else if self.upload.is_some() {
-            Waiting::Upload
-        } else {
-            self.intake.waiting(!self.inbox.is_empty())
-        };
-        // The time for a head runs from its first byte, however slowly the others come, and that for a reader from when
-        // he last moved: `look` sees to it.
-        if waiting != self.waiting || waiting == Waiting::Request {
-            let mark = self.upload_mark().filter(|_| waiting == Waiting::Upload).unwrap_or(self.sent);
-            (self.waiting, self.since, self.mark) = (waiting, turn.now, mark);
-        }
     }
 
     /// Ends it at once, so that the peer hears of it.

@@ -14,6 +14,7 @@
 //! | `worker.rs` | one thread: one epoll, its connections in turn |
 //! | `conn.rs` | a connection: requests in, responses out |
 //! | `conn/push.rs` | the next bytes of its stream |
+//! | `conn/patience.rs` | how long it is waited for |
 //! | `conn/upload.rs` | a request's body into a file |
 //! | `page.rs` | what other threads see of the counters |
 

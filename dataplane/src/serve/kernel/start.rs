@@ -4,11 +4,10 @@ use super::conn::UploadPlan;
 use super::page::{KernelFigures, KernelPage};
 use super::worker::Worker;
 use crate::serve::Stage;
-use crate::serve::control::Control;
-use crate::serve::http::{Counts, Limits, Policy};
-use crate::serve::log::{Log, LogPlan};
-use crate::serve::metrics::{Metrics, Text};
-use crate::serve::site::{Site, SiteError};
+use crate::serve::front::{Front, FrontError};
+use crate::serve::http::{Limits, Policy};
+use crate::serve::log::LogPlan;
+use crate::serve::metrics::Text;
 use crate::serve::tree::{Entry, TreePlan};
 use drivers::kernel::{EngineError, EnginePlan, Method, Receiver, engine};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
@@ -17,9 +16,13 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Connections that may wait to be accepted; the kernel's own limit is `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// Questions whether a client is still there.
+const KEEPALIVES: u32 = 4;
 
 /// What a server over the kernel's sockets is to be.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ pub struct KernelPlan {
     pub limits: Limits,
     /// Connections of each thread at once.
     pub connections: u32,
+    /// After how much silence the kernel asks whether a client is still there; four times, a quarter of it apart.
+    pub keepalive: Option<Duration>,
     /// Bytes that one connection may send before others have their turn.
     pub quantum: u64,
     /// Whether files may be stored.
@@ -51,23 +56,15 @@ pub struct KernelPlan {
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// The folders.
+    /// The folders, the access log, or the socket for Prometheus.
     #[error(transparent)]
-    Site(#[from] SiteError),
+    Front(#[from] FrontError),
     /// This kernel lacks what the engine needs.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The address.
     #[error("listening at {0}: {1}\n  {cure}", cure = listen_cure(.1))]
     Listen(SocketAddr, io::Error),
-    /// The access log.
-    #[error("opening the access log {0}: {1}\n  give --access-log a file that can be written, or -")]
-    Log(String, io::Error),
-    /// The socket for Prometheus.
-    #[error(
-        "listening for Prometheus at {0}: {1}\n  give --metrics an address of this machine and a port that is free"
-    )]
-    Metrics(SocketAddr, io::Error),
     /// There is no such CPU, or it is not ours.
     #[error("there is no CPU {cpu} to run on; this process may use {available:?}")]
     Cpu {
@@ -95,12 +92,10 @@ fn listen_cure(why: &io::Error) -> &'static str {
 /// A server that runs. Dropped, it resets what is left and ends.
 #[derive(Debug)]
 pub struct KernelServers {
-    control: Arc<Control>,
+    front: Front,
     pages: Arc<[Arc<KernelPage>]>,
     address: SocketAddr,
     threads: Vec<JoinHandle<()>>,
-    log: Option<Log>,
-    metrics: Option<Metrics>,
 }
 
 impl KernelServers {
@@ -109,7 +104,6 @@ impl KernelServers {
     /// # Errors
     /// [`KernelError`]; nothing is left running then.
     pub fn start(plan: &KernelPlan) -> Result<Self, KernelError> {
-        let site = Site::open(plan.tree.clone(), plan.policy.clone())?;
         let available: Vec<usize> =
             core_affinity::get_core_ids().into_iter().flatten().map(|core| core.id).collect();
         if let Some(cpu) = plan.cpus.iter().find(|cpu| !available.contains(cpu)) {
@@ -118,11 +112,7 @@ impl KernelServers {
         // A trial, so that what is missing is said here and not by a thread.
         drop(engine::<Entry>(plan.method, &plan.engine)?);
         drop(plan.upload.map(|upload| Receiver::new(upload.way, &plan.engine)).transpose()?);
-        let log = plan.log.as_ref().map(|log| {
-            let name = log.path.as_ref().map_or_else(|| "-".into(), |path| path.display().to_string());
-            Log::open(log).map_err(|error| KernelError::Log(name, error))
-        });
-        let log = log.transpose()?;
+        let front = Front::open(plan.tree.clone(), plan.policy.clone(), plan.log.as_ref())?;
         let cpus: Vec<Option<usize>> = match plan.cpus.len() {
             0 => vec![None],
             _ => plan.cpus.iter().copied().map(Some).collect(),
@@ -134,18 +124,16 @@ impl KernelServers {
         let mut sockets = Vec::new();
         for _ in &cpus {
             let error = |error: rustix::io::Errno| KernelError::Listen(address, error.into());
-            let socket = listener(address, cpus.len() > 1).map_err(error)?;
+            let socket = listener(address, cpus.len() > 1, plan.keepalive).map_err(error)?;
             // Port 0 is any; all threads share the one that the first was given.
             address = getsockname(&socket).map_err(error)?.try_into().map_err(error)?;
             sockets.push(socket);
         }
         let mut servers = Self {
-            control: Arc::new(Control::new(site)),
+            front,
             pages: cpus.iter().map(|_| Arc::default()).collect(),
             address,
             threads: Vec::new(),
-            log,
-            metrics: None,
         };
         for (place, (cpu, socket)) in cpus.into_iter().zip(sockets).enumerate() {
             let thread = servers.spawn(plan, place, cpu, socket)?;
@@ -161,9 +149,9 @@ impl KernelServers {
         cpu: Option<usize>,
         socket: OwnedFd,
     ) -> Result<JoinHandle<()>, KernelError> {
-        let (plan, control) = (plan.clone(), Arc::clone(&self.control));
+        let (plan, control) = (plan.clone(), Arc::clone(&self.front.control));
         let (page, workers) = (Arc::clone(&self.pages[place]), self.pages.len());
-        let log = self.log.as_ref().map(Log::queue);
+        let log = self.front.log();
         let (sender, ready) = std::sync::mpsc::channel();
         let body = move || {
             if let Some(cpu) = cpu
@@ -196,28 +184,17 @@ impl KernelServers {
     /// Tells numbers to Prometheus, as long as this lives.
     ///
     /// # Errors
-    /// [`KernelError::Metrics`] when the address cannot be had.
+    /// [`KernelError::Front`] when the address cannot be had.
     pub fn tell(&mut self, address: SocketAddr) -> Result<SocketAddr, KernelError> {
-        let pages = Arc::clone(&self.pages);
-        let queue = self.log.as_ref().map(Log::queue);
-        let render = move |text: &mut Text| {
-            let mut counts = Counts::default();
-            pages.iter().for_each(|page| counts.add(&page.http()));
-            text.http(&counts);
-            KernelFigures::of(pages.iter().map(|page| &**page)).tell(text);
-            if let Some(queue) = &queue {
-                text.log(queue.counts());
-            }
-        };
-        let metrics = Metrics::open(address, render).map_err(|error| KernelError::Metrics(address, error))?;
-        let address = metrics.address();
-        self.metrics = Some(metrics);
-        Ok(address)
+        let (counted, pages) = (Arc::clone(&self.pages), Arc::clone(&self.pages));
+        let counts = move || counted.iter().map(|page| page.http()).sum();
+        let render = move |text: &mut Text| KernelFigures::of(pages.iter().map(|page| &**page)).tell(text);
+        Ok(self.front.tell(address, counts, render)?)
     }
 
     /// Brings the end nearer.
     pub fn enter(&self, stage: Stage) {
-        self.control.enter(stage);
+        self.front.enter(stage);
     }
 
     /// Opens the folders anew, takes up another policy, and opens the access log anew. Connections go on; a response that
@@ -226,16 +203,12 @@ impl KernelServers {
     /// # Errors
     /// [`KernelError`]; everything stays as it was then.
     pub fn reload(&self, tree: TreePlan, policy: Policy) -> Result<(), KernelError> {
-        self.control.exchange(Site::open(tree, policy)?);
-        if let Some(log) = &self.log {
-            log.reopen();
-        }
-        Ok(())
+        Ok(self.front.reload(tree, policy)?)
     }
 
     /// Lets go of sites that were served long before.
     pub fn sweep(&self) {
-        self.control.sweep();
+        self.front.control.sweep();
     }
 
     /// The counters, all threads together.
@@ -263,7 +236,7 @@ impl KernelServers {
     /// Whether a thread has ended by itself: it has panicked, which is a defect.
     #[must_use]
     pub fn has_died(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished) && self.control.stage() < Stage::Resetting
+        self.threads.iter().any(JoinHandle::is_finished) && self.front.control.stage() < Stage::Resetting
     }
 }
 
@@ -279,7 +252,7 @@ fn is_free(address: SocketAddr) -> rustix::io::Result<()> {
     bind(&socket_for(address)?, &address)
 }
 
-fn listener(address: SocketAddr, shared: bool) -> rustix::io::Result<OwnedFd> {
+fn listener(address: SocketAddr, shared: bool, keepalive: Option<Duration>) -> rustix::io::Result<OwnedFd> {
     let socket = socket_for(address)?;
     if shared {
         // Each thread has a queue of its own, and the kernel shares out new connections.
@@ -287,6 +260,16 @@ fn listener(address: SocketAddr, shared: bool) -> rustix::io::Result<OwnedFd> {
     }
     // Accepted sockets inherit it: the end of a response is not to wait for an acknowledgement (Nagle).
     sockopt::set_tcp_nodelay(&socket, true)?;
+    // So do they this.
+    if let Some(idle) = keepalive {
+        // In whole seconds, up to half a day (`MAX_TCP_KEEPIDLE` in include/net/tcp.h).
+        let most = Duration::from_secs(32_767);
+        let seconds = |time: Duration| time.clamp(Duration::from_secs(1), most);
+        sockopt::set_socket_keepalive(&socket, true)?;
+        sockopt::set_tcp_keepidle(&socket, seconds(idle))?;
+        sockopt::set_tcp_keepintvl(&socket, seconds(idle / KEEPALIVES))?;
+        sockopt::set_tcp_keepcnt(&socket, KEEPALIVES)?;
+    }
     bind(&socket, &address)?;
     listen(&socket, BACKLOG)?;
     Ok(socket)

@@ -249,7 +249,8 @@ impl Worker {
     /// A new connection gets a place.
     fn admit(&mut self, now: Tick, socket: OwnedFd, peer: IpAddr) {
         // With none left it is closed at once.
-        if self.conns.len() - self.free.len() >= self.most {
+        let used = self.conns.len() - self.free.len();
+        if used >= self.most {
             return;
         }
         let flow = self.free.pop().unwrap_or_else(|| {
@@ -269,8 +270,12 @@ impl Worker {
         let conn = Conn::new(socket, peer, waiter, now);
         self.conns[place] = Some(conn);
         if !self.responder.peers.enter(peer) {
-            // Not counted, so not to be counted out.
-            self.turn_away(now, flow);
+            // Not counted, so not to be counted out. Who is told so has a place until he has read it: not one of the last.
+            if used < self.most / 2 {
+                self.turn_away(now, flow);
+            } else {
+                self.close(flow, true);
+            }
             return;
         }
         if let Some(Some(conn)) = self.conns.get_mut(place) {

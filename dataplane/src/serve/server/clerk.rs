@@ -126,6 +126,7 @@ impl Clerk {
     fn read(&mut self, conn: &mut Conn<'_, Talk>, bytes: &[u8], scratch: &mut Scratch) -> usize {
         let mut done = 0;
         conn.state_mut().pending = false;
+        let before = conn.state().intake.requests();
         loop {
             while let Some((len, grown)) = self.responder.repeat(caller(conn), &bytes[done..]) {
                 done += len;
@@ -169,8 +170,10 @@ impl Clerk {
                 }
                 Next::Over => Doing::Sending,
             };
-            // The time for a head runs from its first byte, however slowly the others come.
-            if doing != Doing::Reading || conn.state().doing != Doing::Reading {
+            // The time for a head runs from its first byte, however slowly the others come; when its request is answered, it is the
+            // next one's that is waited for.
+            let next = conn.state().intake.requests() != before;
+            if doing != Doing::Reading || conn.state().doing != Doing::Reading || next {
                 self.watch(conn, doing);
             }
             return done;

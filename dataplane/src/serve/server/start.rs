@@ -7,12 +7,13 @@ use super::{EmitCounters, FileServer};
 use crate::app::PortId;
 use crate::net::{HEADER_BYTES, Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags, Template};
 use crate::serve::content::{Candidates, Share, SharedFiles, Store, StorePlan};
-use crate::serve::control::{Control, Stage};
-use crate::serve::http::{Counts, Limits, Policy};
-use crate::serve::log::{Log, LogPlan};
-use crate::serve::metrics::{Metrics, Text};
+use crate::serve::control::Stage;
+use crate::serve::front::{Front, FrontError};
+use crate::serve::http::{Limits, Policy};
+use crate::serve::log::LogPlan;
+use crate::serve::metrics::Text;
 use crate::serve::responder::Responder;
-use crate::serve::site::{LOOKUPS, Site, SiteError};
+use crate::serve::site::LOOKUPS;
 use crate::serve::tree::TreePlan;
 use crate::session::Apps;
 use crate::stats::Board;
@@ -82,20 +83,12 @@ pub struct ServePlan {
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The folders.
+    /// The folders, the access log, or the socket for Prometheus.
     #[error(transparent)]
-    Site(#[from] SiteError),
+    Front(#[from] FrontError),
     /// The addresses.
     #[error(transparent)]
     Host(#[from] PlanError),
-    /// The access log.
-    #[error("opening the access log {0}: {1}\n  give --access-log a file that can be written, or -")]
-    Log(String, io::Error),
-    /// The socket for Prometheus.
-    #[error(
-        "listening for Prometheus at {0}: {1}\n  give --metrics an address of this machine and a port that is free"
-    )]
-    Metrics(SocketAddr, io::Error),
     /// The kernel has no thread, descriptor, memory or random numbers left.
     #[error("starting the server: {0}")]
     System(#[from] io::Error),
@@ -108,12 +101,10 @@ type Mapped = (Arc<Candidates>, SharedFiles);
 #[derive(Debug)]
 pub struct Servers {
     plan: ServePlan,
-    control: Arc<Control>,
+    front: Front,
     pages: Arc<[Arc<ServePage>]>,
     /// Where each worker hears from the others.
     letterboxes: Arc<[Letterbox]>,
-    log: Option<Log>,
-    metrics: Option<Metrics>,
     /// Where each worker counts, once all have begun.
     boards: Arc<OnceLock<Vec<Arc<Board>>>>,
     /// Files whose own pages each worker's arena has mapped, until its app takes them.
@@ -132,18 +123,11 @@ impl Servers {
     pub fn new(plan: ServePlan, workers: usize) -> Result<Self, ServeError> {
         // Errors in the addresses are the user's, and are better heard now than from a worker.
         Host::new(&plan.host(false))?;
-        let site = Site::open(plan.tree.clone(), plan.policy.clone())?;
-        let control = Control::new(site);
-        let log = plan.log.as_ref().map(|log| {
-            let name = log.path.as_ref().map_or_else(|| "-".into(), |path| path.display().to_string());
-            Log::open(log).map_err(|error| ServeError::Log(name, error))
-        });
+        let front = Front::open(plan.tree.clone(), plan.policy.clone(), plan.log.as_ref())?;
         Ok(Self {
-            control: Arc::new(control),
+            front,
             pages: (0..workers).map(|_| Arc::default()).collect(),
             letterboxes: Letterbox::row(workers)?,
-            log: log.transpose()?,
-            metrics: None,
             boards: Arc::default(),
             files: (0..workers).map(|_| Mutex::new(None)).collect(),
             cpus: sched_getaffinity(None).ok(),
@@ -155,27 +139,18 @@ impl Servers {
     /// Tells numbers to Prometheus, as long as this lives.
     ///
     /// # Errors
-    /// [`ServeError::Metrics`] when the address cannot be had.
+    /// [`ServeError::Front`] when the address cannot be had.
     pub fn tell(&mut self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
-        let pages = Arc::clone(&self.pages);
-        let queue = self.log.as_ref().map(Log::queue);
+        let (counted, pages) = (Arc::clone(&self.pages), Arc::clone(&self.pages));
         let boards = Arc::clone(&self.boards);
+        let counts = move || counted.iter().map(|page| page.http()).sum();
         let render = move |text: &mut Text| {
-            let mut counts = Counts::default();
-            pages.iter().for_each(|page| counts.add(&page.http()));
-            text.http(&counts);
             Figures::of(pages.iter().map(|page| &**page)).tell(text);
-            if let Some(queue) = &queue {
-                text.log(queue.counts());
-            }
             if let Some(boards) = boards.get() {
                 text.workers(&boards.iter().map(|board| board.snapshot()).collect::<Vec<_>>());
             }
         };
-        let metrics = Metrics::open(address, render).map_err(|error| ServeError::Metrics(address, error))?;
-        let address = metrics.address();
-        self.metrics = Some(metrics);
-        Ok(address)
+        Ok(self.front.tell(address, counts, render)?)
     }
 
     /// Has what the workers count told to Prometheus as well. A second call changes nothing.
@@ -185,7 +160,7 @@ impl Servers {
 
     /// Brings the end nearer.
     pub fn enter(&self, stage: Stage) {
-        self.control.enter(stage);
+        self.front.enter(stage);
     }
 
     /// Opens the folders anew, takes up another policy, and opens the access log anew. Connections go on; a response that
@@ -194,16 +169,12 @@ impl Servers {
     /// # Errors
     /// [`ServeError`]; everything stays as it was then.
     pub fn reload(&self, tree: TreePlan, policy: Policy) -> Result<(), ServeError> {
-        self.control.exchange(Site::open(tree, policy)?);
-        if let Some(log) = &self.log {
-            log.reopen();
-        }
-        Ok(())
+        Ok(self.front.reload(tree, policy)?)
     }
 
     /// Lets go of sites that were served long before. Waits for their threads: not for a worker.
     pub fn sweep(&self) {
-        self.control.sweep();
+        self.front.control.sweep();
     }
 
     /// The counters, all workers together.
@@ -216,7 +187,7 @@ impl Servers {
     fn candidates(&self, most: usize) -> Arc<Candidates> {
         let mut known = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
         known.upgrade().unwrap_or_else(|| {
-            let site = self.control.site();
+            let site = self.front.control.site();
             let found = Arc::new(Candidates::find(site.librarian.tree(), most, self.plan.share));
             *known = Arc::downgrade(&found);
             found
@@ -254,10 +225,10 @@ impl Servers {
         let mut stack = Stack::new(config, secret);
         stack.listen(plan.listen);
         let bell = Arc::clone(&self.letterboxes[worker].bell);
-        let edition = self.control.edition.load(Ordering::Acquire);
-        let site = self.control.site();
+        let edition = self.front.control.edition.load(Ordering::Acquire);
+        let site = self.front.control.site();
         let now = SystemTime::now();
-        let log = self.log.as_ref().map(Log::queue);
+        let log = self.front.log();
         let responder = Responder::new(&site, &bell, &plan.limits, log, self.pages.len(), plan.connections);
         let clerk = Clerk { scratch: responder.scratch(), responder, counters: TalkCounters::default() };
         let page_bytes = queues.iter().map(|caps| caps.buffer_bytes as usize).min().unwrap_or(CONTENT_UNIT);
@@ -281,7 +252,7 @@ impl Servers {
             counters: EmitCounters::default(),
             template: Template::NONE,
             woken: Vec::with_capacity(LOOKUPS),
-            control: Arc::clone(&self.control),
+            control: Arc::clone(&self.front.control),
             site,
             edition,
             retired: Vec::new(),

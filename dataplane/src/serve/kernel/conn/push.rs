@@ -36,14 +36,15 @@ pub(super) fn push(conn: &Conn, answers: &Answers, turn: &mut Turn<'_>) -> Step 
         return Step::Gone;
     }
     let bytes = len.min(turn.quantum.max(1));
-    // A body that took its time is whole only if the file is still the same before its last bytes are sent; for some engines any
-    // body is. What is under way is only asked after: its engine looks.
+    // A body that took its time, or waited behind others, is whole only if the file is still the same before its last bytes are sent;
+    // for some engines any body is. What is under way is only asked after: its engine looks.
     let (last, look) = (bytes == len, turn.engine.look());
-    let before = last && !conn.under_way && (conn.long || look == Look::Before);
+    let long = conn.long || conn.sent < conn.waited;
+    let before = last && !conn.under_way && (long || look == Look::Before);
     if before && !Entry::check(entry) {
         return Step::Gone;
     }
-    let check = last && (conn.long || look == Look::Between);
+    let check = last && (long || look == Look::Between);
     let more = conn.sent + head.len() as u64 + bytes < end;
     let job = Job { socket: &conn.socket, head, file: entry, offset: start, bytes, more, check };
     turn.engine.push(turn.flow, &job)
