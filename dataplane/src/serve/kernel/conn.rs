@@ -199,7 +199,8 @@ impl Conn {
             // RFC 9110 section 15.5.9: who has begun a head is told.
             Waiting::Head => {
                 turn.tally.timed_out += 1;
-                self.refuse(turn, Refusal::Timeout);
+                let asked = std::mem::take(&mut self.inbox);
+                self.refuse(turn, Refusal::Timeout, &asked);
                 Some(self.turn(turn))
             }
             Waiting::Request if !self.shut => {
@@ -296,7 +297,8 @@ impl Conn {
                 self.queue(turn, grown);
             }
             let mut scratch = std::mem::replace(turn.scratch, Scratch::empty());
-            let (used, next) = self.intake.next(&bytes[done..], &mut scratch, &turn.responder.limits);
+            let asked = &bytes[done..];
+            let (used, next) = self.intake.next(asked, &mut scratch, &turn.responder.limits);
             done += used;
             let mut over = false;
             match next {
@@ -330,7 +332,7 @@ impl Conn {
                     over = true;
                 }
                 Next::Refused(refusal) => {
-                    self.refuse(turn, refusal);
+                    self.refuse(turn, refusal, asked);
                     (done, over) = (bytes.len(), true);
                 }
                 Next::Broken(refusal) => {
@@ -349,8 +351,8 @@ impl Conn {
 
     /// Answers what was no request, and ends the connection.
     #[cold]
-    fn refuse(&mut self, turn: &mut Turn<'_>, refusal: Refusal) {
-        if let Some(bytes) = turn.responder.refuse(self.caller(), refusal) {
+    fn refuse(&mut self, turn: &mut Turn<'_>, refusal: Refusal, asked: &[u8]) {
+        if let Some(bytes) = turn.responder.refuse(self.caller(), refusal, asked) {
             self.queue(turn, bytes);
         }
         self.end();
@@ -386,7 +388,7 @@ impl Conn {
 
     /// Refuses a connection as soon as it is there.
     pub(super) fn turn_away(&mut self, turn: &mut Turn<'_>) {
-        self.refuse(turn, Refusal::TooManyConnections);
+        self.refuse(turn, Refusal::TooManyConnections, &[]);
     }
 
     /// Sends what is queued. `Some` when it cannot go on now, or ever.
