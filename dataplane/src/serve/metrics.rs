@@ -210,11 +210,11 @@ fn exchange(mut stream: TcpStream, stop: &AtomicBool, render: &dyn Fn(&mut Text)
             }
             Parsed::Incomplete if !late => {}
             Parsed::Incomplete => {
-                let response = refuse(Refusal::Timeout, &policy, &date, &mut head);
+                let response = refuse(Refusal::Timeout, &bytes, &policy, &date, &mut head);
                 break (response.head_len, response.body);
             }
             Parsed::Refused(refusal) => {
-                let response = refuse(refusal, &policy, &date, &mut head);
+                let response = refuse(refusal, &bytes, &policy, &date, &mut head);
                 break (response.head_len, response.body);
             }
         }

@@ -216,13 +216,19 @@ impl Responder {
         self.tree.host(name)
     }
 
-    /// Answers what was no request. The connection ends after it. `None` when there is no place for a response.
+    /// Answers what was no request; `asked` is what there is of it. The connection ends after it. `None` when there is no
+    /// place for a response.
     #[cold]
-    pub(in crate::serve) fn refuse(&mut self, caller: Caller<'_>, refusal: Refusal) -> Option<u64> {
+    pub(in crate::serve) fn refuse(
+        &mut self,
+        caller: Caller<'_>,
+        refusal: Refusal,
+        asked: &[u8],
+    ) -> Option<u64> {
         let mut answers = self.answers.borrow_mut();
         let response = answers
             .add(caller.answers, caller.queued, None, |_, out| {
-                refuse(refusal, &self.policy, self.clock.date(), out)
+                refuse(refusal, asked, &self.policy, self.clock.date(), out)
             })?
             .response;
         self.counts.refused(refusal, Some(response));

@@ -93,13 +93,14 @@ impl Core {
             self.establish(now, arrived);
             effects.opened = true;
         }
-        self.heard_at = Coarse::new(now);
-        self.keepalives = 0;
-        self.remember_timestamp(arrived);
         match self.acknowledged(shared, now, arrived) {
             Some(acked) => effects.acked = acked,
             None => return Effects { ended: true, ..effects },
         }
+        // Only now, or who guesses a sequence number alone could have all older timestamps refused (RFC 5961 section 5).
+        self.remember_timestamp(now, arrived);
+        self.heard_at = Coarse::new(now);
+        self.keepalives = 0;
         effects.believed = near;
         effects.closed = self.after_fin_acked(shared, now);
         if effects.closed.is_some() {
@@ -151,9 +152,8 @@ impl Core {
             let last = arrived.seq.plus(len - 1).since(self.next);
             last >= 0 && last.unsigned_abs() < window
         };
-        // A window of zero still takes acknowledgements and resets of segments at its edge.
         let spanning = ahead < 0 && len > 0 && arrived.seq.plus(len).after(self.edge);
-        if !(first_in || last_in || spanning) {
+        if !(first_in || last_in || spanning || window == 0 && self.is_probed(shared, arrived)) {
             return self.not_acceptable(shared, now, arrived, ahead);
         }
         let (mut seq, mut payload) = (arrived.seq, arrived.payload);
@@ -166,6 +166,18 @@ impl Core {
         }
         let room = self.edge.since(seq).max(0).unsigned_abs() as usize;
         Some((seq, &payload[..payload.len().min(room)]))
+    }
+
+    /// Whether it begins at the edge of the window, which is shut. Its acknowledgement or reset is taken then, if not its
+    /// bytes; and whoever probes a window is answered each time (RFC 9293 section 3.8.6.1): no answer to that gets another.
+    #[cold]
+    fn is_probed(&mut self, shared: &mut Shared, arrived: &Arrived<'_>) -> bool {
+        let probed = arrived.seq == self.next && arrived.sequence_length() > 0;
+        if probed && !arrived.flags.any(Flags(Flags::SYN.0 | Flags::RST.0)) {
+            shared.stats.out_of_window += 1;
+            self.ack_now();
+        }
+        probed
     }
 
     /// Answered with an acknowledgement, unless it is a reset (RFC 9293 section 3.10.7.4).
@@ -191,8 +203,9 @@ impl Core {
             }
             self.heard_at = Coarse::new(now);
             self.ack_now();
-            // The acknowledgement that it carries is as good as any (RFC 9293 section 3.10.7.4 would drop it).
-            if arrived.flags.has(Flags::ACK) && self.state.synchronised() {
+            // The acknowledgement that it carries is as good as any (RFC 9293 section 3.10.7.4 would drop it), unless it is
+            // so old that anybody may have guessed its number.
+            if arrived.flags.has(Flags::ACK) && self.state.synchronised() && self.is_near(shared, arrived) {
                 return Some((self.next, &[]));
             }
             return None;
@@ -210,17 +223,17 @@ impl Core {
     }
 
     /// RFC 7323 section 5.3, R1; section 5.5: after 24 days without a segment TS.Recent is not to be trusted.
-    fn is_old(&mut self, now: Micros, arrived: &Arrived<'_>) -> bool {
+    fn is_old(&self, now: Micros, arrived: &Arrived<'_>) -> bool {
         const TRUSTED: Micros = 24 * 24 * 3600 * 1_000_000;
         let Some(stamps) = arrived.options.timestamps else { return false };
         stamps.value.wrapping_sub(self.recent).cast_signed() < 0 && self.heard_at.elapsed(now) < TRUSTED
     }
 
     /// RFC 7323 section 4.3: TS.Recent is from the segment that spans the last acknowledgement sent.
-    fn remember_timestamp(&mut self, arrived: &Arrived<'_>) {
+    fn remember_timestamp(&mut self, now: Micros, arrived: &Arrived<'_>) {
         if let Some(stamps) = arrived.options.timestamps
             && !arrived.seq.after(self.acked)
-            && stamps.value.wrapping_sub(self.recent).cast_signed() >= 0
+            && !self.is_old(now, arrived)
         {
             self.recent = stamps.value;
         }
@@ -327,6 +340,11 @@ impl Core {
         if arrived.flags.has(Flags::FIN) && end == arrived.seq.plus(length(arrived.payload.len())) {
             self.bits.set(Bits::FIN_HELD);
             self.fin = end;
+            if payload.is_empty() && end != self.next {
+                // Out of order like any other (RFC 5681 section 4.2), though there is no range to be named for it.
+                self.ack_now();
+                self.acks_owed = self.acks_owed.saturating_add(1);
+            }
         }
         if payload.is_empty() {
             return Fresh::Nothing;

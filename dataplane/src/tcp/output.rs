@@ -103,7 +103,13 @@ impl Core {
                 self.transmit_new(shared, now, &mut left, segment, out, state)
             };
             match sent {
-                Step::Sent(bytes) => left = left.saturating_sub(bytes),
+                Step::Sent(bytes) => {
+                    left = left.saturating_sub(bytes);
+                    // A small response is one segment: nothing is asked again then.
+                    if self.has_sent_all() {
+                        break Turn::Done;
+                    }
+                }
                 Step::Nothing => break Turn::Done,
                 Step::Blocked(Sent::NotYet) => {
                     self.bits.set(Bits::PARKED);
@@ -117,6 +123,12 @@ impl Core {
             self.after_sending(shared, now, start - left, before);
         }
         turn
+    }
+
+    /// Whether nothing is left of what is queued, nor of what was lost.
+    #[inline]
+    fn has_sent_all(&self) -> bool {
+        self.board.nxt == self.send_end() && self.board.lost() == 0 && !self.bits.has(Bits::TAIL_PROBE)
     }
 
     /// Bytes that may go in this turn.

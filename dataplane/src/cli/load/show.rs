@@ -7,7 +7,7 @@ use dataplane::Snapshot;
 use dataplane::load::report::{self, CpuSeconds, Setting};
 use dataplane::load::{Progress, Run};
 use dataplane::ports::Port;
-use dataplane::report::Task;
+use dataplane::report::{Task, next_beat};
 use dataplane::session::{WorkerEnd, WorkerFacts, blamed, total};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::process::ExitCode;
@@ -77,7 +77,7 @@ pub(super) fn attend(args: &LoadArgs, run: &Run, signal: &AtomicBool) -> CpuSeco
         if at < next || run.is_over() {
             continue;
         }
-        next += args.live.interval;
+        next = next_beat(next, args.live.interval, at);
         let heard = bar.suspend(|| {
             args.live.say(|| match args.format {
                 Format::Json => report::interval_json(at, before, now).to_string(),

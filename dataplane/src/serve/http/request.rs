@@ -225,6 +225,11 @@ fn beginning(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
     }
 }
 
+/// Whether the method of what may be no request is HEAD.
+pub(super) fn begins_with_head(bytes: &[u8]) -> bool {
+    matches!(beginning(bytes), Ok(Some(start)) if bytes[start..].starts_with(b"HEAD "))
+}
+
 /// What may stand beside the target in the first line: a method, a version, two spaces.
 const BESIDE_TARGET: usize = 48;
 

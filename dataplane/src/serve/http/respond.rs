@@ -9,7 +9,7 @@ use super::facts::{Coding, Etag, Facts, Listing, Representation, Resource, mix};
 use super::head::Head;
 use super::policy::Policy;
 use super::ranges::{self, Selected, Span};
-use super::request::{Expect, Method, Request, Version};
+use super::request::{self, Expect, Method, Request, Version};
 use super::response::{Body, Parts, Response};
 use super::status::{self, Refusal};
 use std::sync::Arc;
@@ -44,9 +44,11 @@ pub fn respond(
     }
 }
 
-/// Answers what is not a request. The connection ends after it.
-pub fn refuse(refusal: Refusal, policy: &Policy, date: &Date, out: &mut [u8]) -> Response {
-    let style = Style { head_only: false, connection: b"Connection: close\r\n", close: true };
+/// Answers what is not a request; `asked` is what there is of it. The connection ends after it.
+pub fn refuse(refusal: Refusal, asked: &[u8], policy: &Policy, date: &Date, out: &mut [u8]) -> Response {
+    // RFC 9110 section 9.3.2: no answer to HEAD has a body, whatever is wrong with what follows the method.
+    let head_only = request::begins_with_head(asked);
+    let style = Style { head_only, connection: b"Connection: close\r\n", close: true };
     Answer { style, policy, date, out }.error(refusal.status(), b"")
 }
 

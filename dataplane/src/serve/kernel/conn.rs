@@ -268,7 +268,8 @@ impl Conn {
                 self.queue(turn, grown);
             }
             let mut scratch = std::mem::replace(turn.scratch, Scratch::empty());
-            let (used, next) = self.intake.next(&bytes[done..], &mut scratch, &turn.responder.limits);
+            let asked = &bytes[done..];
+            let (used, next) = self.intake.next(asked, &mut scratch, &turn.responder.limits);
             done += used;
             let mut over = false;
             match next {
@@ -302,7 +303,7 @@ impl Conn {
                     over = true;
                 }
                 Next::Refused(refusal) => {
-                    self.refuse(turn, refusal);
+                    self.refuse(turn, refusal, asked);
                     (done, over) = (bytes.len(), true);
                 }
                 Next::Broken(refusal) => {
@@ -321,8 +322,8 @@ impl Conn {
 
     /// Answers what was no request, and ends the connection.
     #[cold]
-    fn refuse(&mut self, turn: &mut Turn<'_>, refusal: Refusal) {
-        if let Some(bytes) = turn.responder.refuse(self.caller(), refusal) {
+    fn refuse(&mut self, turn: &mut Turn<'_>, refusal: Refusal, asked: &[u8]) {
+        if let Some(bytes) = turn.responder.refuse(self.caller(), refusal, asked) {
             self.queue(turn, bytes);
         }
         self.end();
@@ -358,7 +359,7 @@ impl Conn {
 
     /// Refuses a connection as soon as it is there.
     pub(super) fn turn_away(&mut self, turn: &mut Turn<'_>) {
-        self.refuse(turn, Refusal::TooManyConnections);
+        self.refuse(turn, Refusal::TooManyConnections, &[]);
     }
 
     /// Sends what is queued. `Some` when it cannot go on now, or ever.

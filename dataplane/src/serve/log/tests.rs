@@ -18,7 +18,7 @@ fn record(raw: &str) -> Record {
             Record::new(peer, &request, &response, at())
         }
         Parsed::Refused(refusal) => {
-            Record::refused(peer, refusal, &refuse(refusal, &policy, &date, &mut out), at())
+            Record::refused(peer, refusal, &refuse(refusal, raw.as_bytes(), &policy, &date, &mut out), at())
         }
         Parsed::Incomplete => panic!("incomplete"),
     }

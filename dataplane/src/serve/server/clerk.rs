@@ -48,7 +48,7 @@ impl Service<Talk> for Clerk {
         if self.responder.peers.enter(conn.path().peer.ip()) {
             conn.state_mut().counted = true;
         } else {
-            self.refuse(conn, Refusal::TooManyConnections);
+            self.refuse(conn, Refusal::TooManyConnections, &[]);
             return;
         }
         self.watch(conn, Doing::Nothing);
@@ -110,7 +110,7 @@ impl Service<Talk> for Clerk {
             // RFC 9110 section 15.5.9: who has begun a head is told.
             Doing::Reading if waiting == Waiting::Head => {
                 self.counters.timed_out += 1;
-                self.refuse(conn, Refusal::Timeout);
+                self.refuse(conn, Refusal::Timeout, &[]);
             }
             Doing::Nothing if !over => {
                 self.counters.timed_out += 1;
@@ -134,7 +134,8 @@ impl Clerk {
                 self.counters.repeated += 1;
                 self.queue(conn, grown);
             }
-            let (used, next) = conn.state_mut().intake.next(&bytes[done..], scratch, &self.responder.limits);
+            let asked = &bytes[done..];
+            let (used, next) = conn.state_mut().intake.next(asked, scratch, &self.responder.limits);
             done += used;
             let doing = match next {
                 Next::Request(request, len) => match self.answer(conn, request, (&bytes[done..], len)) {
@@ -160,7 +161,7 @@ impl Clerk {
                 Next::More if conn.state().answers.len() > 0 => Doing::Sending,
                 Next::More => Doing::Nothing,
                 Next::Refused(refusal) => {
-                    self.refuse(conn, refusal);
+                    self.refuse(conn, refusal, asked);
                     return bytes.len();
                 }
                 Next::Broken(refusal) => {
@@ -201,8 +202,8 @@ impl Clerk {
 
     /// Answers what was no request, and ends the connection.
     #[cold]
-    fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: Refusal) {
-        if let Some(bytes) = self.responder.refuse(caller(conn), refusal) {
+    fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: Refusal, asked: &[u8]) {
+        if let Some(bytes) = self.responder.refuse(caller(conn), refusal, asked) {
             self.queue(conn, bytes);
         }
         self.end(conn);

@@ -10,6 +10,7 @@ mod rare;
 mod rules;
 mod script;
 mod speed;
+mod strangers;
 
 /// The seeds of a random test: `SEED=n` is that one, `SEEDS=n` so many, otherwise `few`.
 fn seeds(few: u64) -> std::ops::Range<u64> {

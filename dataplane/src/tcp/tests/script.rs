@@ -245,7 +245,7 @@ impl Script {
             options.sack_permitted();
         }
         if let Some((value, echo)) = wanted.stamps {
-            let echo = wanted.earlier.map_or(echo.unwrap_or(0), |ms| self.stamp.wrapping_sub(ms));
+            let echo = wanted.earlier.map_or_else(|| echo.unwrap_or(0), |ms| self.stamp.wrapping_sub(ms));
             options.timestamps(Timestamps { value: value.unwrap_or(0), echo });
         }
         if let Some(scale) = wanted.scale {

@@ -106,7 +106,7 @@ fn ask_with(raw: &str, resource: Resource<'_>, policy: &Policy) -> Seen {
     let mut out = [0; HEAD_MAX];
     let response = match Request::parse(raw.as_bytes(), &mut scratch, &limits) {
         Parsed::Request(request, _) => respond(&request, resource, policy, &now(), &mut out),
-        Parsed::Refused(refusal) => refuse(refusal, policy, &now(), &mut out),
+        Parsed::Refused(refusal) => refuse(refusal, raw.as_bytes(), policy, &now(), &mut out),
         Parsed::Incomplete => panic!("incomplete: {raw:?}"),
     };
     seen(response, &out)
@@ -325,5 +325,21 @@ fn patterns_fit_paths() {
         ("", "a", false),
     ] {
         assert_eq!(Pattern::new(pattern).fits(path), fits, "{pattern} {path}");
+    }
+}
+
+/// RFC 9110 section 9.3.2: what is wrong with the rest of a HEAD brings no body either.
+#[test]
+fn a_head_that_is_refused_has_no_body() {
+    for raw in [
+        "HEAD /%2e%2e/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "\r\nHEAD / HTTP/2.0\r\n\r\n",
+        "HEAD / HTTP/1.1\r\n\r\n",
+    ] {
+        let seen = ask(raw, Resource::NotFound);
+        assert!(seen.status >= 400 && seen.response.body.is_empty(), "{raw:?}: {}", seen.head);
+    }
+    for raw in ["HEADS / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"] {
+        assert!(!ask(raw, Resource::NotFound).response.body.is_empty(), "{raw:?}");
     }
 }

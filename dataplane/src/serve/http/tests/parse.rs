@@ -370,7 +370,7 @@ fn refusals_have_names_and_pages() {
     assert_eq!(names.len(), Refusal::COUNT);
     for refusal in Refusal::ALL {
         let mut out = [0; HEAD_MAX];
-        let seen = seen(refuse(*refusal, &site(), &now(), &mut out), &out);
+        let seen = seen(refuse(*refusal, b"", &site(), &now(), &mut out), &out);
         assert!(seen.response.close && !seen.body(|_| 0).is_empty(), "{refusal:?}");
     }
 }

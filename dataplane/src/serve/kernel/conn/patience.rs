@@ -45,7 +45,8 @@ impl Conn {
             // RFC 9110 section 15.5.9: who has begun a head is told.
             Waiting::Head => {
                 turn.tally.timed_out += 1;
-                self.refuse(turn, Refusal::Timeout);
+                let asked = std::mem::take(&mut self.inbox);
+                self.refuse(turn, Refusal::Timeout, &asked);
                 Some(self.turn(turn))
             }
             Waiting::Request if !self.shut => {
