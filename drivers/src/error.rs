@@ -83,6 +83,8 @@ pub enum Fault {
     },
     /// The device says that it must be reset: it found something wrong in its rings, or in itself.
     NeedsReset,
+    /// The device has not said for a long time that it is done with what it was given.
+    Silent,
     /// A system call that must work failed.
     System {
         /// Which.
@@ -114,7 +116,12 @@ impl fmt::Display for Fault {
                 "the device says that it has put {len} bytes into a buffer, where the header alone takes {header}"
             ),
             Self::NeedsReset => f.write_str(
-                "the device says that it must be reset, since it found something wrong in its rings or in itself: start again",
+                "the device says that it must be reset, since it found something wrong in its rings or in itself, or an IOMMU \
+                 kept it from memory (dmesg: DMAR, AMD-Vi): start again",
+            ),
+            Self::Silent => f.write_str(
+                "the device has not said for five seconds that what it was given is done: it hangs, or an IOMMU keeps it from \
+                 memory (dmesg: DMAR, AMD-Vi): start again",
             ),
             Self::System { call, errno } => write!(f, "{call}: {}", io::Error::from_raw_os_error(*errno)),
         }

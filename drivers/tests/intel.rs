@@ -11,6 +11,7 @@ use drivers::nic::intel::fake::{FakeCard, Kind, Lie};
 use drivers::wrap::Segment;
 use drivers::{Fault, Gather, QueuePair, checksum};
 use ringbuf::{Arena, ArenaPlan, Burst, Offload, Packet, Packets, Pool, Segmentation, Stray};
+use std::time::{Duration, Instant};
 
 const KINDS: [Kind; 2] = [Kind::E1000e, Kind::Igb];
 const FRAMES: u32 = 1024;
@@ -446,6 +447,11 @@ fn a_card_that_lies_is_not_believed() {
                 burst.push(frame(&pool, &packet(60, 1))).expect("room");
                 assert_eq!((queue.transmit(&mut burst), burst.len()), (0, 1));
             }
+            Lie::Unsaid => {
+                assert!(card.deliver(&pool, &packet(60, 1), Some(lie)));
+                falls_silent(&mut *queue);
+                assert_eq!(queue.counters().transmit_dropped, 0, "{kind:?}");
+            }
         }
         drop(burst);
         drop(queue);
@@ -453,6 +459,45 @@ fn a_card_that_lies_is_not_believed() {
         // What does not answer may write still: only the bus keeps it from that.
         assert!(lie != Lie::Gone || !card.wires().is_bus_master(), "{kind:?}");
     }
+}
+
+/// Turns until a queue has a fault: that its card says nothing.
+fn falls_silent<'p>(queue: &mut (dyn Gather<'p> + 'p)) {
+    let begin = Instant::now();
+    while queue.fault().is_none() && begin.elapsed() < Duration::from_secs(20) {
+        assert_eq!(queue.receive(&mut Burst::new()), 0);
+        queue.tend();
+    }
+    assert_eq!(queue.fault(), Some(&Fault::Silent));
+    assert!(begin.elapsed() >= Duration::from_secs(5), "after {:?}", begin.elapsed());
+}
+
+/// A card that does not say that it has sent is a fault after a while, and what it had is counted as dropped. One that has nothing
+/// to say is well.
+#[test]
+fn a_card_that_does_not_report_is_a_fault() {
+    let (pool, idle_pool) = (pool(0), pool(0));
+    let (card, port) = card(Kind::Igb, NicPlan::default());
+    let (_idle_card, idle_port) = self::card(Kind::E1000e, NicPlan::default());
+    let mut queue = port.open_queue(&pool, 0).expect("a queue");
+    let mut idle = idle_port.open_queue(&idle_pool, 0).expect("a queue");
+    let mut burst = Burst::new();
+    for seed in 0..3 {
+        burst.push(frame(&pool, &packet(60, seed))).expect("room");
+    }
+    assert_eq!(queue.transmit(&mut burst), 3);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(6) {
+        queue.tend();
+        idle.tend();
+    }
+    assert_eq!((queue.fault(), idle.fault()), (Some(&Fault::Silent), None));
+    let counters = queue.counters();
+    assert_eq!((counters.transmitted.packets, counters.transmit_dropped), (3, 3));
+    assert_eq!(queue.transmit(&mut burst), 0, "a fault is for good");
+    drop(queue);
+    assert_eq!(pool.census().free, FRAMES);
+    drop(card);
 }
 
 /// When the kernel asks for a card back, its queue stops.

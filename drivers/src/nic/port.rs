@@ -161,6 +161,15 @@ impl NicPort {
         self.function.wants_huge_pages().then_some("huge pages, for want of an IOMMU")
     }
 
+    /// Takes all memory out of the card's reach, for tests of what comes of that.
+    ///
+    /// # Errors
+    /// What the kernel says; without an IOMMU it cannot be done.
+    #[doc(hidden)]
+    pub fn withdraw_memory(&self) -> std::io::Result<()> {
+        self.function.withdraw_memory()
+    }
+
     /// Opens one queue pair, on the thread that will own it.
     ///
     /// # Errors

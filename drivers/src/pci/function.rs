@@ -263,6 +263,15 @@ impl Function {
         self.bus.is_wanted_back()
     }
 
+    /// Takes all memory out of its reach, see [`Bus::withdraw`].
+    ///
+    /// # Errors
+    /// What the kernel says; without an IOMMU it cannot be done.
+    #[doc(hidden)]
+    pub fn withdraw_memory(&self) -> io::Result<()> {
+        self.bus.withdraw()
+    }
+
     /// Whether memory must lie in huge pages to be within its reach.
     #[must_use]
     pub fn wants_huge_pages(&self) -> bool {

@@ -94,6 +94,15 @@ pub trait Bus: Dma + fmt::Debug + Send + Sync {
     /// Whether memory must lie in huge pages to be mapped.
     fn wants_huge_pages(&self) -> bool;
 
+    /// Takes all memory out of the function's reach, whatever it does just now: its next access is a fault of the IOMMU's. For tests
+    /// of what a device does then; nothing is in danger by it, since it reaches less.
+    ///
+    /// # Errors
+    /// Without an IOMMU it cannot be done.
+    fn withdraw(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Shows the memory of rings that was mapped at `addresses`, to a bus that must look into it itself.
     fn show_rings(&self, memory: &Arc<RingMemory>, addresses: &Addresses) {
         let _ = (memory, addresses);

@@ -302,6 +302,14 @@ impl Bus for Vfio {
     fn wants_huge_pages(&self) -> bool {
         false
     }
+
+    fn withdraw(&self) -> io::Result<()> {
+        let next = *self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut unmap =
+            Unmap { size: size::<Unmap>(), flags: 0, address: FIRST, bytes: next.saturating_sub(FIRST) };
+        // SAFETY: *whole*.
+        unsafe { call(&self.container, request::UNMAP, (&raw mut unmap).cast()) }.map(drop)
+    }
 }
 
 // SAFETY: the kernel's promise, which its IOMMU keeps: the device reaches what was mapped and no more; the pages are pinned; when

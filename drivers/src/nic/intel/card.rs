@@ -109,7 +109,7 @@ pub(super) struct Cause {
 }
 
 impl Cause {
-    /// One of the causes that both cards have (82574 §10.2.4, 82576 §8.8).
+    /// One of the causes that both cards have (82574 §10.2.4; ICR, ICS, IMS, IMC of the 82576).
     pub(super) const fn of_line(bits: u32) -> Self {
         Self { bits, on: register::IMS, off: register::IMC, now: register::ICS }
     }
@@ -174,7 +174,7 @@ pub(super) const fn options(left: Left, cut: u64) -> u64 {
     }
 }
 
-/// The second word of a transmit descriptor, as far as both cards have it alike (82574 §7.2.5, 82576 §7.2.2.3).
+/// The second word of a transmit descriptor, as far as both cards have it alike (82574 and 82576 §7.2).
 pub(super) mod transmit {
     /// The last of its packet; the check sequence is the card's to insert; to be reported; not of the legacy kind.
     pub(crate) const EOP: u64 = 1 << 24;
@@ -201,7 +201,7 @@ pub(super) struct Setting {
     pub(super) signal: Signal,
 }
 
-/// Registers at the same place in both (82574 §10.2, 82576 §8.1.3).
+/// Registers at the same place in both (82574 §10.2, Table 77; the register summary of the 82576).
 pub(super) mod register {
     pub(crate) const CTRL: usize = 0x0000;
     pub(crate) const STATUS: usize = 0x0008;
@@ -222,7 +222,7 @@ pub(super) mod register {
     pub(crate) const RAH: usize = 0x5404;
 }
 
-/// The registers of a ring, from its first on, in both (82574 §10.2.5 and §10.2.6, 82576 §8.10 and §8.12).
+/// The registers of a ring, from its first on, in both (82574 §10.2.5.5 to 9 and §10.2.6.4 to 8, 82576 RDBAL and TDBAL and on).
 pub(super) mod ring {
     /// Its address, and its bytes.
     pub(crate) const LOW: usize = 0x00;
@@ -235,16 +235,16 @@ pub(super) mod ring {
     pub(crate) const CONTROL: usize = 0x28;
 }
 
-/// CTRL (82574 §10.2.2.1, 82576 §8.2.1): set the link up; reset.
+/// CTRL (82574 §10.2.2.1): set the link up; reset.
 const SET_LINK_UP: u32 = 1 << 6;
 const RESET: u32 = 1 << 26;
-/// STATUS (82574 §10.2.2.2, 82576 §8.2.2): the link is up; its speed.
+/// STATUS (82574 §10.2.2.2): the link is up; its speed.
 const LINK_UP: u32 = 1 << 1;
 const SPEED_SHIFT: u32 = 6;
-/// CTRL_EXT (82574 §10.2.2.5, 82576 §8.2.3): a driver is loaded, so that the card's firmware keeps away.
+/// CTRL_EXT, its bit DRV_LOAD: a driver is loaded, so that the card's firmware keeps away.
 pub(super) const DRIVER_LOADED: u32 = 1 << 28;
 
-/// RCTL (82574 §10.2.5.1, 82576 §8.10.1).
+/// RCTL (82574 §10.2.5.1).
 pub(super) mod rctl {
     pub(crate) const ENABLE: u32 = 1 << 1;
     pub(crate) const UNICAST_PROMISCUOUS: u32 = 1 << 3;
@@ -256,7 +256,7 @@ pub(super) mod rctl {
     pub(crate) const FLEXIBLE_BUFFER_SHIFT: u32 = 27;
 }
 
-/// TCTL (82574 §10.2.6.1, 82576 §8.12.1): enable, pad short packets, collision threshold and distance.
+/// TCTL (82574 §10.2.6.1): enable, pad short packets, collision threshold and distance.
 pub(super) const TCTL_ENABLE: u32 = 1 << 1;
 pub(super) const TCTL: u32 = TCTL_ENABLE | 1 << 3 | 0x0f << 4 | 0x3f << 12;
 
@@ -276,7 +276,7 @@ pub(super) const fn receive_control(setting: &Setting) -> u32 {
 /// A register of a card that is not there reads as all ones: STATUS has bits that are always zero.
 pub(super) const ABSENT: u32 = u32::MAX;
 
-/// Resets a card by its own register: it forgets everything but what its memory says (82574 §4.3.1, 82576 §4.3.1).
+/// Resets a card by its own register: it forgets everything but what its memory says.
 ///
 /// The right to move data was taken from it before, so nothing is under way.
 pub(super) fn reset(registers: &Registers) -> Result<(), &'static str> {
@@ -285,7 +285,7 @@ pub(super) fn reset(registers: &Registers) -> Result<(), &'static str> {
     registers.write(register::TCTL, 0u32);
     registers.change(register::CTRL, RESET, RESET);
     let begin = Instant::now();
-    // §4.6.1 of the 82574: at least a millisecond before any register is touched.
+    // At least a millisecond before any register is touched.
     loop {
         std::thread::sleep(Duration::from_millis(5));
         let control: u32 = registers.read(register::CTRL);
@@ -310,7 +310,7 @@ pub(super) fn reset(registers: &Registers) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// MDIC (82574 §10.2.2.7, 82576 §8.2.4): data, register, the PHY's address 1, write or read, done, failed.
+/// MDIC (82574 §10.2.2.7): data, register, the PHY's address 1, write or read, done, failed.
 const PHY: u32 = 1 << 21;
 const PHY_WRITE: u32 = 1 << 26;
 const PHY_READ: u32 = 2 << 26;

@@ -1,13 +1,13 @@
-//! The 82574L. Sections are of its datasheet.
+//! The 82574L. Sections are of its datasheet, see [the module above](super).
 //!
 //! ```text
 //!   receive, legacy form (§7.1.3)
 //!     0  address of the buffer
 //!     8  length │ checksum │ status: DD EOP … │ errors │ tag              16 + 16 + 8 + 8 + 16 bits
-//!   transmit, data (§7.2.5)
+//!   transmit, data (TCP/IP data descriptor, §7.2)
 //!     0  address of the buffer
 //!     8  length 20 │ type=1 4 │ DCMD: EOP IFCS TSE RS - DEXT VLE IDE │ status 4, 4 │ POPTS: IXSM TXSM │ tag
-//!   transmit, context (§7.2.4)
+//!   transmit, context (TCP/IP context descriptor, §7.2)
 //!     0  IPCSS │ IPCSO │ IPCSE 16 │ TUCSS │ TUCSO │ TUCSE 16              where the checksums start, lie and end
 //!     8  length 20 │ type=0 4 │ TUCMD: TCP IP TSE RS - DEXT - IDE │ status 8 │ header length │ segment 16
 //! ```
@@ -26,7 +26,8 @@ pub(super) struct E1000e(pub(super) Registers);
 /// Receive ring 0 (§10.2.5.5 and on) and transmit ring 0 (§10.2.6.4 and on).
 const RECEIVE: usize = 0x2800;
 const TRANSMIT: usize = 0x3800;
-/// RXDCTL and TXDCTL: thresholds in descriptors, not cache lines (§10.2.5.11, §10.2.6.9); bit 22 of TXDCTL must be set.
+/// RXDCTL and TXDCTL: thresholds in descriptors, not cache lines (§10.2.5.11, §10.2.6.10); bit 22 of TXDCTL must
+/// be set (rev. 3.4).
 const GRANULARITY: u32 = 1 << 24;
 const COUNT_DESCRIPTORS: u32 = 1 << 22;
 /// A descriptor is written back as soon as it is done, and 31 are fetched ahead.
@@ -35,12 +36,12 @@ const PREFETCH: u32 = 31;
 /// Which causes go to which message (§10.2.4.9): receive queue 0 to message 0.
 const IVAR: usize = 0x00e4;
 const IVAR_RECEIVE: u32 = 1 << 3;
-/// Causes that a message clears (§10.2.4.8).
+/// Causes that a message clears (EIAC).
 const EIAC: usize = 0x00dc;
-/// Causes (§10.2.4.1): receive queue 0 for messages; the receive timer and overrun for the line.
+/// Causes (ICR, §10.2.4.1): receive queue 0 for messages; the receive timer and overrun for the line.
 const RECEIVE_QUEUE: u32 = 1 << 20;
 const RECEIVED: u32 = 1 << 7 | 1 << 6 | 1 << 4;
-/// Legacy descriptors, no header split (§10.2.5.16).
+/// Legacy descriptors, no header split (RFCTL).
 const RFCTL: usize = 0x5008;
 
 const DONE: u64 = 1;

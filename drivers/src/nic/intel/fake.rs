@@ -44,12 +44,14 @@ pub enum Lie {
     SentEarly,
     /// Nothing answers any more.
     Gone,
+    /// A filled buffer of which nothing is said: what a card does that cannot reach its ring.
+    Unsaid,
 }
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::TooLong, Self::Empty, Self::Endless, Self::Damaged, Self::SentEarly, Self::Gone];
+    pub const ALL: [Self; 7] =
+        [Self::TooLong, Self::Empty, Self::Endless, Self::Damaged, Self::SentEarly, Self::Gone, Self::Unsaid];
 }
 
 /// The registers of a card.
@@ -260,7 +262,9 @@ impl FakeCard {
                 Kind::E1000e => len as u64 | status << 32 | u64::from(damaged) << 40,
                 Kind::Igb => (len as u64) << 32 | status | u64::from(damaged) << 31,
             };
-            words[at + 1].store(word.to_le(), Ordering::Release);
+            if lie != Some(Lie::Unsaid) {
+                words[at + 1].store(word.to_le(), Ordering::Release);
+            }
             head = (head + 1) % count;
         }
         self.cells.set(ring + HEAD, head);

@@ -1,13 +1,13 @@
-//! The 82576. Sections are of its datasheet.
+//! The 82576. Sections are of its datasheet, see [the module above](super).
 //!
 //! ```text
 //!   receive, advanced (§7.1.5)
 //!     0  address of the buffer                          filled: hash, type
 //!     8  0                                              filled: status 20: DD EOP …, errors 12 │ length 16 │ tag 16
-//!   transmit, data (§7.2.2.3)
+//!   transmit, data (advanced transmit data descriptor, §7.2)
 //!     0  address of the buffer
 //!     8  length 16 │ 0 4 │ type=3 4 │ DCMD: EOP IFCS - RS - DEXT VLE TSE │ status 4, index 4, POPTS: IXSM TXSM │ all bytes 18
-//!   transmit, context (§7.2.2.2)
+//!   transmit, context (advanced transmit context descriptor, §7.2)
 //!     0  IP header length 9 │ Ethernet header length 7 │ tag 16 │ 0
 //!     8  0 9 │ SNAP, IPv4, type of layer 4: 2 │ … type=2 4 │ DEXT │ index, header of layer 4: 8 │ segment 16
 //! ```
@@ -22,33 +22,33 @@ use ringbuf::{Frame, Offload};
 #[derive(Clone, Debug)]
 pub(super) struct Igb(pub(super) Registers);
 
-/// The rings of queue 0; those of queue n are `STRIDE * n` behind (§8.10.5 and on, §8.12.10 and on).
+/// The rings of queue 0; those of queue n are `STRIDE * n` behind (RDBAL and on, TDBAL and on).
 const RECEIVE: usize = 0xc000;
 const TRANSMIT: usize = 0xe000;
 const STRIDE: usize = 0x40;
-/// Of a receive ring: the shape of its buffers (§8.10.2), and packets lost for want of them (§8.19).
+/// Of a receive ring: the shape of its buffers (§8.10.2), and packets lost for want of them (RQDPC).
 const SRRCTL: usize = 0x0c;
 const RQDPC: usize = 0x30;
-/// RXDCTL and TXDCTL (§8.10.9, §8.12.15): the queue works; write back each descriptor; fetch ahead.
+/// RXDCTL and TXDCTL: the queue works; write back each descriptor; fetch ahead.
 const QUEUE_ENABLE: u32 = 1 << 25;
 const THRESHOLDS: u32 = 1 << 16 | 8 << 8 | 16;
 /// SRRCTL: buffers in KiB, advanced descriptors with one buffer, drop what finds none: one queue that is not
 /// looked after must not stop the others.
 const ONE_BUFFER: u32 = 1 << 25;
 const DROP: u32 = 1 << 31;
-/// The longest packet (§8.10.4).
+/// The longest packet (RLPML).
 const RLPML: usize = 0x5004;
-/// Receive side scaling (§8.10.16 to 19): by the hash of addresses and ports.
+/// Receive side scaling (§7.1.1.7): by the hash of addresses and ports.
 const MRQC: usize = 0x5818;
 const RETA: usize = 0x5c00;
 const RSSRK: usize = 0x5c80;
 const RSS: u32 = 2;
 /// TCP, UDP and anything else, over IPv4 (bits 16, 22, 17) and IPv6 (21, and 18 with extension headers; 23; 20).
 const RSS_FIELDS: u32 = 0b1111_0111 << 16;
-/// RXCSUM (§8.10.13): descriptors hold the hash, and not the fragment's checksum, which shares its place.
+/// RXCSUM, its bit PCSD: descriptors hold the hash, and not the fragment's checksum, which shares its place.
 const RXCSUM: usize = 0x5000;
 const HASH_IN_DESCRIPTOR: u32 = 1 << 13;
-/// Interrupts of queues (§8.8): set, enable, disable, clear by the message, mask by the message, mode, vectors.
+/// Interrupts of queues: set, enable, disable, clear by the message, mask by the message, mode, vectors.
 const EICS: usize = 0x1520;
 const EIMS: usize = 0x1524;
 const EIMC: usize = 0x1528;
@@ -56,15 +56,15 @@ const EIAC: usize = 0x152c;
 const EIAM: usize = 0x1530;
 const GPIE: usize = 0x1514;
 const IVAR: usize = 0x1700;
-/// Each queue its message; causes masked by their message (§8.8.14).
+/// GPIE: each queue its message; causes masked by their message.
 const MESSAGES: u32 = 1 << 31 | 1 << 30 | 1 << 4 | 1;
 const IVAR_VALID: u32 = 0x80;
-/// A descriptor was written back (§8.8.8), for the line.
+/// A descriptor was written back (ICR, its bit RXDW), for the line.
 const RECEIVED: u32 = 1 << 7;
 
 const DONE: u64 = 1;
 const ENDS: u64 = 1 << 1;
-/// RXE (§7.1.5.2).
+/// RXE of the write-back format (§7.1.5).
 const DAMAGED: u64 = 1 << 31;
 
 const TYPE_DATA: u64 = 3 << 20;
@@ -76,7 +76,7 @@ const IPV4: u64 = 1 << 10;
 const TCP: u64 = 1 << 11;
 
 impl Igb {
-    /// Spreads flows over the queues (§7.1.1.7): a table of 128 entries, and Microsoft's key of the specification, so that
+    /// Spreads flows over the queues (§7.1.1.7): a table of 128 entries, and Microsoft's key (§7.1.1.7.3), so that
     /// a flow finds the queue that others compute for it.
     fn spread(&self, queues: u32) {
         const KEY: [u8; 40] = [
@@ -126,7 +126,7 @@ impl Card for Igb {
         if setting.signal == Signal::Message {
             self.0.write(GPIE, MESSAGES);
             for queue in 0..setting.queues {
-                // Queues n and n + 8 share a register, each with a byte for receiving (§8.8.15).
+                // Queues n and n + 8 share a register, each with a byte for receiving (IVAR).
                 let (place, shift) = (IVAR + 4 * (queue as usize % 8), 16 * (queue / 8));
                 self.0.change(place, 0xff << shift, (IVAR_VALID | queue) << shift);
             }
@@ -147,7 +147,7 @@ impl Card for Igb {
         self.0.write(receive + SRRCTL, kib | ONE_BUFFER | DROP);
         for control in controls(queue) {
             self.0.write(control, QUEUE_ENABLE | THRESHOLDS);
-            // §4.5.9: the tail only once it says so itself. A queue that does not come on moves nothing, and does no harm.
+            // The tail only once it says so itself. A queue that does not come on moves nothing, and does no harm.
             let _ = wait_for(&self.0, control, QUEUE_ENABLE);
         }
         self.0.write(receive + ring::TAIL, 0u32);
@@ -159,7 +159,7 @@ impl Card for Igb {
             self.0.change(control, QUEUE_ENABLE, 0);
             stopped &= wait_for(&self.0, control, 0);
         }
-        // §4.5.9: what was fetched before may still be written for a while.
+        // What was fetched before may still be written for a while.
         std::thread::sleep(std::time::Duration::from_millis(1));
         stopped
     }

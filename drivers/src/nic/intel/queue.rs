@@ -4,6 +4,7 @@ use super::card::{self, ABSENT, Buffer, Card, LinkState, RingPlaces, Signal, rin
 use super::offload::{self, Left, Undone};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
+use super::watch::Watch;
 use crate::checksum;
 use crate::error::{Fault, OpenError};
 use crate::pci::{DmaArena, DmaRings, Function, Interrupt};
@@ -13,6 +14,7 @@ use ringbuf::{BURST, Burst, Frame, Loan, Packets, Pool, Segmentation};
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a queue is to be.
 #[derive(Clone, Debug)]
@@ -53,9 +55,12 @@ pub(super) struct IntelQueue<'p, C: Card> {
     up: bool,
     fault: Option<Fault>,
     turns: u32,
+    watch: Watch,
     /// Interrupts are on, for a worker that slept.
     armed: Cell<bool>,
     transmitted: Tally,
+    /// Packets that the card had when it stopped.
+    lost: u64,
     unsendable: u64,
     checksums: u64,
     link_down: u64,
@@ -137,6 +142,8 @@ impl<'p, C: Card> IntelQueue<'p, C> {
             up: true,
             fault: None,
             turns: 0,
+            watch: Watch::default(),
+            lost: 0,
             armed: Cell::new(false),
             transmitted: Tally::default(),
             unsendable: 0,
@@ -158,7 +165,10 @@ impl<'p, C: Card> IntelQueue<'p, C> {
     #[cold]
     fn latch(&mut self, fault: Fault) {
         // The first fault is the cause of the others.
-        self.fault.get_or_insert(fault);
+        if self.fault.is_none() {
+            self.fault = Some(fault);
+            self.lost = self.transmitter.unreported_packets();
+        }
     }
 
     #[inline]
@@ -184,11 +194,26 @@ impl<'p, C: Card> IntelQueue<'p, C> {
         match card::link(self.card.registers()) {
             LinkState::Absent => self.latch(Fault::PulledOut),
             _ if self.function.is_wanted_back() => self.latch(Fault::PulledOut),
-            LinkState::Up { .. } => self.up = true,
+            LinkState::Up { .. } => {
+                self.up = true;
+                self.listen();
+            }
             LinkState::Down => {
                 self.link_down += u64::from(self.up);
                 self.up = false;
             }
+        }
+    }
+
+    /// Whether the card says what it owes to say. One that an IOMMU keeps from memory goes on as if nothing were, but for that.
+    #[cold]
+    fn listen(&mut self) {
+        let head: u32 = self.card.registers().read(C::receive_ring(self.caps.queue) + ring::HEAD);
+        let (received, sent) = (self.receiver.position(), self.transmitter.position());
+        let filled = self.receiver.is_idle() && self.receiver.slot() != head && head != ABSENT;
+        let owes = self.transmitter.lent() > 0 || filled;
+        if self.watch.is_silent(owes, (received, sent), Instant::now()) {
+            self.latch(Fault::Silent);
         }
     }
 
@@ -418,6 +443,7 @@ impl<'p, C: Card> QueuePair<'p> for IntelQueue<'p, C> {
             transmitted: self.transmitted,
             receive_missed: self.missed.get(),
             receive_malformed: self.receiver.malformed,
+            transmit_dropped: self.lost,
             unsendable: self.unsendable,
             link_down: self.link_down,
             checksums_finished: self.checksums,

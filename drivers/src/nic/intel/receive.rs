@@ -60,10 +60,20 @@ impl<'p, C: Card> Receiver<'p, C> {
         }
     }
 
-    /// Whether the card has filled something.
+    /// Whether the card has said of nothing that it is filled.
     pub(super) fn is_idle(&self) -> bool {
         self.cursor.filled() == 0
             || C::filled(self.word(self.cursor.head()).load(Ordering::Relaxed)).is_none()
+    }
+
+    /// How far it has come.
+    pub(super) const fn position(&self) -> u32 {
+        self.cursor.head()
+    }
+
+    /// The place of the ring where the next filled buffer is looked for.
+    pub(super) fn slot(&self) -> u32 {
+        u32::try_from(self.cursor.slot(self.cursor.head())).unwrap_or(0)
     }
 
     #[inline]
@@ -74,7 +84,7 @@ impl<'p, C: Card> Receiver<'p, C> {
     /// Offers empty slots, several at a time: each ring of the bell crosses the bus.
     #[inline]
     pub(super) fn refill(&mut self, addresses: &Addresses) {
-        // One descriptor stays empty: head and tail alike mean that the card has none (82574 §7.1.8, 82576 §7.1.6).
+        // One descriptor stays empty: head and tail alike mean that the card has none (82574 §7.1.8).
         let vacant = self.cursor.vacant().saturating_sub(1);
         if vacant < (self.cursor.capacity() / 4).min(32) {
             return;

@@ -68,6 +68,21 @@ impl<'p> Transmitter<'p> {
         self.cursor.filled()
     }
 
+    /// How far it has come.
+    pub(super) const fn position(&self) -> u32 {
+        self.cursor.head()
+    }
+
+    /// Packets that the card has, and has not reported.
+    pub(super) fn unreported_packets(&self) -> u64 {
+        let ends = (0..self.cursor.filled()).filter(|ahead| {
+            let place = self.cursor.slot(self.cursor.head().wrapping_add(*ahead));
+            let word = u64::from_le(self.words[2 * place + 1].load(Ordering::Relaxed));
+            self.posted[place] != NOTHING && word & transmit::EOP != 0
+        });
+        ends.count() as u64
+    }
+
     /// Posts one descriptor.
     #[inline]
     fn post(&mut self, offset: u64, [address, word]: Descriptor) {

@@ -11,7 +11,7 @@ use crate::rings;
 use ringbuf::{Frame, Packets, Page};
 
 impl<'p, R: Ring, T: Transport> Gather<'p> for VirtioQueue<'p, R, T> {
-    /// Pages go straight from the arena, as further descriptors of the packet (§2.7.5.3.1 calls it a list).
+    /// Pages go straight from the arena, as further descriptors of the packet (§2.7.5 calls it a chain).
     fn gather(&mut self, packets: &mut Packets<'p>) -> usize {
         if self.fault.is_some() || !self.sends {
             return 0;

@@ -130,7 +130,7 @@ impl Ring for Packed {
 
     fn parts(start: usize, size: u16) -> Parts {
         let driver = start + 16 * usize::from(size);
-        // A cache line for each, since the two sides write them. §2.8: alignments of 16, 4 and 4.
+        // A cache line for each, since the two sides write them. §2.8.10.1: alignments of 16, 4 and 4.
         Parts { descriptors: start, driver, device: driver + 64, bytes: 16 * usize::from(size) + 128 }
     }
 
@@ -164,10 +164,10 @@ impl Ring for Packed {
         let head = self.next;
         self.next.advance(1);
         for (i, buffer) in rest.iter().enumerate() {
-            // §2.8.6: all descriptors of a list have the same id.
+            // All of a list have the same id; that of the last counts (§2.8.6).
             self.write(buffer, first.id, if i + 1 < rest.len() { NEXT } else { 0 });
         }
-        // §2.8.6.2: the first is published last, since the device takes the whole list with it.
+        // §2.8.6, §2.8.17: the first is published last, since the device takes the whole list with it.
         let after = core::mem::replace(&mut self.next, head);
         self.write(first, first.id, if rest.is_empty() { 0 } else { NEXT });
         self.next = after;

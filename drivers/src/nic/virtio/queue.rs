@@ -100,6 +100,8 @@ pub(super) struct VirtioQueue<'p, R: Ring, T: Transport> {
     pub(super) transmitted: Tally,
     pub(super) unsendable: u64,
     lost: u64,
+    /// Packets that the device had when a fault ended this queue.
+    stranded: u64,
     wakeups: u64,
     pub(super) checksums: u64,
     link_down: u64,
@@ -142,6 +144,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
             transmitted: Tally::default(),
             unsendable: 0,
             lost: 0,
+            stranded: 0,
             wakeups: 0,
             checksums: 0,
             link_down: 0,
@@ -151,7 +154,10 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
     #[cold]
     fn latch(&mut self, fault: Fault) {
         // The first fault is the cause of the others.
-        self.fault.get_or_insert(fault);
+        if self.fault.is_none() {
+            self.fault = Some(fault);
+            self.stranded = self.sent.packets();
+        }
     }
 
     /// Brings home what the device has sent.
@@ -193,7 +199,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         for _ in 0..self.sent.lent() {
             let Some((id, _)) = self.transmit.next(self.sent.lent())? else { break };
             let count = self.sent.finish(id)?;
-            // §2.8.6.1: the device skips as many as the list has.
+            // §2.8.6: the device skips as many as the list has.
             self.transmit.advance(1, count);
         }
         Ok(())
@@ -215,7 +221,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         if !refilled && !posted && !self.unsure {
             return;
         }
-        // §2.7.13.3.1: what was posted must be visible before we look whether the device sleeps. That takes a fence, which
+        // §2.7.13.4.1: what was posted must be visible before we look whether the device sleeps. That takes a fence, which
         // waits until the other core has let go of the ring's lines: so a busy queue looks without one, may read a word that
         // is older than its own, and looks again at every turn until the first in which it posts nothing.
         self.unsure = refilled || posted;
@@ -266,6 +272,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
         self.receiver.restart();
         self.transmit.restart();
         self.lost += self.sent.clear();
+        self.stranded = 0;
         self.receiver.ring.set_interrupts(false);
         self.transmit.set_interrupts(false);
         (self.posted, self.unsure, self.owed) = (false, false, (false, false));
@@ -443,7 +450,7 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
             received: self.receiver.tally,
             transmitted: self.transmitted,
             receive_malformed: self.receiver.malformed,
-            transmit_dropped: self.lost,
+            transmit_dropped: self.lost + self.stranded,
             unsendable: self.unsendable,
             wakeups: self.wakeups,
             checksums_finished: self.checksums,

@@ -26,7 +26,7 @@ pub(super) struct Receiver<'p, R: Ring> {
     pub(super) malformed: u64,
 }
 
-/// A packet in several buffers (§5.1.6.3.1), as far as it has come.
+/// A packet in several buffers (§5.1.6.4), as far as it has come.
 #[derive(Debug)]
 struct Run<'p> {
     frames: Burst<'p>,

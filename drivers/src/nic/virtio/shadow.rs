@@ -267,12 +267,17 @@ impl<'p> Shadow<'p> {
         }
     }
 
+    /// How many packets the device has.
+    pub(crate) fn packets(&self) -> u64 {
+        let out = |at: &usize| self.shelf.has(*at) || self.entries[*at].page != NOWHERE;
+        (0..self.entries.len()).filter(out).filter(|at| self.entries[*at].count > 0).count() as u64
+    }
+
     /// Takes everything back, from a device that is gone for good, and begins anew; returns how many packets it was.
     pub(crate) fn clear(&mut self) -> u64 {
-        let mut packets = 0;
+        let packets = self.packets();
         for at in 0..self.entries.len() {
             if self.shelf.has(at) || self.entries[at].page != NOWHERE {
-                packets += u64::from(self.entries[at].count > 0);
                 self.bring_home(at);
                 self.bring_list_home(at);
             }
