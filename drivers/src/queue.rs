@@ -87,12 +87,16 @@ pub trait QueuePair<'p> {
 
 /// Packets that a device has received and that are no frames yet, on their way to another device of the same kind.
 #[derive(Debug)]
-pub struct Passing<'a> {
+pub struct Passing<'a>(pub(crate) Passed<'a>);
+
+/// The same, by the kind.
+#[derive(Debug)]
+pub(crate) enum Passed<'a> {
+    /// DPDK's own buffers.
     #[cfg(feature = "dpdk")]
-    pub(crate) dpdk: crate::dpdk::Arrived<'a>,
-    /// No other kind of device has any.
-    #[cfg(not(feature = "dpdk"))]
-    _nobody: core::marker::PhantomData<&'a core::convert::Infallible>,
+    Mbufs(crate::dpdk::Arrived<'a>),
+    /// Slots of this worker's arena that a ring has by places of ours.
+    Slots(ringbuf::Lot<'a>),
 }
 
 /// A queue that sends a head frame and the pages behind it as one packet, without a copy.

@@ -87,13 +87,134 @@ fn every_byte_passes_while_the_rings_wrap() {
     }
 }
 
+/// A device that is done in order answers for several at once: lists and tables among single buffers, packets in one buffer
+/// and in several, while both layouts wrap.
+#[test]
+fn one_answer_may_be_for_many() {
+    for (packed, tables) in [(false, 0), (true, 0), (false, feature::INDIRECT), (true, feature::INDIRECT)] {
+        let pool = pool(512, 2048);
+        let usual = FakePlan::default();
+        let features = usual.features | feature::IN_ORDER | tables;
+        {
+            let plan = FakePlan { ring: 64, packed, mtu: 9000, features };
+            let (mut queue, mut device) = fake::pair(&pool, plan).expect("a pair");
+            let mut sent = 0;
+            for round in 0..300usize {
+                queue.tend();
+                let size = SIZES[round % SIZES.len()];
+                let packet: Vec<u8> =
+                    (0..size).map(|i| i.to_le_bytes()[0] ^ round.to_le_bytes()[0]).collect();
+                assert!(device.deliver([0; 10], &packet), "{size} bytes in round {round}");
+                let mut burst = Burst::new();
+                queue.receive(&mut burst);
+                assert_eq!(bytes(&mut burst), std::slice::from_ref(&packet));
+                for i in 0..round % 8 {
+                    let mut packets = Packets::new();
+                    let mut head = pool.alloc().expect("free");
+                    head.extend(&[round.to_le_bytes()[0], i.to_le_bytes()[0]]).expect("fits");
+                    let mut packet = Packet::new(head);
+                    for page in 0..(round + i) % 5 {
+                        packet.push(pool.page(4096 * page, 1000).expect("content")).expect("room");
+                    }
+                    packets.push(packet).expect("room");
+                    assert_eq!(queue.gather(&mut packets), 1);
+                    sent += 1;
+                }
+                for i in 0..round % 8 {
+                    let (_, packet) = device.take().expect("sent");
+                    assert_eq!(packet[..2], [round.to_le_bytes()[0], i.to_le_bytes()[0]]);
+                    assert_eq!(packet.len(), 2 + (round + i) % 5 * 1000);
+                }
+                assert_eq!(device.take(), None);
+                (0..4).for_each(|_| queue.tend());
+                assert_eq!((pool.pages_on_loan(), queue.pending(), queue.fault()), (0, 0, None));
+            }
+            assert_eq!(queue.counters().transmitted.packets, sent);
+            assert!(!device.is_astray());
+        }
+        assert_eq!(pool.census().free, 512);
+    }
+}
+
+/// From one device to another without a frame, between both layouts, while the rings wrap: what cannot go so stays in front for
+/// [`receive`](drivers::QueuePair::receive), and no slot is lost.
+#[test]
+fn packets_pass_as_they_came_in() {
+    for (from, to, in_order) in [(false, true, 0), (true, false, feature::IN_ORDER), (true, true, 0)] {
+        let pool = pool(512, 2048);
+        let features = feature::VERSION_1 | in_order;
+        {
+            let plan = |packed, mtu| FakePlan { ring: 64, packed, mtu, features };
+            let (mut left, mut sender) = fake::pair(&pool, plan(from, 1500)).expect("a pair");
+            let (mut right, mut taker) = fake::pair(&pool, plan(to, 1000)).expect("a pair");
+            assert!(left.passes());
+            let mut burst = Burst::new();
+            for round in 0..60usize {
+                left.tend();
+                right.tend();
+                let packets: Vec<Vec<u8>> =
+                    (0..round % 23).map(|i| vec![i.to_le_bytes()[0]; 14 + (97 * i + round) % 1004]).collect();
+                for packet in &packets {
+                    // `DATA_VALID`: nothing to be done.
+                    assert!(sender.deliver([2, 0, 0, 0, 0, 0, 0, 0, 0, 0], packet));
+                }
+                let mut passed = 0;
+                while passed < packets.len() {
+                    passed += left.pass(&mut *right, 14).expect("nothing is odd among them");
+                }
+                assert_eq!((left.pass(&mut *right, 14), passed), (Some(0), packets.len()));
+                assert_eq!(pool.census().thread, 0, "none of them is a frame");
+                for packet in packets {
+                    assert_eq!(taker.take(), Some(([0; 12], packet)));
+                }
+                // One that is too short, one too long for the way out, and one with its checksum undone.
+                let undone = [1, 0, 0, 0, 0, 0, 14, 0, 2, 0];
+                for (odd, len) in [([0; 10], 13), ([0; 10], 1019), (undone, 60)] {
+                    assert!(sender.deliver([0; 10], &[5; 60]) && sender.deliver(odd, &vec![6; len]));
+                    assert!(sender.deliver([0; 10], &[7; 60]));
+                    assert_eq!(left.pass(&mut *right, 14), Some(1), "the one in front of it");
+                    assert_eq!((left.pass(&mut *right, 14), left.receive(&mut burst)), (None, 2));
+                    assert_eq!(burst.drain().map(|frame| frame[0]).collect::<Vec<_>>(), [6, 7]);
+                    assert_eq!(taker.take(), Some(([0; 12], vec![5; 60])));
+                }
+            }
+            // A way out that is full, and one that is gone.
+            let (mut sent, mut delivered) = (0, 0);
+            while sender.deliver([0; 10], &[1; 60]) {
+                delivered += 1;
+                sent += left.pass(&mut *right, 14).unwrap_or(0);
+                left.tend();
+            }
+            assert_eq!((sent, left.pass(&mut *right, 14)), (64, None));
+            assert!(delivered > 64);
+            assert_eq!(left.receive(&mut burst), delivered - 64);
+            burst.clear();
+            taker.vanish();
+            right.tend();
+            left.tend();
+            assert!(sender.deliver([0; 10], &[1; 60]));
+            assert_eq!((left.pass(&mut *right, 14), left.receive(&mut burst)), (None, 1));
+            let (left, right) = (left.counters(), right.counters());
+            assert_eq!(left.received.packets, right.transmitted.packets + 60 * 3 * 2 + delivered as u64 - 63);
+            assert!(!sender.is_astray() && !taker.is_astray());
+        }
+        assert_eq!(pool.census().free, 512);
+    }
+    // Where headers count buffers, none passes.
+    let pool = pool(128, 2048);
+    let (queue, _) = fake::pair(&pool, FakePlan::default()).expect("a pair");
+    assert!(!queue.passes());
+}
+
 /// Bursts that fill the ring, and one packet too many.
 #[test]
 fn a_full_ring_takes_no_more() {
-    for packed in [false, true] {
+    for (packed, in_order) in [(false, 0), (true, 0), (false, feature::IN_ORDER), (true, feature::IN_ORDER)] {
         let pool = pool(256, 2048);
+        let features = FakePlan::default().features | in_order;
         let (mut queue, mut device) =
-            fake::pair(&pool, FakePlan { ring: 32, packed, ..FakePlan::default() }).expect("a pair");
+            fake::pair(&pool, FakePlan { ring: 32, packed, features, ..FakePlan::default() })
+                .expect("a pair");
         queue.tend();
         for round in 0..9u8 {
             let mut burst = Burst::new();
@@ -243,12 +364,13 @@ fn only_what_the_device_cuts_is_left_to_it() {
 /// Each lie, in both layouts: a fault or a malformed packet, and every slot comes home.
 #[test]
 fn no_lie_costs_a_slot() {
-    for packed in [false, true] {
+    for (packed, in_order) in [(false, 0), (true, 0), (false, feature::IN_ORDER), (true, feature::IN_ORDER)] {
         for lie in Lie::ALL {
             let pool = pool(128, 2048);
             {
-                let (mut queue, mut device) =
-                    fake::pair(&pool, FakePlan { ring: 32, packed, ..FakePlan::default() }).expect("a pair");
+                let features = FakePlan::default().features | in_order;
+                let plan = FakePlan { ring: 32, packed, features, ..FakePlan::default() };
+                let (mut queue, mut device) = fake::pair(&pool, plan).expect("a pair");
                 queue.tend();
                 let mut burst = Burst::new();
                 for round in 0..3 {
@@ -318,10 +440,11 @@ proptest! {
 
     /// Any traffic in any order: packets come out as they went in, and the books balance.
     #[test]
-    fn any_traffic(packed: bool, ring in prop::sample::select(vec![16u16, 32, 128]), steps in prop::collection::vec((0u8..4, 1usize..4000), 1..120)) {
+    fn any_traffic(packed: bool, in_order: bool, ring in prop::sample::select(vec![16u16, 32, 128]), steps in prop::collection::vec((0u8..4, 1usize..4000), 1..120)) {
         let pool = pool(512, 2048);
         {
-            let (mut queue, mut device) = fake::pair(&pool, FakePlan { ring, packed, mtu: 9000, ..FakePlan::default() }).expect("a pair");
+            let features = FakePlan::default().features | if in_order { feature::IN_ORDER } else { 0 };
+            let (mut queue, mut device) = fake::pair(&pool, FakePlan { ring, packed, mtu: 9000, features }).expect("a pair");
             let (mut coming, mut going) = (std::collections::VecDeque::new(), std::collections::VecDeque::new());
             let mut number = 0u8;
             for (what, size) in steps {

@@ -340,7 +340,7 @@ fn step_by_step<A, B>(to: &mut [A], from: &[B], mut step: impl FnMut(&mut A, &B)
 /// The same with three sides.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "what `step` holds stays in registers")]
-fn three_by_three<A, B, C>(
+pub(crate) fn three_by_three<A, B, C>(
     a: &mut [A],
     b: &mut [B],
     c: &[C],

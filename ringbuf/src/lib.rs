@@ -48,4 +48,4 @@ pub use page::{Front, PACKET_PAGES, Packet, Packets, Page};
 pub use parcel::Parcel;
 pub use pool::{Census, Gate, HEADROOM, Pool};
 pub use shared::{Batch, Grant, RingParts, SharedConsumer, SharedProducer, ring_pair};
-pub use shelf::Shelf;
+pub use shelf::{Lot, Shelf};

@@ -4,6 +4,8 @@
 //!   free stack ──stock──►┌───────┐──arrive──► burst        empty buffers out, filled ones in
 //!                        │ shelf │
 //!   burst ──────depart──►└───────┘──home────► free stack   packets out, their slots home
+//!                            │ survey, take_over
+//!                            └────────────────► another shelf: packets out as they came in
 //! ```
 //!
 //! A ring whose device answers with places of our own choice needs no ledger: the number of the slot never leaves this
@@ -16,7 +18,7 @@
 //! Invariant **place**: a place holds a slot of the pool that is neither on the free stack nor
 //! a frame nor on another place, or `EMPTY`; what takes the slot away leaves `EMPTY` behind.
 
-use crate::burst::Burst;
+use crate::burst::{BURST, Burst, three_by_three};
 use crate::frame::Frame;
 use crate::ledger::{FREE, Slot, Stray, THREAD};
 use crate::pool::{Numbers, Pool};
@@ -29,6 +31,29 @@ const EMPTY: u32 = u32::MAX;
 pub struct Shelf<'p> {
     pool: &'p Pool,
     places: Box<[u32]>,
+}
+
+/// Filled slots that lie side by side on a shelf, and how many bytes each holds. They are on their way to another shelf, and
+/// stay where they are if that one does not take them.
+#[derive(Debug)]
+pub struct Lot<'a> {
+    pool: &'a Pool,
+    places: &'a mut [u32],
+    lens: &'a [u32],
+}
+
+impl Lot<'_> {
+    /// How many slots.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.lens.is_empty()
+    }
 }
 
 impl<'p> Shelf<'p> {
@@ -47,13 +72,12 @@ impl<'p> Shelf<'p> {
         let count = items.len().min(places.len());
         let slots = self.pool.take_free(count);
         let shift = self.pool.shift();
-        for ((place, item), slot) in places.iter_mut().zip(items).zip(slots) {
-            debug_assert_eq!(*place, EMPTY, "a place for one slot");
-            let slot = slot.get();
-            *place = slot;
-            describe(item, u64::from(slot) << shift);
-        }
-        slots.len()
+        let places = &mut places[..slots.len()];
+        debug_assert!(places.iter().all(|place| *place == EMPTY), "a place for one slot");
+        // By itself, this loop goes by vectors.
+        places.iter_mut().zip(slots).for_each(|(place, slot)| *place = slot.get());
+        both(places, items, |slot, item| describe(item, u64::from(*slot) << shift));
+        places.len()
     }
 
     /// Takes filled slots off the places from `first` on, while `judge` says of the item beside each how many bytes it
@@ -100,7 +124,7 @@ impl<'p> Shelf<'p> {
     }
 
     /// Puts the frames at the front of the burst on empty places, from `first` on, while each is a packet by itself, of this
-    /// pool, with nothing undone, at least one byte and at most `limit`, and `N` bytes of room in front. Those become zero;
+    /// pool, with nothing undone, at least one byte and at most `limit`, and `N` bytes of room in front. Those become zero, and are written to if they are not or `always`;
     /// `describe` sees the offset where they begin and how many they are with the packet. Returns how many.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "as in `stock`")]
@@ -109,7 +133,7 @@ impl<'p> Shelf<'p> {
         burst: &mut Burst<'p>,
         first: usize,
         items: &[T],
-        limit: u32,
+        (limit, always): (u32, bool),
         mut describe: impl FnMut(&T, u64, u32),
     ) -> u32 {
         let pool = self.pool;
@@ -131,8 +155,12 @@ impl<'p> Shelf<'p> {
             let offset = offset - N as u64;
             // SAFETY: *bounds* of the frame: its slot is one of the arena's, and the `N` bytes in front lie in it as well.
             let before = unsafe { base.add(address(offset)) }.cast::<[u8; N]>();
+            // Only if they are not, unless they never are: a line that nobody writes stays in both caches.
             // SAFETY: *bounds*: the slot is ours alone.
-            unsafe { before.write([0; N]) };
+            if always || !is_zero(&unsafe { before.read() }) {
+                // SAFETY: *bounds*: as above.
+                unsafe { before.write([0; N]) };
+            }
             debug_assert_eq!((holder.get(), *place), (THREAD, EMPTY), "a frame is its thread's");
             holder.set(FREE);
             #[expect(clippy::cast_possible_truncation, reason = "a slot's number, as the ledger knows")]
@@ -141,6 +169,90 @@ impl<'p> Shelf<'p> {
             describe(item, offset, len + short::<N>());
             true
         })
+    }
+
+    /// Looks at filled slots on the places from `first` on, while `judge` says of the item beside each how many bytes it holds
+    /// from `start` on, and these are `N` that `plain` approves of, and a packet of `shortest` bytes at least. The `N` bytes
+    /// become zero. The slots stay there; `lens` is for what `judge` said.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `stock`")]
+    pub fn survey<'a, T, const SHIFT: u32, const N: usize>(
+        &'a mut self,
+        first: usize,
+        items: &[T],
+        (start, shortest): (u16, u16),
+        lens: &'a mut [u32; BURST],
+        mut judge: impl FnMut(&T) -> Option<u32>,
+        plain: impl Fn(&[u8; N]) -> bool,
+    ) -> Lot<'a> {
+        let pool = self.pool;
+        let places = self.places.get_mut(first..).unwrap_or_default();
+        let least = u32::from(shortest.max(1)) + short::<N>();
+        let most = u32::from(pool.frame_size()).checked_sub(u32::from(start) + least);
+        let mut count = 0;
+        if let (Some(Numbers { holders, shift, base }), Some(most)) = (pool.numbers::<SHIFT>(), most) {
+            count = three_by_three(&mut lens[..], places, items, |len, place, item| {
+                let Some(bytes) = judge(item) else { return false };
+                // One comparison finds both ends.
+                if bytes.wrapping_sub(least) > most || holders.get(*place as usize).is_none() {
+                    return false;
+                }
+                *len = bytes;
+                let offset = (u64::from(*place) << shift) + u64::from(start);
+                // SAFETY: *place*: the slot is one of the arena's, and the bytes from `start` on lie in it, as was seen above.
+                let before = unsafe { base.add(address(offset)) }.cast::<[u8; N]>();
+                // SAFETY: *place*: the slot is ours alone.
+                let front = unsafe { before.read() };
+                if !is_zero(&front) {
+                    if !plain(&front) {
+                        return false;
+                    }
+                    // SAFETY: *place*: as above.
+                    unsafe { before.write([0; N]) };
+                }
+                true
+            });
+        }
+        Lot { pool, places: &mut places[..count], lens: &lens[..count] }
+    }
+
+    /// Takes filled slots over from another shelf of this pool to empty places from `first` on, while none holds more than
+    /// `limit`; `describe` sees the offset where each slot begins, and its bytes. What it has taken is gone from the lot.
+    /// Returns how many.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "as in `stock`")]
+    pub fn take_over<T>(
+        &mut self,
+        first: usize,
+        lot: &mut Lot<'_>,
+        items: &[T],
+        limit: u32,
+        mut describe: impl FnMut(&T, u64, u32),
+    ) -> usize {
+        let Some(places) = self.places.get_mut(first..) else { return 0 };
+        if !core::ptr::eq(self.pool, lot.pool) {
+            return 0;
+        }
+        let count = lot.len().min(places.len()).min(items.len());
+        // Most often all are short enough, which is seen by vectors.
+        let count = if lot.lens[..count].iter().fold(0, |most, len| most.max(*len)) > limit {
+            lot.lens.iter().take_while(|len| **len <= limit).count().min(count)
+        } else {
+            count
+        };
+        let (from, from_rest) = core::mem::take(&mut lot.places).split_at_mut(count);
+        let (lens, lens_rest) = lot.lens.split_at(count);
+        (lot.places, lot.lens) = (from_rest, lens_rest);
+        let (places, shift) = (&mut places[..count], self.pool.shift());
+        debug_assert!(places.iter().all(|place| *place == EMPTY), "a place for one slot");
+        places.copy_from_slice(from);
+        from.fill(EMPTY);
+        let mut at = 0;
+        both(places, items, |slot, item| {
+            describe(item, u64::from(*slot) << shift, lens[at]);
+            at += 1;
+        });
+        count
     }
 
     /// Takes the slots of `count` places home, from `first` on, whoever has filled or read them; returns how many there
@@ -200,6 +312,29 @@ impl<'p> Shelf<'p> {
     }
 }
 
+/// Whether there is nothing in it: by words, not by bytes.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as in `stock`")]
+fn is_zero<const N: usize>(front: &[u8; N]) -> bool {
+    let (eights, rest) = front.as_chunks::<8>();
+    let (fours, rest) = rest.as_chunks::<4>();
+    let eights = eights.iter().fold(0, |all, eight| all | u64::from_ne_bytes(*eight));
+    let fours = fours.iter().fold(0, |all, four| all | u32::from_ne_bytes(*four));
+    eights | u64::from(fours) | rest.iter().fold(0, |all, byte| all | u64::from(*byte)) == 0
+}
+
+/// Does `step` with the first of both sides, the second, and so on, until the first side is used up.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as in `stock`")]
+fn both<A, B>(a: &[A], b: &[B], mut step: impl FnMut(&A, &B)) {
+    // By eights, so that the loop's own steps are shared.
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b[..a.len()].as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        a.iter().zip(b).for_each(|(a, b)| step(a, b));
+    }
+    a_rest.iter().zip(b_rest).for_each(|(a, b)| step(a, b));
+}
+
 /// Bytes of what lies in front of a packet.
 #[expect(clippy::cast_possible_truncation, reason = "a header of some bytes")]
 const fn short<const N: usize>() -> u32 {
@@ -257,9 +392,13 @@ mod tests {
                         assert_eq!((frame.offset(), frame.len()), (begin + 112, len));
                     }
                     let mut said = Vec::new();
-                    let sent = out.depart::<_, 0, 12>(&mut burst, first, &[(); 12], 60, |(), at, len| {
-                        said.push((at, len))
-                    });
+                    let sent = out.depart::<_, 0, 12>(
+                        &mut burst,
+                        first,
+                        &[(); 12],
+                        (60, round % 2 == 0),
+                        |(), at, len| said.push((at, len)),
+                    );
                     assert_eq!((sent, burst.len(), pool.census().device), (12, 0, 12));
                     for ((said, begin), len) in said.iter().zip(&begins).zip(1..) {
                         assert_eq!(*said, (begin + 100, len + 12));
@@ -272,6 +411,56 @@ mod tests {
             }
             assert_eq!(pool.census().free, 64, "a shelf that goes takes its slots home");
         }
+    }
+
+    /// From one shelf to another: what is short, long, has a header or is not there stops the lot, and stays.
+    #[test]
+    fn slots_go_from_shelf_to_shelf() {
+        let (pool, other) = (pool(512), pool(512));
+        {
+            let (mut from, mut to) = (Shelf::new(&pool, 16), Shelf::new(&pool, 16));
+            let mut begins = Vec::new();
+            from.stock(0, &[(); 8], |(), offset| begins.push(offset));
+            let mut lens = [0; BURST];
+            for (said, want) in [
+                ([72, 72, 71], 2),
+                ([412, 413, 72], 1),
+                ([0, 72, 72], 0),
+                ([72, u32::MAX, 72], 1),
+                ([72, 72, 72], 3),
+            ] {
+                let lot = from.survey::<_, 0, 12>(0, &said, (100, 60), &mut lens, |len| Some(*len), |_| true);
+                assert_eq!((lot.len(), lot.is_empty()), (want, want == 0), "{said:?}");
+            }
+            let mut stranger = Shelf::new(&other, 16);
+            let mut lot = from.survey::<_, 0, 12>(
+                0,
+                &[72, 80, 90, 72],
+                (100, 60),
+                &mut lens,
+                |len| Some(*len),
+                |_| true,
+            );
+            assert_eq!(stranger.take_over(0, &mut lot, &[(); 8], 500, |(), _, _| ()), 0, "of another pool");
+            let mut said = Vec::new();
+            assert_eq!(to.take_over(3, &mut lot, &[(); 1], 80, |(), at, len| said.push((at, len))), 1);
+            assert_eq!(to.take_over(4, &mut lot, &[(); 8], 80, |(), at, len| said.push((at, len))), 1);
+            assert_eq!((lot.len(), said), (2, vec![(begins[0], 72), (begins[1], 80)]));
+            assert!(!from.has(0) && !from.has(1) && from.has(2) && to.has(3) && to.has(4) && !to.has(5));
+            // An empty place, and a packet with something in front.
+            let lot = from.survey::<_, 0, 12>(1, &[72], (100, 60), &mut lens, |len| Some(*len), |_| true);
+            assert!(lot.is_empty());
+            let mut frame = from.take(2, 100, 72).expect("there").expect("fits");
+            frame[11] = 1;
+            assert!(from.put(2, frame).is_ok());
+            for (approved, want) in [(false, 0), (true, 1), (false, 1)] {
+                let plain = |front: &[u8; 12]| approved && front[11] == 1;
+                let lot = from.survey::<_, 0, 12>(2, &[72], (100, 60), &mut lens, |len| Some(*len), plain);
+                assert_eq!(lot.len(), want, "it is zero once it was approved of");
+            }
+            assert_eq!((pool.census().device, to.home(3, 2), pool.census().device), (8, 2, 6));
+        }
+        assert_eq!((pool.census().free, other.census().free), (64, 64));
     }
 
     /// What is empty, too long, too short or not approved of stops the loop and stays where it is.
@@ -336,7 +525,11 @@ mod tests {
                 }
                 burst.push(frame).expect("room");
             }
-            assert_eq!(shelf.depart::<_, 0, 12>(&mut burst, 0, &[(); 8], 60, |(), _, _| ()), 1, "{odd}");
+            assert_eq!(
+                shelf.depart::<_, 0, 12>(&mut burst, 0, &[(); 8], (60, false), |(), _, _| ()),
+                1,
+                "{odd}"
+            );
             assert_eq!((burst.len(), shelf.home(0, 8)), (2, 1));
         }
         assert_eq!((pool.census().free, other.census().free), (64, 64));

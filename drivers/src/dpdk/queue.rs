@@ -6,7 +6,7 @@ use super::mbuf;
 use super::port::{DpdkPort, Look};
 use crate::checksum;
 use crate::error::{Fault, OpenError};
-use crate::queue::{Caps, Copying, Gather, Passing, QueueCounters, QueuePair, Tally};
+use crate::queue::{Caps, Copying, Gather, Passed, Passing, QueueCounters, QueuePair, Tally};
 use crate::rings::{Descriptor, room};
 use crate::xdp::Umem;
 use ringbuf::{BURST, Burst, Frame, Packets, Pool};
@@ -170,7 +170,7 @@ impl<'p> DpdkQueue<'p> {
     #[inline]
     fn pass_inside(&mut self, to: &mut dyn QueuePair<'p>, shortest: u16) -> Option<usize> {
         let dpdk = Arrived { raw: &mut self.raw, herd: &self.herd, shortest };
-        let passed = to.take_over(Passing { dpdk })?;
+        let passed = to.take_over(Passing(Passed::Mbufs(dpdk)))?;
         self.received.packets += passed.packets;
         self.received.bytes += passed.bytes;
         if passed.packets > 0 {
@@ -273,10 +273,11 @@ impl<'p> QueuePair<'p> for DpdkQueue<'p> {
 
     #[inline]
     fn take_over(&mut self, passing: Passing<'_>) -> Option<Tally> {
+        let Passed::Mbufs(arrived) = passing.0 else { return None };
         if !self.is_well() || !self.port.enter(self.number) {
             return None;
         }
-        let passed = self.take_over_inside(passing.dpdk);
+        let passed = self.take_over_inside(arrived);
         self.port.leave(self.number);
         passed
     }

@@ -184,7 +184,8 @@ pub fn virtio_device(bytes: &[u8]) {
         let usual = FakePlan::default();
         let tables = if kind.is_multiple_of(3) { feature::INDIRECT } else { 0 };
         let packed = kind.is_multiple_of(2);
-        let plan = FakePlan { ring: 8, packed, mtu: 400, features: usual.features | tables };
+        let in_order = if kind.is_multiple_of(5) { feature::IN_ORDER } else { 0 };
+        let plan = FakePlan { ring: 8, packed, mtu: 400, features: usual.features | tables | in_order };
         let Ok((mut queue, mut device)) = fake::pair(&pool, plan) else { return };
         queue.tend();
         let mut frames: Vec<Frame<'_>> = Vec::new();

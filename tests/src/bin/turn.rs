@@ -5,13 +5,14 @@
 //!   └────────── loopback ◄───────────┘       32 frames go round for ever
 //! ```
 //!
-//! With `split` or `packed`, over virtio rings of that kind, with a device in memory at each end that is not counted. With
-//! `split-lists` or `packed-tables` and the like, packets of a head and fifteen pages are sent over them as lists of descriptors or by
+//! With `split` or `packed`, over virtio rings of that kind, with a device in memory at each end that is not counted: packets pass
+//! without becoming frames. With `split-frames` and so on they become some, as for any other app; with `split-mergeable` the device
+//! counts buffers in each header and answers in no order. With `split-lists` or `packed-tables` and the like, packets of a head and fifteen pages are sent over them as lists of descriptors or by
 //! tables, and buffers counted.
 
 use dataplane::forward::Wire;
 use dataplane::worker::Member;
-use dataplane::{PortId, Tick, Worker};
+use dataplane::{App, Outbox, PortId, Tick, Worker};
 use drivers::loopback::{LoopbackPlan, pair};
 use drivers::nic::virtio::fake::{self, FakePlan};
 use drivers::nic::virtio::feature;
@@ -23,8 +24,12 @@ const TURNS: usize = 10_000;
 
 fn main() {
     let moved = match std::env::args().nth(1).as_deref() {
-        Some("split") => virtio(false),
-        Some("packed") => virtio(true),
+        Some("split") => virtio(false, feature::IN_ORDER, Wire),
+        Some("packed") => virtio(true, feature::IN_ORDER, Wire),
+        Some("split-frames") => virtio(false, feature::IN_ORDER, Frames),
+        Some("packed-frames") => virtio(true, feature::IN_ORDER, Frames),
+        Some("split-mergeable") => virtio(false, feature::MERGEABLE, Wire),
+        Some("packed-mergeable") => virtio(true, feature::MERGEABLE, Wire),
         Some("split-lists") => pages(false, false),
         Some("packed-lists") => pages(true, false),
         Some("split-tables") => pages(false, true),
@@ -52,14 +57,27 @@ fn loopback() -> usize {
     measured(&mut worker, TURNS)
 }
 
-fn virtio(packed: bool) -> usize {
+/// `wire` for an app's eyes: no packet passes without becoming a frame.
+struct Frames;
+
+impl<'p> App<'p> for Frames {
+    #[inline]
+    fn handle(&mut self, now: Tick, from: PortId, burst: &mut Burst<'p>, out: &mut Outbox<'p>) {
+        Wire.handle(now, from, burst, out);
+    }
+}
+
+/// `extra` is what the device can beside the least.
+fn virtio(packed: bool, extra: u64, app: impl for<'p> App<'p>) -> usize {
+    let features = feature::VERSION_1 | extra;
     let pool = Pool::new(Arena::new(&ArenaPlan { frames: 1024, ..ArenaPlan::default() }).expect("2 MiB"));
-    let pair = || fake::pair(&pool, FakePlan { packed, ..FakePlan::default() }).expect("a pair");
+    let pair = || fake::pair(&pool, FakePlan { packed, features, ..FakePlan::default() }).expect("a pair");
     let ((left, mut from), (right, mut to)) = (pair(), pair());
     from.want_bells(false);
     to.want_bells(false);
+    to.answer_at_once(32);
     let members = vec![Member { port: PortId(0), queue: left }, Member { port: PortId(1), queue: right }];
-    let mut worker = Worker::new(&pool, members, Wire);
+    let mut worker = Worker::new(&pool, members, app);
     worker.turn(Tick::default());
     let mut moved = 0;
     for _ in 0..TURNS {
@@ -120,6 +138,6 @@ fn measured_gather<'p>(queue: &mut impl Gather<'p>, packets: &mut Packets<'p>) -
 
 /// One of the two functions that callgrind counts.
 #[inline(never)]
-fn measured<'p, Q: Gather<'p>>(worker: &mut Worker<'p, Q, Wire>, turns: usize) -> usize {
+fn measured<'p, Q: Gather<'p>, A: App<'p>>(worker: &mut Worker<'p, Q, A>, turns: usize) -> usize {
     (0..turns).map(|_| worker.turn(Tick::default())).sum()
 }

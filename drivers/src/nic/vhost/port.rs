@@ -35,6 +35,10 @@ pub struct VhostPlan {
     pub wait: Duration,
 }
 
+/// Packets up to this MTU fit one slot of any arena. Then buffers need not be mergeable, and nobody counts them in the
+/// headers.
+const ONE_BUFFER: u32 = 1500;
+
 impl VhostPlan {
     /// Reads `vhost-user:/run/sock,queues=..,ring=..,packed=on,offloads=off,mtu=..,server=on,wait=..`.
     ///
@@ -70,7 +74,10 @@ impl VhostPlan {
 
     /// What we would take of what a back end offers.
     pub(super) const fn wanted(&self) -> u64 {
-        let mut wanted = feature::VERSION_1 | feature::MERGEABLE | feature::INDIRECT | 1 << 30;
+        let mut wanted = feature::VERSION_1 | feature::INDIRECT | feature::IN_ORDER | 1 << 30;
+        if self.mtu > ONE_BUFFER {
+            wanted |= feature::MERGEABLE;
+        }
         if self.packed {
             wanted |= feature::PACKED;
         }

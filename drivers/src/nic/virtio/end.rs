@@ -96,11 +96,16 @@ impl End {
 
     /// Gives a chain back; seen by the driver from [`publish`](Self::publish) on.
     pub(super) fn give(&mut self, id: u32, len: u32, count: u16) {
+        self.give_many(id, len, 1, count);
+    }
+
+    /// Gives `packets` chains back, of `count` descriptors altogether, by one answer: the last one's (`VIRTIO_F_IN_ORDER`, §6).
+    pub(super) fn give_many(&mut self, id: u32, len: u32, packets: u16, count: u16) {
         match self {
             Self::Split { words, size, done, .. } => {
                 let entry = u64::from(id) | u64::from(len) << 32;
                 words.done[usize::from(*done % *size)].store(entry.to_le(), Ordering::Relaxed);
-                *done = done.wrapping_add(1);
+                *done = done.wrapping_add(packets);
             }
             Self::Packed { words, done, .. } => {
                 let low = u16::try_from(id & 0xffff).unwrap_or_default();

@@ -133,6 +133,12 @@ pub struct FakeDevice<'p> {
     /// Chains of the receive ring that it has looked at and not filled: it may fill them in any order.
     empty: Vec<Chain>,
     lie: Option<Lie>,
+    /// What it takes, once the one before is sent: it answers in order, for several packets at once.
+    ahead: Option<Chain>,
+    /// For how many at most.
+    at_once: u16,
+    /// Packets that were sent and not answered for yet, and their descriptors.
+    owed: (u16, u16),
     /// The descriptor given back last: the driver's again, until it posts it anew.
     before: u32,
     /// The order in which it gives buffers back, when that is not the one in which they came.
@@ -183,6 +189,9 @@ pub(super) fn attach(pool: &Pool, layout: Layout, plan: FakePlan, base: u64) -> 
         transmit,
         empty: Vec::new(),
         lie: None,
+        ahead: None,
+        at_once: 3,
+        owed: (0, 0),
         before: u32::MAX,
         backwards: false,
         astray: false,
@@ -198,6 +207,11 @@ impl FakeDevice<'_> {
     /// Fills buffers last come, first served (split rings allow it, §2.7).
     pub const fn fill_backwards(&mut self) {
         self.backwards = true;
+    }
+
+    /// Answers in order for so many packets at once, at most, instead of three.
+    pub const fn answer_at_once(&mut self, packets: u16) {
+        self.at_once = packets;
     }
 
     /// Writes a byte anywhere into the rings' memory.
@@ -248,6 +262,7 @@ impl FakeDevice<'_> {
     /// It is gone; the queue hears of it when it is next tended.
     pub fn vanish(&mut self) {
         self.empty.clear();
+        (self.ahead, self.owed) = (None, (0, 0));
         self.line.borrow_mut().news.push_back(Change::Gone);
     }
 
@@ -309,6 +324,16 @@ impl FakeDevice<'_> {
 
     fn give_back(&mut self, filled: &[(Chain, usize)], lie: Option<Lie>) {
         let mut ahead = 0;
+        if let ([.., (last, len)], None, true) = (filled, lie, self.in_order()) {
+            // All but the last are full, and need no answer of their own.
+            let descriptors = filled.iter().map(|(chain, _)| chain.count).sum();
+            let (id, len) = (u32::from(last.id), u32::try_from(*len).unwrap_or(u32::MAX));
+            let packets = u16::try_from(filled.len()).unwrap_or(u16::MAX);
+            self.receive.give_many(id, len, packets, descriptors);
+            self.before = id;
+            self.receive.publish(0);
+            return;
+        }
         for (i, (chain, len)) in filled.iter().enumerate() {
             let (id, len) = (u32::from(chain.id), u32::try_from(*len).unwrap_or(u32::MAX));
             let (id, len) = match lie.filter(|_| i == 0) {
@@ -363,9 +388,24 @@ impl FakeDevice<'_> {
         chain
     }
 
+    const fn in_order(&self) -> bool {
+        self.plan.features & feature::IN_ORDER != 0
+    }
+
+    /// Answers for a packet that was sent, in order: not for each.
+    fn answer_in_order(&mut self, id: u32, count: u16) {
+        self.owed = (self.owed.0 + 1, self.owed.1 + count);
+        self.ahead = self.transmit.next();
+        if self.owed.0 >= self.at_once || self.ahead.is_none() {
+            let (packets, descriptors) = core::mem::take(&mut self.owed);
+            self.transmit.give_many(id, 0, packets, descriptors);
+            self.transmit.publish(0);
+        }
+    }
+
     /// Takes the next packet that the driver sent: its header and the packet behind.
     pub fn take(&mut self) -> Option<([u8; 12], Vec<u8>)> {
-        let chain = self.transmit.next()?;
+        let chain = self.ahead.take().or_else(|| self.transmit.next())?;
         let chain = self.unfold(chain);
         let mut bytes = Vec::new();
         for &(address, len, writable) in &chain.parts {
@@ -383,8 +423,12 @@ impl FakeDevice<'_> {
             }
             _ => chain.id.into(),
         };
-        self.transmit.give(id, 0, chain.count);
-        self.transmit.publish(0);
+        if self.in_order() {
+            self.answer_in_order(id, chain.count);
+        } else {
+            self.transmit.give(id, 0, chain.count);
+            self.transmit.publish(0);
+        }
         let packet = bytes.split_off(usize::from(HEADER).min(bytes.len()));
         Some((core::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0)), packet))
     }

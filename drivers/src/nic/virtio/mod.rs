@@ -5,6 +5,7 @@
 //!   ring       what it asks of a ring         split, packed    the two layouts
 //!   transport  how the rings reach their device: a bus, or another process
 //!   shadow     what was posted, out of the device's reach         table     many buffers behind one descriptor
+//!   pass       packets from one device to the next, as they are
 //!   fake       a device in memory, which can lie           end       its end of a ring
 //!   pci        the same rings with a card at their other end
 //! ```
@@ -18,6 +19,7 @@ pub mod fake;
 mod gather;
 mod header;
 mod packed;
+mod pass;
 pub mod pci;
 mod queue;
 mod receive;
@@ -29,6 +31,7 @@ mod transmit;
 mod transport;
 
 use super::memory;
+
 pub use super::memory::RingMemory;
 pub use queue::open;
 pub use ring::Parts;
@@ -68,6 +71,9 @@ pub mod feature {
     pub const PLATFORM: u64 = 1 << 33;
     /// It takes packed rings (`VIRTIO_F_RING_PACKED`).
     pub const PACKED: u64 = 1 << 34;
+    /// It is done with buffers in the order in which they were posted (`VIRTIO_F_IN_ORDER`), and may say so of the last of
+    /// several alone.
+    pub const IN_ORDER: u64 = 1 << 35;
     /// It needs the barriers of a real device (`VIRTIO_F_ORDER_PLATFORM`).
     pub const ORDER_PLATFORM: u64 = 1 << 36;
     /// It cuts UDP that we send (`VIRTIO_NET_F_HOST_USO`).

@@ -8,7 +8,7 @@
 //! Length, id and flags are one word of 64 bits here, so a descriptor is published, and read, in one access.
 
 use super::memory::{RingMemory, Words};
-use super::ring::{Access, Buffer, Done, INDIRECT, Parts, Ring};
+use super::ring::{Access, Batch, Buffer, Done, INDIRECT, Parts, Ring};
 use super::split::{NEXT, WRITE};
 use crate::error::Fault;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -223,6 +223,16 @@ impl Ring for Packed {
         let Done { key, len } = Self::read(self.answer());
         // A device that answers as fast as we look ends somewhere.
         Ok((lent > 0 && key & !0xffff == self.key()).then_some((key & 0xffff, len)))
+    }
+
+    #[inline]
+    fn batch(&mut self, lent: u16) -> Result<Option<Batch>, Fault> {
+        let Done { key, .. } = Self::read(self.answer());
+        Ok((lent > 0 && key & !0xffff == self.key()).then_some(Batch::Through(key & 0xffff)))
+    }
+
+    fn covers(&self, _: u16) -> bool {
+        true
     }
 
     fn restart(&mut self) {

@@ -11,21 +11,19 @@
 
 use super::caps::caps;
 use super::feature;
-use super::header::{self, HEADER};
+use super::header::HEADER;
 use super::packed::Packed;
-use super::receive::Receiver;
-use super::ring::{Access, Buffer, Ring};
+use super::receive::{Patience, Receiver};
+use super::ring::{Buffer, Ring};
 use super::shadow::Shadow;
 use super::split::Split;
 use super::table::Tables;
-use super::transmit::{depart, in_order};
+use super::transmit::in_order;
 use super::transport::{Addresses, Change, Direction, Layout, Transport, VirtioPlan};
-use crate::checksum;
 use crate::error::{Fault, OpenError};
-use crate::queue::{Caps, Gather, QueueCounters, QueuePair, Tally};
-use crate::rings::{self, Front, front};
+use crate::queue::{Caps, Gather, Passed, Passing, QueueCounters, QueuePair, Tally};
 use core::sync::atomic::{Ordering, fence};
-use ringbuf::{BURST, Burst, Frame, Pool, Segmentation};
+use ringbuf::{BURST, Burst, Pool, Segmentation};
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 
@@ -44,7 +42,7 @@ pub fn open<'p, T: Transport + 'p>(
     if !plan.ring.is_power_of_two() || plan.ring < 4 || plan.ring > 1 << 15 {
         return Err(refused(format!("ring={} is not a power of two from 4 to 32768", plan.ring)));
     }
-    let buffer = u32::from(pool.frame_size() - headroom(pool) - HEADER);
+    let buffer = u32::from(pool.frame_size() - headroom(pool));
     if plan.features & feature::MERGEABLE == 0 && plan.mtu + 18 > buffer {
         return Err(refused(format!(
             "packets of {} bytes fit no buffer of {buffer}, and the device does not put them into several",
@@ -58,8 +56,8 @@ pub fn open<'p, T: Transport + 'p>(
     })
 }
 
-/// Bytes in front of a received packet's header. Header and packet begin one cache line, which is all that most apps look
-/// at.
+/// Bytes in front of a received packet. It begins a cache line, and its header ends the one before: that one is nobody's to
+/// write as long as headers say nothing, so that both cores keep it.
 fn headroom(pool: &Pool) -> u16 {
     ringbuf::HEADROOM.min(pool.frame_size() / 2)
 }
@@ -69,7 +67,7 @@ pub(super) struct VirtioQueue<'p, R: Ring, T: Transport> {
     pub(super) pool: &'p Pool,
     transport: T,
     pub(super) addresses: Addresses,
-    receiver: Receiver<'p, R>,
+    pub(super) receiver: Receiver<'p, R>,
     pub(super) transmit: R,
     pub(super) sent: Shadow<'p>,
     /// For packets of many buffers, where the device takes tables.
@@ -79,7 +77,7 @@ pub(super) struct VirtioQueue<'p, R: Ring, T: Transport> {
     /// What both sides have agreed on.
     features: u64,
     /// Bytes of the longest packet that fits the link at once.
-    limit: usize,
+    pub(super) limit: usize,
     up: bool,
     /// The device's link is up, as far as it says.
     link: bool,
@@ -94,6 +92,8 @@ pub(super) struct VirtioQueue<'p, R: Ring, T: Transport> {
     unsure: bool,
     /// What was posted for receiving and for sending since the device was last rung for, or known to be awake.
     owed: (bool, bool),
+    /// When the receive ring is looked at.
+    patience: Patience,
     /// Interrupts are on, for a worker that slept.
     armed: Cell<bool>,
     pub(super) scratch: Box<[Buffer; BURST]>,
@@ -109,7 +109,6 @@ pub(super) struct VirtioQueue<'p, R: Ring, T: Transport> {
 
 impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
     fn new(pool: &'p Pool, plan: &VirtioPlan, layout: &Layout, addresses: Addresses, transport: T) -> Self {
-        let mergeable = plan.features & feature::MERGEABLE != 0;
         let receive = R::new(&layout.memory, layout.receive, plan.ring);
         let transmit = R::new(&layout.memory, layout.transmit, plan.ring);
         receive.set_interrupts(false);
@@ -123,7 +122,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
             pool,
             transport,
             addresses,
-            receiver: Receiver::new(pool, plan.ring, receive, headroom(pool), mergeable),
+            receiver: Receiver::new(pool, plan, receive, headroom(pool) - HEADER),
             transmit,
             sent,
             tables,
@@ -139,6 +138,7 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
             quiet: 0,
             unsure: false,
             owed: (false, false),
+            patience: Patience::default(),
             armed: Cell::new(false),
             scratch: Box::new([Buffer::NONE; BURST]),
             transmitted: Tally::default(),
@@ -162,13 +162,23 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
 
     /// Brings home what the device has sent.
     #[inline]
-    fn complete(&mut self) {
+    pub(super) fn complete(&mut self) {
         if self.transmit.is_idle() {
             return;
         }
-        if let Err(fault) = self.complete_plain() {
+        let in_order = self.features & feature::IN_ORDER != 0;
+        if let Err(fault) = if in_order { self.complete_in_order() } else { self.complete_plain() } {
             self.latch(fault);
         }
+    }
+
+    /// Of a device that answers in order, not each answer need be looked at.
+    fn complete_in_order(&mut self) -> Result<(), Fault> {
+        while let Some(batch) = self.transmit.batch(self.sent.lent())? {
+            let (packets, descriptors) = self.sent.finish_batch(batch)?;
+            self.transmit.advance(packets, descriptors);
+        }
+        Ok(())
     }
 
     fn complete_plain(&mut self) -> Result<(), Fault> {
@@ -283,99 +293,9 @@ impl<'p, R: Ring, T: Transport> VirtioQueue<'p, R, T> {
     #[cold]
     fn disarm(&mut self) {
         self.armed.set(false);
+        self.patience = Patience::default();
         self.receiver.ring.set_interrupts(false);
         self.transport.calm();
-    }
-
-    /// Sends packets of one frame with nothing undone until something else comes.
-    #[inline]
-    fn transmit_plain(&mut self, burst: &mut Burst<'p>) {
-        // Twice, where the run of ids goes over the end of the table.
-        for _ in 0..2 {
-            let (first, room) = self.sent.ahead();
-            if room == 0 || burst.is_empty() {
-                break;
-            }
-            let (table, second) = self.transmit.table(first, room, Access::Reads);
-            let (shelf, limit) = (&mut self.sent.shelf, u32::try_from(self.limit).unwrap_or(0));
-            let addresses = &self.addresses;
-            let (count, bytes) = match (addresses, self.pool.frame_size()) {
-                (Addresses::Linear(base), 2048) => {
-                    depart::<R, 11>(shelf, burst, first, table, second, limit, |offset| base + offset)
-                }
-                (Addresses::Linear(base), 4096) => {
-                    depart::<R, 12>(shelf, burst, first, table, second, limit, |offset| base + offset)
-                }
-                _ => depart::<R, 0>(shelf, burst, first, table, second, limit, |offset| addresses.of(offset)),
-            };
-            self.transmit.posted(first, count);
-            self.sent.posted(count);
-            self.transmitted.packets += u64::from(count);
-            self.transmitted.bytes += bytes;
-            self.posted |= count > 0;
-            if count < room {
-                break;
-            }
-        }
-    }
-
-    /// The careful half: what is out of room or out of the ordinary.
-    #[cold]
-    fn transmit_rest(&mut self, burst: &mut Burst<'p>) {
-        while !burst.is_empty() {
-            let frames = match front(burst, &self.caps, HEADER) {
-                Front::Empty => break,
-                Front::Packet(frames) if !self.has_room(frames as usize) => break,
-                Front::Packet(frames) if rings::all_of(self.pool, burst, frames) => frames as usize,
-                Front::Packet(_) | Front::Unsendable => {
-                    burst.drop_packet();
-                    self.unsendable += 1;
-                    continue;
-                }
-            };
-            if !self.caps.checksum {
-                self.checksums += u64::from(checksum::finish(burst));
-            }
-            let bytes = (0..frames).filter_map(|i| burst.peek(i)).map(|frame| usize::from(frame.len())).sum();
-            if !burst.peek_mut(0).is_some_and(|first| self.head(first, bytes)) {
-                burst.drop_packet();
-                self.unsendable += 1;
-                continue;
-            }
-            let mut count = 0;
-            for _ in 0..frames {
-                let Some(frame) = burst.pop() else { break };
-                self.transmitted.add(frame.len(), frame.continues());
-                self.depart(frame, &mut count);
-            }
-            self.post_chain(count);
-        }
-    }
-
-    /// Writes the header in front of a packet's first frame; `false` when it cannot say what is to be done.
-    pub(super) fn head(&self, first: &mut Frame<'p>, bytes: usize) -> bool {
-        let offload = first.offload();
-        let header = first.headroom_mut(HEADER).ok();
-        let cut = offload.is_none_or(|offload| offload.segment_bytes == 0 || self.cuts(offload.segmentation));
-        cut && header.is_some_and(|place| header::write(place, offload, bytes, self.limit).is_ok())
-    }
-
-    /// Lends the next frame of a packet, of this pool, to the device; the first takes its header along.
-    pub(super) fn depart(&mut self, frame: Frame<'p>, count: &mut usize) {
-        let (offset, len) = (frame.offset(), u32::from(frame.len()));
-        let header = if *count == 0 { HEADER } else { 0 };
-        let (address, len) = (self.addresses.of(offset - u64::from(header)), len + u32::from(header));
-        self.scratch[*count] =
-            Buffer { id: self.sent.claim_frame(frame), address, len, access: Access::Reads };
-        *count += 1;
-    }
-
-    /// Posts what was noted of one packet.
-    pub(super) fn post_chain(&mut self, count: usize) {
-        let buffers = &self.scratch[..count];
-        self.sent.link(buffers.iter().map(|buffer| buffer.id));
-        self.transmit.post_chain(buffers);
-        self.posted = true;
     }
 }
 
@@ -398,11 +318,16 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
         if self.fault.is_some() || !self.up {
             return 0;
         }
+        if self.patience.waits() {
+            return 0;
+        }
         let before = burst.len();
         if let Err(fault) = self.receiver.receive(burst) {
             self.latch(fault);
         }
-        burst.len() - before
+        let got = burst.len() - before;
+        self.patience.saw(got);
+        got
     }
 
     #[inline]
@@ -417,6 +342,38 @@ impl<'p, R: Ring, T: Transport> QueuePair<'p> for VirtioQueue<'p, R, T> {
         }
         self.transmit.publish();
         waiting - burst.len()
+    }
+
+    fn passes(&self) -> bool {
+        self.receiver.passes()
+    }
+
+    #[inline]
+    fn pass(&mut self, to: &mut dyn QueuePair<'p>, shortest: u16) -> Option<usize> {
+        if self.fault.is_some() || !self.up {
+            return None;
+        }
+        if self.patience.waits() {
+            return Some(0);
+        }
+        match self.receiver.pass(to, shortest) {
+            Ok(passed) => {
+                self.patience.saw(passed.unwrap_or(1));
+                passed
+            }
+            Err(fault) => {
+                self.latch(fault);
+                None
+            }
+        }
+    }
+
+    #[inline]
+    fn take_over(&mut self, passing: Passing<'_>) -> Option<Tally> {
+        match passing.0 {
+            Passed::Slots(lot) if self.fault.is_none() && self.sends => Some(self.take_slots(lot)),
+            _ => None,
+        }
     }
 
     #[inline]

@@ -1,9 +1,10 @@
 //! The receiving half of a queue pair: headers looked at, packets in several buffers put together.
 
+use super::feature;
 use super::header::{self, HEADER};
 use super::ring::{Access, Buffer, Ring};
 use super::shadow::Shadow;
-use super::transport::Addresses;
+use super::transport::{Addresses, VirtioPlan};
 use crate::error::Fault;
 use crate::queue::Tally;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -13,17 +14,57 @@ use ringbuf::{BURST, Burst, Frame, Pool, Shelf};
 #[derive(Debug)]
 pub(super) struct Receiver<'p, R: Ring> {
     pub(super) ring: R,
-    shadow: Shadow<'p>,
-    mergeable: bool,
-    frame_size: u16,
+    pub(super) shadow: Shadow<'p>,
+    pub(super) mergeable: bool,
+    /// The device fills buffers in the order of posting, and may say so of the last of several alone.
+    in_order: bool,
+    pub(super) frame_size: u16,
     /// Where in its slot a buffer begins, with its header.
-    start: u16,
+    pub(super) start: u16,
     buffer_bytes: u32,
     /// Vacant descriptors that are worth a refill.
     refill_at: u16,
     run: Run<'p>,
+    /// Buffers that one answer was for and that are to be taken yet, and the bytes of the last: the others are full.
+    batch: (u16, u32),
+    /// Bytes of packets on their way to another queue.
+    pub(super) lens: [u32; BURST],
     pub(super) tally: Tally,
     pub(super) malformed: u64,
+}
+
+/// When to look at a ring: the seldomer the longer nothing came, since each look takes a line away from the device that is about
+/// to write it.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// Turns to go by without a look.
+    left: u8,
+    /// How many they were to be at the last look, and one more than twice that at the next.
+    next: u8,
+}
+
+impl Patience {
+    /// Some hundred nanoseconds on a core with nothing else to do.
+    const LONGEST: u8 = 7;
+
+    /// Whether this turn goes by without one.
+    #[inline]
+    pub(super) const fn waits(&mut self) -> bool {
+        let waits = self.left > 0;
+        self.left -= waits as u8;
+        waits
+    }
+
+    /// What a look has found.
+    #[inline]
+    pub(super) fn saw(&mut self, packets: usize) {
+        if packets > 0 {
+            self.next = 0;
+        } else {
+            self.left = self.next;
+            self.next = (2 * self.next + 1).min(Self::LONGEST);
+        }
+    }
 }
 
 /// A packet in several buffers (§5.1.6.4), as far as it has come.
@@ -36,16 +77,20 @@ struct Run<'p> {
 }
 
 impl<'p, R: Ring> Receiver<'p, R> {
-    pub(super) fn new(pool: &'p Pool, size: u16, ring: R, start: u16, mergeable: bool) -> Self {
+    pub(super) fn new(pool: &'p Pool, plan: &VirtioPlan, ring: R, start: u16) -> Self {
+        let size = plan.ring;
         let mut receiver = Self {
             ring,
             shadow: Shadow::new(pool, size),
-            mergeable,
+            mergeable: plan.features & feature::MERGEABLE != 0,
+            in_order: plan.features & feature::IN_ORDER != 0,
             frame_size: pool.frame_size(),
             start,
             buffer_bytes: u32::from(pool.frame_size() - start),
             refill_at: (size / 4).clamp(1, 32),
             run: Run { frames: Burst::new(), missing: 0, bad: false },
+            batch: (0, 0),
+            lens: [0; BURST],
             tally: Tally::default(),
             malformed: 0,
         };
@@ -106,7 +151,7 @@ impl<'p, R: Ring> Receiver<'p, R> {
     /// The first thing the device said that cannot be true.
     #[inline]
     pub(super) fn receive(&mut self, burst: &mut Burst<'p>) -> Result<(), Fault> {
-        if self.run.missing == 0 && self.run.frames.is_empty() {
+        if self.is_between() {
             if self.ring.is_idle() {
                 return Ok(());
             }
@@ -115,6 +160,12 @@ impl<'p, R: Ring> Receiver<'p, R> {
             }
         }
         self.receive_rest(burst)
+    }
+
+    /// Whether no packet, and no answer, is taken in part.
+    #[inline]
+    pub(super) const fn is_between(&self) -> bool {
+        self.run.missing == 0 && self.run.frames.is_empty() && self.batch.0 == 0
     }
 
     /// Takes packets of one buffer with nothing undone; whether nothing else has come.
@@ -127,13 +178,13 @@ impl<'p, R: Ring> Receiver<'p, R> {
             let key = self.ring.key() + u32::from(first);
             let answers = self.ring.answers(most, lent)?;
             let came = answers.len();
-            let shelf = &mut self.shadow.shelf;
             let arrive = match (self.frame_size, self.mergeable) {
                 (2048, true) => arrive::<R, 11, true>,
                 (4096, true) => arrive::<R, 12, true>,
                 (_, true) => arrive::<R, 0, true>,
                 (_, false) => arrive::<R, 0, false>,
             };
+            let shelf = &mut self.shadow.shelf;
             let (count, bytes) = arrive(shelf, burst, first, answers, key, self.start);
             self.ring.advance(count, count);
             self.shadow.answered(count);
@@ -166,13 +217,31 @@ impl<'p, R: Ring> Receiver<'p, R> {
             if burst.room() == 0 {
                 return Ok(());
             }
-            let Some((id, len)) = self.ring.next(self.shadow.lent())? else { return Ok(()) };
+            let Some((id, len)) = self.next()? else { return Ok(()) };
             let header = if self.run.missing == 0 { HEADER } else { 0 };
             let packet = len.checked_sub(header.into()).ok_or(Fault::Short { len, header })?;
             let frame = self.shadow.take(id, self.start + header, packet)?;
             self.ring.advance(1, 1);
             if header > 0 { self.begin(frame) } else { self.go_on(frame) }
         }
+    }
+
+    /// The next buffer that is filled, and the bytes in it.
+    fn next(&mut self) -> Result<Option<(u32, u32)>, Fault> {
+        if self.batch.0 == 0 {
+            let Some((id, len)) = self.ring.next(self.shadow.lent())? else { return Ok(None) };
+            if !self.in_order {
+                return Ok(Some((id, len)));
+            }
+            let count = self.shadow.through(id)?;
+            if !self.ring.covers(count) {
+                return Err(Fault::Completion { id });
+            }
+            self.batch = (count, len);
+        }
+        self.batch.0 -= 1;
+        let len = if self.batch.0 == 0 { self.batch.1 } else { self.buffer_bytes };
+        Ok(Some((self.shadow.oldest().into(), len)))
     }
 
     /// A packet begins.
@@ -215,6 +284,7 @@ impl<'p, R: Ring> Receiver<'p, R> {
         self.ring.preset(self.buffer_bytes);
         self.run.frames.clear();
         self.run.missing = 0;
+        self.batch = (0, 0);
     }
 }
 

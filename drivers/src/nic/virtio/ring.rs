@@ -58,6 +58,15 @@ pub(crate) struct Done {
     pub(crate) len: u32,
 }
 
+/// How far a device has come that answers in order, and may answer for many packets at once (`VIRTIO_F_IN_ORDER`, §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Batch {
+    /// So many packets are done, from the oldest on.
+    Packets(u16),
+    /// All are, through the one whose first descriptor this is.
+    Through(u32),
+}
+
 /// A ring of descriptors: the words that both sides write, and where we are in them. What was posted is in the
 /// [shadow](super::shadow).
 pub(crate) trait Ring: fmt::Debug + Sized {
@@ -121,6 +130,16 @@ pub(crate) trait Ring: fmt::Debug + Sized {
     /// # Errors
     /// As [`answers`](Self::answers).
     fn next(&mut self, lent: u16) -> Result<Option<(u32, u32)>, Fault>;
+
+    /// What is done since the last look, by a device that answers in order. The descriptors alone say so where it answers for
+    /// many at once, not each answer.
+    ///
+    /// # Errors
+    /// As [`answers`](Self::answers).
+    fn batch(&mut self, lent: u16) -> Result<Option<Batch>, Fault>;
+
+    /// Whether the device has come so far that an answer may be for so many packets.
+    fn covers(&self, packets: u16) -> bool;
 
     /// Begins anew. The memory is zero again.
     fn restart(&mut self);

@@ -5,6 +5,7 @@
 //! before it comes: a burst is then one run of places. The first answer out of order ends that for good: ids come from a
 //! list of free ones from then on, and are looked up one by one.
 
+use super::ring::Batch;
 use crate::error::Fault;
 use ringbuf::{Frame, Pool, Shelf};
 
@@ -106,6 +107,71 @@ impl<'p> Shadow<'p> {
         let first = self.oldest & self.mask;
         let plain = self.ordered && self.chains == 0;
         (first, if plain { self.lent().min(self.mask + 1 - first) } else { 0 })
+    }
+
+    /// The oldest descriptor that is out, in order.
+    #[inline]
+    pub(crate) const fn oldest(&self) -> u16 {
+        self.oldest & self.mask
+    }
+
+    /// How many descriptors are done once this one is, of a device that answers in order.
+    ///
+    /// # Errors
+    /// [`Fault::Completion`] when the device did not have it.
+    #[inline]
+    pub(crate) fn through(&self, id: u32) -> Result<u16, Fault> {
+        let ahead = id.wrapping_sub(self.oldest.into()) & u32::from(self.mask);
+        match u16::try_from(ahead) {
+            Ok(ahead) if id <= self.mask.into() && ahead < self.lent() => Ok(ahead + 1),
+            _ => Err(Fault::Completion { id }),
+        }
+    }
+
+    /// Takes home what a device is done with that answers in order; returns how many packets and descriptors it was.
+    ///
+    /// # Errors
+    /// [`Fault::Completion`] when the device did not have it all.
+    #[inline]
+    pub(crate) fn finish_batch(&mut self, batch: Batch) -> Result<(u16, u16), Fault> {
+        if self.chains > 0 {
+            return self.finish_chains(batch);
+        }
+        let count = match batch {
+            Batch::Packets(count) if count <= self.lent() => count,
+            Batch::Packets(_) => return Err(Fault::Completion { id: (self.next & self.mask).into() }),
+            Batch::Through(id) => self.through(id)?,
+        };
+        let first = self.oldest();
+        let straight = count.min(self.mask + 1 - first);
+        self.shelf.home(first.into(), straight.into());
+        if straight < count {
+            self.shelf.home(0, (count - straight).into());
+        }
+        self.answered(count);
+        Ok((count, count))
+    }
+
+    /// The same with packets of several buffers among them.
+    #[cold]
+    fn finish_chains(&mut self, batch: Batch) -> Result<(u16, u16), Fault> {
+        let (mut packets, mut descriptors) = (0, 0);
+        let all = match batch {
+            Batch::Packets(_) => self.lent(),
+            Batch::Through(id) => self.through(id)?,
+        };
+        loop {
+            let at = self.oldest();
+            if descriptors >= all {
+                // It names a descriptor in the middle of a packet, or more packets than there are.
+                return Err(Fault::Completion { id: at.into() });
+            }
+            descriptors += self.finish(at.into())?;
+            packets += 1;
+            if batch == Batch::Packets(packets) || batch == Batch::Through(at.into()) {
+                return Ok((packets, descriptors));
+            }
+        }
     }
 
     /// A run has been put on the shelf and posted.

@@ -7,7 +7,7 @@
 //! ```
 
 use super::memory::{RingMemory, Words};
-use super::ring::{Access, Buffer, Done, INDIRECT, Parts, Ring};
+use super::ring::{Access, Batch, Buffer, Done, INDIRECT, Parts, Ring};
 use crate::error::Fault;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use ringbuf::Cursor;
@@ -218,6 +218,16 @@ impl Ring for Split {
         let filled = self.follow()?;
         let Done { key, len } = Self::read(&self.words.done[self.cursor.slot(self.cursor.head())]);
         Ok((filled > 0).then_some((key, len)))
+    }
+
+    #[inline]
+    fn batch(&mut self, _: u16) -> Result<Option<Batch>, Fault> {
+        let filled = self.follow()?;
+        Ok((filled > 0).then(|| Batch::Packets(low(filled))))
+    }
+
+    fn covers(&self, packets: u16) -> bool {
+        u32::from(packets) <= self.cursor.filled()
     }
 
     fn restart(&mut self) {
