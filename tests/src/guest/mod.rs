@@ -43,6 +43,8 @@ pub use inside::Inside;
 
 use crate::{Outcome, Ringway, needs};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// The environment variable by which a test knows that it runs in a guest.
@@ -264,7 +266,7 @@ impl Guest {
         image.file("/guest/modules/first", first.join("\n").as_bytes(), 0o644);
         image.file("/guest/test", test.as_bytes(), 0o644);
         image.file("/guest/limit", self.limit.as_secs().to_string().as_bytes(), 0o644);
-        machine::run(self, kit, &image.finish())
+        machine::run(self, kit, &image.finish(), ticks(&job)?)
     }
 
     /// What PID 1 loads before the job.
@@ -280,6 +282,18 @@ impl Guest {
         first.dedup();
         first
     }
+}
+
+/// How fast the time stamp counter of this machine counts, in kHz; 0 where it has none.
+fn ticks(test: &Path) -> Outcome<u32> {
+    static MEASURED: Mutex<Option<u32>> = Mutex::new(None);
+    let mut measured = MEASURED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(ticks) = *measured {
+        return Ok(ticks);
+    }
+    let output = Command::new(beside(test, "ticks")?).output()?;
+    let ticks = String::from_utf8_lossy(&output.stdout).trim().parse()?;
+    Ok(*measured.insert(ticks))
 }
 
 /// A program that cargo has built beside the running test.
