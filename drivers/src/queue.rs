@@ -214,7 +214,8 @@ pub struct QueueCounters {
     pub transmitted: Tally,
     /// Lost before we could receive them: the ring was full or no empty frame was offered, by the device's own count.
     pub receive_missed: u64,
-    /// Received by the device but dropped by the driver: too many pieces, or cut short.
+    /// Received by the device but dropped by the driver: too many pieces, or cut short. And damaged on the wire, or too long,
+    /// by the device's own count, where it has one.
     pub receive_malformed: u64,
     /// On the ring, then dropped by the device, by its own count.
     pub transmit_dropped: u64,

@@ -38,6 +38,8 @@ pub struct Wires {
     resets: Mutex<u32>,
     wanted_back: AtomicBool,
     events: Mutex<Vec<OwnedFd>>,
+    /// The function has one message, and no MSI-X.
+    one_message: AtomicBool,
 }
 
 impl FakeBus {
@@ -53,6 +55,7 @@ impl FakeBus {
             resets: Mutex::default(),
             wanted_back: AtomicBool::new(false),
             events: Mutex::default(),
+            one_message: AtomicBool::new(false),
         };
         Self { model, wires: Arc::new(wires) }
     }
@@ -121,6 +124,11 @@ impl Wires {
         self.wanted_back.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the function has one message for everything (MSI), rather than as many as are asked for (MSI-X).
+    pub fn only_one_message(&self, one: bool) {
+        self.one_message.store(one, Ordering::Relaxed);
+    }
+
     /// Raises an interrupt.
     pub fn interrupt(&self, vector: usize) {
         if let Some(event) = locked(&self.events).get(vector) {
@@ -164,11 +172,12 @@ impl Bus for FakeBus {
     fn interrupts(&self, count: u16) -> io::Result<Vec<Interrupt>> {
         let mut interrupts = Vec::new();
         let mut events = locked(&self.wires.events);
-        for _ in 0..count {
+        let one_message = self.wires.one_message.load(Ordering::Relaxed);
+        for _ in 0..if one_message { count.min(1) } else { count } {
             use rustix::event::{EventfdFlags, eventfd};
             let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             events.push(event.try_clone()?);
-            interrupts.push(Interrupt::event(event));
+            interrupts.push(if one_message { Interrupt::only_event(event) } else { Interrupt::event(event) });
         }
         Ok(interrupts)
     }

@@ -11,25 +11,33 @@ pub struct Interrupt {
     file: OwnedFd,
     /// Bytes of one read: a count.
     count_bytes: usize,
+    /// All causes of the function come by it.
+    shared: bool,
     /// The configuration space of a function whose kernel driver masks the interrupt until it is told otherwise.
     masked_by_kernel: Option<File>,
 }
 
 impl Interrupt {
-    /// An eventfd.
+    /// An eventfd, rung by a message of its own among several (MSI-X).
     pub(super) const fn event(file: OwnedFd) -> Self {
-        Self { file, count_bytes: 8, masked_by_kernel: None }
+        Self { file, count_bytes: 8, shared: false, masked_by_kernel: None }
+    }
+
+    /// An eventfd, rung by the one message that a function has without MSI-X (MSI).
+    pub(super) const fn only_event(file: OwnedFd) -> Self {
+        Self { file, count_bytes: 8, shared: true, masked_by_kernel: None }
     }
 
     /// `/dev/uioN`, whose driver masks INTx in the command register before it tells of one.
     pub(super) const fn line(file: OwnedFd, config: File) -> Self {
-        Self { file, count_bytes: 4, masked_by_kernel: Some(config) }
+        Self { file, count_bytes: 4, shared: true, masked_by_kernel: Some(config) }
     }
 
-    /// Whether it is the function's one line, which all its causes share.
+    /// Whether all causes of the function share it: its line, or its only message. What is set for messages of MSI-X has no
+    /// effect then, and causes stay until the function is asked for them.
     #[must_use]
-    pub const fn is_line(&self) -> bool {
-        self.masked_by_kernel.is_some()
+    pub const fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Takes note of those that have come, and lets further ones come.

@@ -50,10 +50,10 @@ impl Buffer {
 /// How interrupts come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// A message of a queue's own.
+    /// A message of a queue's own (MSI-X).
     Message,
-    /// A line, shared by all causes.
-    Line,
+    /// A line or one message (MSI), shared by all causes.
+    Shared,
 }
 
 /// A card, as its queues need it. What both cards have at the same place is in this file; what differs is asked for here.
@@ -125,8 +125,8 @@ pub(super) fn arm<C: Card>(card: &C, queue: u32, signal: Signal) {
 pub(super) fn disarm<C: Card>(card: &C, queue: u32, signal: Signal) {
     let cause = C::cause(queue, signal);
     card.registers().write(cause.off, cause.bits);
-    if signal == Signal::Line {
-        // Takes the line down.
+    if signal == Signal::Shared {
+        // Takes the line down; and a message comes only for a cause that was not there before.
         let _: u32 = card.registers().read(register::ICR);
     }
 }
@@ -150,6 +150,34 @@ pub(super) fn start<C: Card>(card: &C, queue: u32, places: &RingPlaces) {
         registers.write(first + ring::TAIL, 0u32);
     }
     card.start(queue, places.buffer);
+}
+
+/// Packets that a card itself has counted as lost (82574 §10.2.7, 82576 §8.19), by the counters that the kernel's drivers take for
+/// the errors of an interface too.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Losses {
+    /// For want of buffers.
+    pub(super) missed: u64,
+    /// Damaged on the wire, or too long. Those that are too short are left out: QEMU's emulations pad them, hand them on, and
+    /// count them (RUC).
+    pub(super) damaged: u64,
+    /// Not sent, because others spoke too often or too late: on a wire for one at a time.
+    pub(super) collided: u64,
+}
+
+impl Losses {
+    /// Adds what a queue has lost since this was last asked: the card's counters begin anew then.
+    pub(super) fn ask<C: Card>(&mut self, card: &C, queue: u32) {
+        use register::{ALGNERRC, CEXTERR, CRCERRS, ECOL, LATECOL, ROC, RXERRC};
+        self.missed += card.missed(queue);
+        // What came to no queue is the first one's to tell.
+        if queue == 0 {
+            let sum =
+                |kinds: &[usize]| kinds.iter().map(|kind| counted(card.registers(), *kind)).sum::<u64>();
+            self.damaged += sum(&[CRCERRS, ALGNERRC, RXERRC, CEXTERR, ROC]);
+            self.collided += sum(&[ECOL, LATECOL]);
+        }
+    }
 }
 
 /// A counter that is gone when it is read.
@@ -213,8 +241,16 @@ pub(super) mod register {
     pub(crate) const IMC: usize = 0x00d8;
     pub(crate) const RCTL: usize = 0x0100;
     pub(crate) const TCTL: usize = 0x0400;
-    /// Missed packets: gone when read.
+    /// Counters of packets, gone when read: check sequence, alignment, symbols, missed for want of memory, collisions, carrier
+    /// extension, too long.
+    pub(crate) const CRCERRS: usize = 0x4000;
+    pub(crate) const ALGNERRC: usize = 0x4004;
+    pub(crate) const RXERRC: usize = 0x400c;
     pub(crate) const MPC: usize = 0x4010;
+    pub(crate) const ECOL: usize = 0x4018;
+    pub(crate) const LATECOL: usize = 0x4020;
+    pub(crate) const CEXTERR: usize = 0x403c;
+    pub(crate) const ROC: usize = 0x40ac;
     /// The multicast table: 128 words.
     pub(crate) const MTA: usize = 0x5200;
     /// The first own address, which the card has read from its memory after the reset.

@@ -111,7 +111,7 @@ impl Card for E1000e {
     fn cause(_queue: u32, signal: Signal) -> Cause {
         Cause::of_line(match signal {
             Signal::Message => RECEIVE_QUEUE,
-            Signal::Line => RECEIVED,
+            Signal::Shared => RECEIVED,
         })
     }
 

@@ -18,7 +18,7 @@ use crate::pci::{Function, Identity, Model};
 use core::sync::atomic::{AtomicU64, Ordering};
 use ringbuf::Pool;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Which card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,12 @@ struct Cells {
     /// How often each was written.
     written: Mutex<BTreeMap<usize, u64>>,
     gone: Mutex<bool>,
+    kind: Kind,
+    /// Whether the card has MSI-X.
+    messages: bool,
+    /// Its one message was sent, and its causes have not been asked for since.
+    told: Mutex<bool>,
+    wires: OnceLock<Arc<Wires>>,
 }
 
 /// Where the rings of queue 0 have their registers.
@@ -103,7 +109,63 @@ impl Cells {
     fn set(&self, offset: usize, value: u32) {
         locked(&self.registers).insert(offset, value);
     }
+
+    fn change(&self, offset: usize, set: u32, clear: u32) {
+        self.set(offset, (self.get(offset) | set) & !clear);
+    }
+
+    /// Something was received.
+    fn received(&self) {
+        // Both have a cause for it at this place; those of queues are there for messages alone.
+        self.change(register::ICR, 1 << 7, 0);
+        match self.kind {
+            Kind::E1000e if self.messages => self.change(register::ICR, 1 << 20, 0),
+            Kind::Igb if self.messages && self.get(QUEUE_IVAR) & 0x80 != 0 => {
+                self.change(EICR, 1 << (self.get(QUEUE_IVAR) & 0x1f), 0);
+            }
+            _ => {}
+        }
+        self.interrupt();
+    }
+
+    /// Interrupts for a cause that has come and is allowed to.
+    fn interrupt(&self) {
+        let Some(wires) = self.wires.get() else { return };
+        let causes = self.get(register::ICR) & self.get(register::IMS);
+        if !self.messages {
+            let told = core::mem::replace(&mut *locked(&self.told), causes != 0);
+            if causes != 0 && !told {
+                wires.interrupt(0);
+            }
+            return;
+        }
+        match self.kind {
+            Kind::E1000e if causes & 1 << 20 != 0 && self.get(IVAR) & 8 != 0 => {
+                self.change(register::ICR, 0, self.get(EIAC_82574));
+                wires.interrupt((self.get(IVAR) & 7) as usize);
+            }
+            Kind::Igb if self.get(GPIE) & 1 << 4 != 0 => {
+                let causes = self.get(EICR) & self.get(EIMS);
+                self.change(EICR, 0, causes & self.get(EIAC));
+                self.change(EIMS, 0, causes & self.get(EIAM));
+                (0..32).filter(|bit| causes & 1 << bit != 0).for_each(|bit| wires.interrupt(bit));
+            }
+            _ => {}
+        }
+    }
 }
+
+/// Registers for interrupts: of the 82574 (§10.2.4), and of the 82576 (§8.8).
+const IVAR: usize = 0x00e4;
+const EIAC_82574: usize = 0x00dc;
+const GPIE: usize = 0x1514;
+const EICS: usize = 0x1520;
+const EIMS: usize = 0x1524;
+const EIMC: usize = 0x1528;
+const EIAC: usize = 0x152c;
+const EIAM: usize = 0x1530;
+const EICR: usize = 0x1580;
+const QUEUE_IVAR: usize = 0x1700;
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -121,14 +183,28 @@ impl Model for Cells {
             register::MDIC => (self.get(offset) | 1 << 28).into(),
             // A reset is over at once.
             register::CTRL => (self.get(offset) & !(1 << 26)).into(),
-            register::MPC => u64::from(locked(&self.registers).remove(&offset).unwrap_or(0)),
+            // Gone when it is read.
+            register::ICR => {
+                *locked(&self.told) = false;
+                u64::from(locked(&self.registers).remove(&offset).unwrap_or(0))
+            }
+            0x4000..0x4100 => u64::from(locked(&self.registers).remove(&offset).unwrap_or(0)),
             _ => self.get(offset).into(),
         }
     }
 
     fn write(&self, _bar: u8, offset: usize, _bytes: usize, value: u64) {
         *locked(&self.written).entry(offset).or_default() += 1;
-        self.set(offset, u32::try_from(value).unwrap_or(ABSENT));
+        let value = u32::try_from(value).unwrap_or(ABSENT);
+        match offset {
+            register::ICS => self.change(register::ICR, value, 0),
+            register::IMS | EIMS => self.change(offset, value, 0),
+            register::IMC => self.change(register::IMS, 0, value),
+            EICS => self.change(EICR, value, 0),
+            EIMC => self.change(EIMS, 0, value),
+            _ => return self.set(offset, value),
+        }
+        self.interrupt();
     }
 }
 
@@ -160,6 +236,18 @@ impl FakeCard {
     /// # Errors
     /// As [`IntelPort::open`].
     pub fn open(kind: Kind, plan: NicPlan) -> Result<(Self, IntelPort), OpenError> {
+        Self::open_with(kind, plan, true)
+    }
+
+    /// A card without MSI-X: it has one message.
+    ///
+    /// # Errors
+    /// As [`IntelPort::open`].
+    pub fn with_one_message(kind: Kind, plan: NicPlan) -> Result<(Self, IntelPort), OpenError> {
+        Self::open_with(kind, plan, false)
+    }
+
+    fn open_with(kind: Kind, plan: NicPlan, messages: bool) -> Result<(Self, IntelPort), OpenError> {
         let cells = Arc::new(Cells {
             // Its address is 02:52:57:00:00:01.
             registers: Mutex::new(BTreeMap::from([
@@ -168,9 +256,15 @@ impl FakeCard {
             ])),
             written: Mutex::default(),
             gone: Mutex::new(false),
+            kind,
+            messages,
+            told: Mutex::new(false),
+            wires: OnceLock::new(),
         });
         let bus = FakeBus::new(Arc::clone(&cells) as Arc<dyn Model>, [0x2_0000, 0, 0, 0, 0, 0]);
         let wires = bus.wires();
+        wires.only_one_message(!messages);
+        let _ = cells.wires.set(Arc::clone(&wires));
         let function = Function::fake("0000:00:03.0", kind.identity(), bus);
         let port = IntelPort::open(function, plan)?;
         Ok((Self { kind, cells, wires, sent: Vec::new(), piece: Vec::new(), context: None }, port))
@@ -201,6 +295,11 @@ impl FakeCard {
     /// The packets that were sent since this was last asked.
     pub fn take(&mut self) -> Vec<Sent> {
         core::mem::take(&mut self.sent)
+    }
+
+    /// Puts a number into one of the card's counters, by its register.
+    pub fn count(&self, register: usize, packets: u32) {
+        self.cells.set(register, packets);
     }
 
     /// Bytes of a buffer, as the registers say.
@@ -268,6 +367,7 @@ impl FakeCard {
             head = (head + 1) % count;
         }
         self.cells.set(ring + HEAD, head);
+        self.cells.received();
         true
     }
 

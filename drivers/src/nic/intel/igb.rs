@@ -167,7 +167,7 @@ impl Card for Igb {
     fn cause(queue: u32, signal: Signal) -> Cause {
         match signal {
             Signal::Message => Cause { bits: 1 << queue, on: EIMS, off: EIMC, now: EICS },
-            Signal::Line => Cause::of_line(RECEIVED),
+            Signal::Shared => Cause::of_line(RECEIVED),
         }
     }
 

@@ -92,7 +92,7 @@ impl IntelPort {
             function.interrupts(wanted)?.into_iter().map(Arc::new).collect()
         };
         let signal = match interrupts.first() {
-            Some(interrupt) if interrupt.is_line() => Signal::Line,
+            Some(interrupt) if interrupt.is_shared() => Signal::Shared,
             _ => Signal::Message,
         };
         let setting = Setting {

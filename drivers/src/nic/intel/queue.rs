@@ -1,6 +1,6 @@
 //! A queue pair over a receive and a transmit ring of a card.
 
-use super::card::{self, ABSENT, Buffer, Card, LinkState, RingPlaces, Signal, ring};
+use super::card::{self, ABSENT, Buffer, Card, LinkState, Losses, RingPlaces, Signal, ring};
 use super::offload::{self, Left, Undone};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
@@ -64,7 +64,7 @@ pub(super) struct IntelQueue<'p, C: Card> {
     unsendable: u64,
     checksums: u64,
     link_down: u64,
-    missed: Cell<u64>,
+    losses: Cell<Losses>,
     // In this order: memory goes out of the card's reach before its slots are somebody else's.
     arena: DmaArena<'p>,
     _rings: DmaRings,
@@ -149,7 +149,7 @@ impl<'p, C: Card> IntelQueue<'p, C> {
             unsendable: 0,
             checksums: 0,
             link_down: 0,
-            missed: Cell::new(0),
+            losses: Cell::default(),
             arena,
             _rings: rings,
             loans,
@@ -157,8 +157,8 @@ impl<'p, C: Card> IntelQueue<'p, C> {
         card::disarm(&queue.card, plan.queue, signal);
         card::start(&queue.card, plan.queue, &places);
         queue.receiver.refill(queue.arena.addresses());
-        // What was missed before is nobody's.
-        let _ = queue.card.missed(plan.queue);
+        // What was lost before is nobody's.
+        Losses::default().ask(&queue.card, plan.queue);
         Ok(queue)
     }
 
@@ -436,14 +436,17 @@ impl<'p, C: Card> QueuePair<'p> for IntelQueue<'p, C> {
     }
 
     fn counters(&self) -> QueueCounters {
-        let missed = if self.fault.is_some() { 0 } else { self.card.missed(self.caps.queue) };
-        self.missed.set(self.missed.get() + missed);
+        let mut losses = self.losses.get();
+        if self.fault.is_none() {
+            losses.ask(&self.card, self.caps.queue);
+            self.losses.set(losses);
+        }
         QueueCounters {
             received: self.receiver.tally,
             transmitted: self.transmitted,
-            receive_missed: self.missed.get(),
-            receive_malformed: self.receiver.malformed,
-            transmit_dropped: self.lost,
+            receive_missed: losses.missed,
+            receive_malformed: self.receiver.malformed + losses.damaged,
+            transmit_dropped: self.lost + losses.collided,
             unsendable: self.unsendable,
             link_down: self.link_down,
             checksums_finished: self.checksums,

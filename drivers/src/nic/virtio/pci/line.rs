@@ -93,7 +93,7 @@ impl Transport for Line<'_> {
 
     fn calm(&mut self) {
         let Some(interrupt) = &self.interrupt else { return };
-        if interrupt.is_line() {
+        if interrupt.is_shared() {
             // Before the kernel lets the next one through.
             self.device.take_line_down();
         }

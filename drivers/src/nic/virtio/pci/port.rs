@@ -200,7 +200,7 @@ impl VirtioPort {
 
     /// Whether a queue interrupts by a message of its own; all by the line, when that is all that there is.
     fn has_vector(&self, queue: u32) -> bool {
-        self.interrupts.get(queue as usize).is_some_and(|interrupt| !interrupt.is_line())
+        self.interrupts.get(queue as usize).is_some_and(|interrupt| !interrupt.is_shared())
     }
 
     /// What a device is told that has just begun to work.
