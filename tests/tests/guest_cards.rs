@@ -343,3 +343,11 @@ fn a_card_that_cannot_reach_memory_is_a_fault() {
     const NICS: [Nic; 2] = [Nic::E1000e, Nic::Igb];
     cables(&NICS).run(|inside| is_a_fault(inside, &NICS, &Fault::Silent));
 }
+
+/// Virtio devices find that they cannot read their rings, and say so.
+#[test]
+#[ignore = "tier guest"]
+fn a_virtio_card_that_cannot_reach_memory_is_a_fault() {
+    const NICS: [Nic; 1] = [Nic::Virtio];
+    cables(&NICS).run(|inside| is_a_fault(inside, &NICS, &Fault::NeedsReset));
+}
