@@ -228,7 +228,17 @@ fn nic_arguments(command: &mut Command, nic: Nic, (cable, end): (usize, usize), 
             let _ = write!(device, ",mq=on,vectors={}", 2 * queues + 2);
         }
     }
+    if guest.twins && end == 0 {
+        device.push_str(",addr=0.0,multifunction=on");
+        let twin =
+            format!("{model},id=twin{number},bus=port{number},addr=0.1,mac={},romfile=", mac_of_twin(cable));
+        command.args(["-device", &twin]);
+    }
     command.args(["-device", &device]);
+}
+
+fn mac_of_twin(cable: usize) -> String {
+    format!("02:52:57:00:02:{cable:02x}")
 }
 
 /// Files of one guest, gone with it.

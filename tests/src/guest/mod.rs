@@ -101,6 +101,7 @@ pub struct Guest {
     cables: Vec<(Nic, Nic)>,
     iommu: bool,
     packed: bool,
+    twins: bool,
     tap_queues: u32,
     drivers: bool,
     memory: u32,
@@ -121,6 +122,7 @@ impl Guest {
             cables: Vec::new(),
             iommu: false,
             packed: false,
+            twins: false,
             tap_queues: 0,
             drivers: true,
             memory: 1536,
@@ -156,6 +158,14 @@ impl Guest {
     #[must_use]
     pub const fn packed(mut self, packed: bool) -> Self {
         self.packed = packed;
+        self
+    }
+
+    /// Whether each NIC under test has a second function of its kind beside it, without a cable: both are in one IOMMU group, unless
+    /// the kernel knows better of this kind (it does of igb).
+    #[must_use]
+    pub const fn twins(mut self, twins: bool) -> Self {
+        self.twins = twins;
         self
     }
 

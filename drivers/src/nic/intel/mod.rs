@@ -30,6 +30,7 @@ mod card;
 mod e1000e;
 pub mod fake;
 mod igb;
+mod loans;
 mod offload;
 mod port;
 mod queue;

@@ -1,6 +1,7 @@
 //! A queue pair over a receive and a transmit ring of a card.
 
 use super::card::{self, ABSENT, Buffer, Card, LinkState, Losses, RingPlaces, Signal, ring};
+use super::loans::Loans;
 use super::offload::{self, Left, Undone};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
@@ -10,7 +11,7 @@ use crate::error::{Fault, OpenError};
 use crate::pci::{DmaArena, DmaRings, Function, Interrupt};
 use crate::queue::{Caps, Copying, Gather, QueueCounters, QueuePair, Tally};
 use crate::rings::{self, Front, front};
-use ringbuf::{BURST, Burst, Frame, Loan, Packets, Pool, Segmentation};
+use ringbuf::{BURST, Burst, Frame, Packets, Pool, Segmentation};
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -69,21 +70,6 @@ pub(super) struct IntelQueue<'p, C: Card> {
     arena: DmaArena<'p>,
     _rings: DmaRings,
     loans: Loans<'p>,
-}
-
-/// The slots that the card has. Recalled when this goes.
-#[derive(Debug)]
-struct Loans<'p> {
-    pool: &'p Pool,
-    receive: Loan,
-    transmit: Loan,
-}
-
-impl Drop for Loans<'_> {
-    fn drop(&mut self) {
-        self.pool.recall(self.receive);
-        self.pool.recall(self.transmit);
-    }
 }
 
 impl<'p, C: Card> IntelQueue<'p, C> {
