@@ -53,7 +53,8 @@ const ETHERNET: u8 = 14;
 const PLAIN: usize = 14 + 20 + 20;
 
 /// Room for a template: copied as a whole, which is a few wide moves where a copy of just as many bytes is a call.
-const ROOM: usize = 128;
+const ROOM: usize = ROOM_BYTES as usize;
+const ROOM_BYTES: u16 = 128;
 const _: () = assert!(HEADER_BYTES <= ROOM);
 
 /// Headers to be copied and patched: what the segments have in common that a connection sends in one turn.
@@ -200,7 +201,7 @@ impl Template {
         if !frame.is_empty() {
             return Err(NoRoom);
         }
-        if frame.grow(128).is_err() {
+        if frame.grow(ROOM_BYTES).is_err() {
             return self.write_short(frame, patch, (segment, length));
         }
         let bytes = frame.first_chunk_mut().ok_or(NoRoom)?;

@@ -68,7 +68,7 @@ fn events(bytes: &[u8], step: usize, resource: Resource<'_>) -> (Vec<String>, us
                     from += len;
                     response
                 }
-                Next::Refused(refusal) => refuse(refusal, offered, &policy, &date, &mut head),
+                Next::Refused(refusal, asked) => refuse(refusal, asked, &policy, &date, &mut head),
                 Next::Broken(refusal) => {
                     events.push(refusal.name().to_owned());
                     continue;

@@ -355,6 +355,24 @@ fn a_packet_to_be_cut_says_how() {
     }
 }
 
+/// Headers are written with more room than they need; a frame that has just enough gets the same.
+#[test]
+fn headers_fit_where_there_is_just_room_for_them() {
+    let pool = pool();
+    for path in [path4(), path6()] {
+        let headers = headers(&path, &[1; 12], 100);
+        let mut roomy = pool.alloc().expect("four");
+        let count = write_headers(&mut roomy, &headers).expect("room");
+        let mut tight = pool.alloc().expect("four");
+        let whole = tight.tailroom() + tight.head();
+        for (room, written) in [(count, true), (count + 1, true), (count - 1, false)] {
+            tight.restart(whole - u16::try_from(room).expect("short"));
+            assert_eq!(write_headers(&mut tight, &headers).is_ok(), written, "{room} bytes of room");
+            assert!(!written || tight[..] == roomy[..] && tight.offload() == roomy.offload());
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_said_is_refused() {
     let pool = pool();

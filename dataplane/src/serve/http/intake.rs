@@ -42,8 +42,8 @@ pub enum Next<'b> {
     /// A request whose head has so many bytes. They are *not* among those used: once it is answered, tell
     /// [`Intake::answered`] and drop them; if its answer must wait, keep them, and offer them again.
     Request(Request<'b>, usize),
-    /// Not a request. [Refuse](super::refuse) it, and end the connection after that.
-    Refused(Refusal),
+    /// Not a request: these bytes. [Refuse](super::refuse) them, and end the connection after that.
+    Refused(Refusal, &'b [u8]),
     /// The body of a request that was answered is broken or too long. Nothing can be said any more: end the connection
     /// after the answers that are on their way.
     Broken(Refusal),
@@ -84,7 +84,7 @@ impl Intake {
                 }
                 Parsed::Refused(refusal) => {
                     self.state = State::Over;
-                    (bytes.len(), Next::Refused(refusal))
+                    (bytes.len(), Next::Refused(refusal, &bytes[used..]))
                 }
             },
         }

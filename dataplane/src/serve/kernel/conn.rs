@@ -268,8 +268,7 @@ impl Conn {
                 self.queue(turn, grown);
             }
             let mut scratch = std::mem::replace(turn.scratch, Scratch::empty());
-            let asked = &bytes[done..];
-            let (used, next) = self.intake.next(asked, &mut scratch, &turn.responder.limits);
+            let (used, next) = self.intake.next(&bytes[done..], &mut scratch, &turn.responder.limits);
             done += used;
             let mut over = false;
             match next {
@@ -302,7 +301,7 @@ impl Conn {
                     }
                     over = true;
                 }
-                Next::Refused(refusal) => {
+                Next::Refused(refusal, asked) => {
                     self.refuse(turn, refusal, asked);
                     (done, over) = (bytes.len(), true);
                 }

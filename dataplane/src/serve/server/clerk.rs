@@ -134,8 +134,7 @@ impl Clerk {
                 self.counters.repeated += 1;
                 self.queue(conn, grown);
             }
-            let asked = &bytes[done..];
-            let (used, next) = conn.state_mut().intake.next(asked, scratch, &self.responder.limits);
+            let (used, next) = conn.state_mut().intake.next(&bytes[done..], scratch, &self.responder.limits);
             done += used;
             let doing = match next {
                 Next::Request(request, len) => match self.answer(conn, request, (&bytes[done..], len)) {
@@ -160,7 +159,7 @@ impl Clerk {
                 }
                 Next::More if conn.state().answers.len() > 0 => Doing::Sending,
                 Next::More => Doing::Nothing,
-                Next::Refused(refusal) => {
+                Next::Refused(refusal, asked) => {
                     self.refuse(conn, refusal, asked);
                     return bytes.len();
                 }

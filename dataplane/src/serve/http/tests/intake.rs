@@ -24,7 +24,11 @@ fn events(bytes: &[u8], cuts: impl IntoIterator<Item = usize>, limits: &Limits) 
                     intake.answered(&request, &response, limits);
                     from += len;
                 }
-                Next::Refused(refusal) => events.push(format!("refused {}", refusal.name())),
+                Next::Refused(refusal, asked) => {
+                    let response = refuse(refusal, asked, &site(), &now(), &mut out);
+                    let body = if response.body.is_empty() { ", no body" } else { "" };
+                    events.push(format!("refused {}{body}", refusal.name()));
+                }
                 Next::Broken(refusal) => events.push(format!("broken {}", refusal.name())),
                 Next::Over => {
                     assert_eq!(used, offered.len(), "all is thrown away");
@@ -212,5 +216,18 @@ proptest! {
         cuts.sort_unstable();
         prop_assert_eq!(&whole, &events(&bytes, cuts, &limits));
         prop_assert_eq!(&whole, &events(&bytes, 0..bytes.len(), &limits));
+    }
+}
+
+/// Which method was refused is read where the request begins, behind what was left of the body before it.
+#[test]
+fn a_refused_head_behind_a_body_has_no_body() {
+    let limits = Limits::default();
+    for (body, refused, expected) in [
+        ("hello", "HEAD /%2e%2e/ HTTP/1.1\r\nHost: h\r\n\r\n", "refused path, no body"),
+        ("HEAD ", "GET /%2e%2e/ HTTP/1.1\r\nHost: h\r\n\r\n", "refused path"),
+    ] {
+        let raw = post("Content-Length: 5", body) + refused;
+        assert_eq!(at_once(&raw, &limits)[1], expected, "{raw:?}");
     }
 }
