@@ -24,12 +24,12 @@ if [ "${1:-}" = profile ]; then
     exit
 fi
 count "wire over loopback, bursts of 32" 62
-count "wire over virtio, split rings" 72 split
-count "wire over virtio, packed rings" 72 packed
-count "the same with frames, split rings" 122 split-frames
+count "wire over virtio, split rings" 82 split
+count "wire over virtio, packed rings" 93 packed
+count "the same with frames, split rings" 121 split-frames
 count "the same with frames, packed rings" 137 packed-frames
 count "the same with mergeable buffers, split rings" 122 split-mergeable
-count "the same with mergeable buffers, packed rings" 137 packed-mergeable
+count "the same with mergeable buffers, packed rings" 136 packed-mergeable
 # A buffer and not a frame each: packets of a head and fifteen pages.
 name="pages over virtio, in"
 count "$name lists of split rings" 236 split-lists
