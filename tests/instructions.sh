@@ -69,12 +69,12 @@ if [ "${1:-}" = profile ]; then
     exit
 fi
 turn "wire over loopback, bursts of 32" 62
-turn "wire over virtio, split rings" 72 split
-turn "wire over virtio, packed rings" 72 packed
-turn "the same with frames, split rings" 122 split-frames
+turn "wire over virtio, split rings" 82 split
+turn "wire over virtio, packed rings" 93 packed
+turn "the same with frames, split rings" 121 split-frames
 turn "the same with frames, packed rings" 137 packed-frames
 turn "the same with mergeable buffers, split rings" 122 split-mergeable
-turn "the same with mergeable buffers, packed rings" 137 packed-mergeable
+turn "the same with mergeable buffers, packed rings" 136 packed-mergeable
 # A buffer and not a frame each: packets of a head and fifteen pages.
 name="pages over virtio, in"
 turn "$name lists of split rings" 236 split-lists

@@ -39,7 +39,7 @@ pub struct Shelf<'p> {
 pub struct Lot<'a> {
     pool: &'a Pool,
     places: &'a mut [u32],
-    lens: &'a [u32],
+    lens: &'a [u16],
 }
 
 impl Lot<'_> {
@@ -181,25 +181,40 @@ impl<'p> Shelf<'p> {
         first: usize,
         items: &[T],
         (start, shortest): (u16, u16),
-        lens: &'a mut [u32; BURST],
+        lens: &'a mut [u16; BURST],
         mut judge: impl FnMut(&T) -> Option<u32>,
         plain: impl Fn(&[u8; N]) -> bool,
     ) -> Lot<'a> {
         let pool = self.pool;
         let places = self.places.get_mut(first..).unwrap_or_default();
+        let beside = items.len().min(places.len());
+        let places = &mut places[..beside];
+        // Most often none is empty, which is seen by vectors.
+        let full = if places.contains(&EMPTY) {
+            places.iter().take_while(|place| **place != EMPTY).count()
+        } else {
+            places.len()
+        };
+        let places = &mut places[..full];
         let least = u32::from(shortest.max(1)) + short::<N>();
         let most = u32::from(pool.frame_size()).checked_sub(u32::from(start) + least);
         let mut count = 0;
-        if let (Some(Numbers { holders, shift, base }), Some(most)) = (pool.numbers::<SHIFT>(), most) {
+        if let (Some(Numbers { shift, base, .. }), Some(most)) = (pool.numbers::<SHIFT>(), most) {
             count = three_by_three(&mut lens[..], places, items, |len, place, item| {
                 let Some(bytes) = judge(item) else { return false };
                 // One comparison finds both ends.
-                if bytes.wrapping_sub(least) > most || holders.get(*place as usize).is_none() {
+                if bytes.wrapping_sub(least) > most {
                     return false;
                 }
-                *len = bytes;
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "at most a slot's 2^15 bytes, as was seen"
+                )]
+                let short = bytes as u16;
+                *len = short;
                 let offset = (u64::from(*place) << shift) + u64::from(start);
-                // SAFETY: *place*: the slot is one of the arena's, and the bytes from `start` on lie in it, as was seen above.
+                // SAFETY: *place*: not empty, so the slot is one of the arena's, and the bytes from `start` on lie in it, as was
+                // seen above.
                 let before = unsafe { base.add(address(offset)) }.cast::<[u8; N]>();
                 // SAFETY: *place*: the slot is ours alone.
                 let front = unsafe { before.read() };
@@ -234,7 +249,8 @@ impl<'p> Shelf<'p> {
             return 0;
         }
         let count = lot.len().min(places.len()).min(items.len());
-        // Most often all are short enough, which is seen by vectors.
+        // As in `survey`.
+        let limit = u16::try_from(limit).unwrap_or(u16::MAX);
         let count = if lot.lens[..count].iter().fold(0, |most, len| most.max(*len)) > limit {
             lot.lens.iter().take_while(|len| **len <= limit).count().min(count)
         } else {
@@ -247,11 +263,17 @@ impl<'p> Shelf<'p> {
         debug_assert!(places.iter().all(|place| *place == EMPTY), "a place for one slot");
         places.copy_from_slice(from);
         from.fill(EMPTY);
-        let mut at = 0;
-        both(places, items, |slot, item| {
-            describe(item, u64::from(*slot) << shift, lens[at]);
-            at += 1;
-        });
+        let (eights, rest) = places.as_chunks::<8>();
+        let (lens_eights, lens_rest) = lens.as_chunks::<8>();
+        let (items_eights, items_rest) = items[..count].as_chunks::<8>();
+        for ((slots, lens), items) in eights.iter().zip(lens_eights).zip(items_eights) {
+            for ((slot, len), item) in slots.iter().zip(lens).zip(items) {
+                describe(item, u64::from(*slot) << shift, (*len).into());
+            }
+        }
+        for ((slot, len), item) in rest.iter().zip(lens_rest).zip(items_rest) {
+            describe(item, u64::from(*slot) << shift, (*len).into());
+        }
         count
     }
 

@@ -25,7 +25,7 @@ fn swapped(mut header: [u8; 10]) -> [u8; 10] {
 #[inline]
 pub(super) const fn is_plain(header: &[u8; HEADER as usize], mergeable: bool) -> bool {
     // `VIRTIO_NET_HDR_F_NEEDS_CSUM` and any type of segmentation, in one look; any number of buffers but one.
-    let undone = u16::from_le_bytes([header[0], header[1]]) & 0xff01;
+    let undone = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) & 0xff01;
     undone == 0 && (!mergeable || u16::from_le_bytes([header[10], header[11]]) == 1)
 }
 

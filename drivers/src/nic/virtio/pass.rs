@@ -119,7 +119,7 @@ fn survey<'a, R: Ring, const SHIFT: u32>(
     answers: &[R::Answer],
     mut key: u32,
     bounds: (u16, u16),
-    lens: &'a mut [u32; BURST],
+    lens: &'a mut [u16; BURST],
 ) -> Lot<'a> {
     let judge = |answer: &R::Answer| {
         let done = R::read(answer);

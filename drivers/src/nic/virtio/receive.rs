@@ -28,7 +28,7 @@ pub(super) struct Receiver<'p, R: Ring> {
     /// Buffers that one answer was for and that are to be taken yet, and the bytes of the last: the others are full.
     batch: (u16, u32),
     /// Bytes of packets on their way to another queue.
-    pub(super) lens: [u32; BURST],
+    pub(super) lens: [u16; BURST],
     pub(super) tally: Tally,
     pub(super) malformed: u64,
 }
