@@ -198,11 +198,12 @@ fn command(guest: &Guest, kit: &Kit, files: &Files, ticks: u32) -> Outcome<Comma
     Ok(command)
 }
 
-/// What a shell does before it becomes QEMU: two taps for each cable, and a bridge between.
+/// What a shell does before it becomes QEMU: two taps for each cable, and a bridge between, which learns nothing: it would take
+/// addresses that come back exchanged for those of hosts that have moved.
 fn bridges(guest: &Guest) -> String {
     let mut script = String::new();
     for cable in 0..guest.cables.len() {
-        let _ = write!(script, "ip link add br{cable} type bridge; ip link set br{cable} up; ");
+        let _ = write!(script, "ip link add br{cable} type bridge ageing_time 0; ip link set br{cable} up; ");
         for end in 0..2 {
             let tap = cable * 2 + end;
             let several = if end == 0 && guest.tap_queues > 1 { "multi_queue" } else { "" };
