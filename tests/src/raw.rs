@@ -82,8 +82,28 @@ fn write(frame: &mut Vec<u8>, number: u64, stream: &Stream, swapped: bool) {
 /// # Errors
 /// When a queue cannot be had. What was lost or damaged is in the answer.
 pub fn exchange(lab: &TestLab, from: Side, stream: Stream, expect: Expect) -> Outcome<Landed> {
-    if stream.bytes < HEADER + 4 {
-        return Err(format!("{} bytes have no room for a number", stream.bytes).into());
+    Ok(run(lab, from, &[stream], expect, 0)?[0])
+}
+
+/// The same with one stream after another, as far as all that was sent arrived: the queues are opened once. An answer for
+/// each that was begun. A single frame goes first, again if it is lost: a driver of the kernel's for a NIC begins anew when our
+/// program is attached to it, and what comes in that moment is gone.
+///
+/// # Errors
+/// As [`exchange`].
+pub fn exchange_all(lab: &TestLab, from: Side, streams: &[Stream], expect: Expect) -> Outcome<Vec<Landed>> {
+    run(lab, from, streams, expect, 3)
+}
+
+fn run(
+    lab: &TestLab,
+    from: Side,
+    streams: &[Stream],
+    expect: Expect,
+    greetings: u32,
+) -> Outcome<Vec<Landed>> {
+    if let Some(short) = streams.iter().find(|stream| stream.bytes < HEADER + 4) {
+        return Err(format!("{} bytes have no room for a number", short.bytes).into());
     }
     let pool = Pool::new(Arena::new(&ArenaPlan {
         frames: 4 * 512 + 512,
@@ -98,14 +118,28 @@ pub fn exchange(lab: &TestLab, from: Side, stream: Stream, expect: Expect) -> Ou
     };
     let mut near = open(from)?;
     let mut far = if expect == Expect::Same { Some(open(from.other())?) } else { None };
-    let landed = exchange_over(&pool, &mut near, far.as_mut(), stream)?;
+    let greeting = Stream { count: 1, bytes: 60, window: 1, vlan: None };
+    for _ in 0..greetings {
+        if exchange_over(&pool, &mut near, far.as_mut(), greeting)?.whole == 1 {
+            break;
+        }
+        println!("a greeting from {} is lost", from.name());
+    }
+    let mut all = Vec::with_capacity(streams.len());
+    for stream in streams {
+        let landed = exchange_over(&pool, &mut near, far.as_mut(), *stream)?;
+        all.push(landed);
+        if landed.whole < stream.count {
+            break;
+        }
+    }
     drop((near, far));
     drop::<Rc<Umem<'_>>>(umem);
     let census = pool.census();
     if census.free != census.total() {
         return Err(format!("frames of the peers are lost: {census:?}").into());
     }
-    Ok(landed)
+    Ok(all)
 }
 
 /// The same between queues that are open: from `near` to `far`, or back to `near` with the addresses exchanged when there

@@ -189,7 +189,7 @@ fn guest(nic: Nic, iommu: bool) -> Guest {
 
 #[test]
 #[ignore = "tier guest"]
-fn a_card_behind_an_iommu_comes_back() {
+fn a_card_behind_an_iommu_comes_back_and_takes_long_packets() {
     guest(Nic::E1000e, true).run(|inside| {
         let lab = inside.hosts(|_| {})?;
         let port = format!("vfio:{}", inside.near_pci(0));
@@ -216,6 +216,7 @@ fn a_card_behind_an_iommu_comes_back() {
         inside.release(&inside.near_pci(0))?;
         std::fs::write(format!("/sys/bus/pci/devices/{}/driver_override", inside.near_pci(0)), "\n")?;
         std::fs::write("/sys/bus/pci/drivers_probe", inside.near_pci(0))?;
+        wide(inside, &lab, "vfio", false)?;
         pulled(inside, &lab, "vfio", "e1000e", Removal::Asked)
     });
 }
@@ -254,8 +255,7 @@ fn a_card_without_an_iommu_comes_back() {
 }
 
 /// Long packets, in several buffers; and several queues, each with a worker of its own.
-fn wide(inside: &Inside, driver: &str, queues: bool) -> Outcome<()> {
-    let lab = inside.hosts(|_| {})?;
+fn wide(inside: &Inside, lab: &TestLab, driver: &str, queues: bool) -> Outcome<()> {
     for side in Side::BOTH {
         TestLab::run(lab.host(side), "ip", &format!("link set {} mtu 9000", side.interface()))?;
     }
@@ -264,7 +264,7 @@ fn wide(inside: &Inside, driver: &str, queues: bool) -> Outcome<()> {
     let forwarder = forward(&ports(inside, driver, options), args)?;
     let transfers = || -> Outcome<()> {
         for (round, from) in (0..4).flat_map(|round| Side::BOTH.map(|side| (round, side))) {
-            let transfer = tcp(&lab, from, 1 << 20, round, LIMIT)?;
+            let transfer = tcp(lab, from, 1 << 20, round, LIMIT)?;
             assert!(transfer.intact(), "{transfer:?}");
         }
         Ok(())
@@ -285,22 +285,12 @@ fn wide(inside: &Inside, driver: &str, queues: bool) -> Outcome<()> {
 
 #[test]
 #[ignore = "tier guest"]
-fn long_packets_on_the_82574l() {
-    guest(Nic::E1000e, true).run(|inside| {
-        inside.load("vfio-pci")?;
-        inside.load("vfio_iommu_type1")?;
-        wide(inside, "vfio", false)
-    });
-}
-
-#[test]
-#[ignore = "tier guest"]
 fn long_packets_and_two_queues_on_the_82576() {
     guest(Nic::Igb, true).run(|inside| {
         inside.load("vfio-pci")?;
         inside.load("vfio_iommu_type1")?;
-        wide(inside, "vfio", true)?;
         let lab = inside.hosts(|_| {})?;
+        wide(inside, &lab, "vfio", true)?;
         pulled(inside, &lab, "vfio", "igb", Removal::PulledOut)
     });
 }
@@ -326,8 +316,8 @@ fn long_packets_and_two_queues_on_virtio() {
     guest(Nic::Virtio, true).taps(2).run(|inside| {
         inside.load("vfio-pci")?;
         inside.load("vfio_iommu_type1")?;
-        wide(inside, "vfio", true)?;
         let lab = inside.hosts(|_| {})?;
+        wide(inside, &lab, "vfio", true)?;
         pulled(inside, &lab, "vfio", "virtio-pci", Removal::Asked)
     });
 }
