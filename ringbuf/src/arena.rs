@@ -236,8 +236,13 @@ impl Arena {
     }
 
     /// Puts a file's pages in place of fresh memory that nobody has seen yet.
+    ///
+    /// A mapping that fails in the last moment leaves a gap where there was memory (`vms_abort_munmap_vmas`, mm/vma.c), huge pages that are
+    /// not to be had first of all. Whatever another thread maps comes to lie in that gap, and is unmapped with the arena. So
+    /// the file is mapped somewhere else before: what is wrong with it shows there.
     fn map_file(&mut self, file: BorrowedFd<'_>, range: &Range<usize>) -> io::Result<()> {
         debug_assert!(range.start >= self.files_start && self.content_start() + range.end <= self.bytes);
+        let probe = map_with(range.len(), 0, Some(file))?;
         // SAFETY: *map*: the range lies in the mapping.
         let target = unsafe { self.base.add(self.content_start() + range.start) };
         let flags = libc::MAP_SHARED | libc::MAP_FIXED;
@@ -246,8 +251,11 @@ impl Arena {
         // *files*: nobody will make a reference to them.
         let mapped =
             unsafe { libc::mmap(target.as_ptr().cast(), range.len(), access, flags, file.as_raw_fd(), 0) };
-        if mapped == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+        let failed = (mapped == libc::MAP_FAILED).then(io::Error::last_os_error);
+        // SAFETY: it was mapped above, and nobody has seen it.
+        unsafe { libc::munmap(probe.as_ptr().cast(), range.len()) };
+        if let Some(error) = failed {
+            return Err(self.without(error));
         }
         // Registration pins the pages for writing. A page that is not there yet would be fetched as by a write, and move
         // the file's times; one that is there already, as by a read, is pinned without that (on file systems that write
@@ -255,6 +263,13 @@ impl Arena {
         // SAFETY: the range was mapped just above; the advice changes no content.
         unsafe { libc::madvise(mapped, range.len(), libc::MADV_POPULATE_READ) };
         Ok(())
+    }
+
+    /// There may be a gap now, and a mapping of somebody else's in it: this arena is never unmapped.
+    #[cold]
+    fn without(&mut self, error: io::Error) -> io::Error {
+        self.keeper.get_or_insert_with(|| Box::new(()));
+        error
     }
 
     /// Where it begins.
@@ -513,6 +528,11 @@ mod tests {
         let places: Vec<Option<Range<usize>>> = places.into_iter().map(Result::ok).collect();
         let small = places[1].clone().expect("mapped");
         assert!(small.end <= arena.files().end, "{small:?} in {:?}", arena.files());
+        let mut resident = vec![0; arena.bytes() / 4096];
+        // SAFETY: a byte for each page; the call says `ENOMEM` where nothing is mapped.
+        let whole =
+            unsafe { libc::mincore(arena.base().as_ptr().cast(), arena.bytes(), resident.as_mut_ptr()) };
+        assert_eq!(whole, 0, "no gap, in which another thread's memory would come to lie");
         // Without a reserve of huge pages the kernel maps none.
         if let Some(huge) = places[0].clone() {
             let address = arena.base().as_ptr().addr() + arena.content_start() + huge.start;
