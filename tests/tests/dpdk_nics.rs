@@ -157,8 +157,8 @@ fn all(inside: &mut Inside) -> Outcome<()> {
     // The two ends agree on a speed first, which takes seconds on a busy host.
     until_answered();
     let ended = ask()?;
-    assert!(ended.status.success(), "{ended:?}");
     let report = server.finish()?;
+    assert!(ended.status.success(), "{ended:?} {}", report.end);
     let queue = &report.ready["ports"][0]["queues"][0];
     println!("{} {}", queue["copying"], queue["mode"]);
     let received = report.queues(0, "received_packets");
