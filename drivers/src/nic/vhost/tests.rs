@@ -216,10 +216,11 @@ fn a_back_end_cannot_cut_the_memory_off() {
     port.wait_ready().expect("it takes the rings");
     std::thread::sleep(Duration::from_millis(100));
     // Not touched before the back end says what came of it: it would be our end.
-    std::mem::forget(queue);
+    let queue = std::mem::ManuallyDrop::new(queue);
     drop(port);
     let refused = vec![Err(rustix::io::Errno::PERM); 2];
     assert_eq!(back.join().expect("a back end"), (refused.clone(), refused));
+    drop(std::mem::ManuallyDrop::into_inner(queue));
 }
 
 /// Something said unasked is not the end of a back end: it may copy still, and keeps the rings.
