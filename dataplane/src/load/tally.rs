@@ -221,7 +221,7 @@ impl Tally {
     }
 
     /// Whether requests waited, and no byte of an answer came in the last half of what was counted: a server that died
-    /// without a word, or stands still. Its percentiles are those of the answers that came before. Less than [`HICCUP`] is not
+    /// without a word, or stands still. Its percentiles are those of the answers that came before. Less than a second is not
     /// held against anybody.
     #[must_use]
     pub fn is_deserted(&self) -> bool {
