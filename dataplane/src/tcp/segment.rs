@@ -1,7 +1,7 @@
 //! A segment as it comes and as it goes: header, options, payload (RFC 9293 section 3.1, RFC 7323, RFC 2018).
 
 use super::seq::Seq;
-use crate::net::{Ecn, Path};
+use crate::net::{Ecn, Headers, Patch, Path, Vlan};
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign, Range};
 
@@ -401,6 +401,33 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// What its headers have for themselves, with so many bytes of payload.
+    #[inline]
+    pub(crate) const fn patch(&self, payload_bytes: usize) -> Patch {
+        Patch {
+            sequence: self.seq.0,
+            flags: self.flags.0,
+            ecn: self.ecn,
+            payload_bytes,
+            segment_bytes: self.mss,
+        }
+    }
+
+    /// Its headers, behind the outer tag of an interface with two.
+    #[inline]
+    pub(crate) fn headers(&self, service: Option<Vlan>, patch: Patch) -> Headers<'_> {
+        Headers {
+            path: &self.path,
+            service,
+            local_port: self.local_port,
+            peer_port: self.peer_port,
+            acknowledgement: self.ack.0,
+            window: self.window,
+            options: self.options.as_bytes(),
+            patch,
+        }
+    }
+
     /// Bytes of payload.
     #[inline]
     pub fn payload_len(&self) -> u32 {

@@ -3,7 +3,7 @@
 use super::desk::Line;
 use crate::app::Outbox;
 use crate::load::run::Run;
-use crate::net::{Headers, Host, Patch, write_headers};
+use crate::net::{Host, write_headers};
 use crate::tcp::{Out, Segment, Sent};
 use ringbuf::{Frame, Page};
 
@@ -44,23 +44,8 @@ impl Emitter<'_, '_> {
     #[inline]
     fn fill(&self, frame: &mut Frame<'_>, segment: &Segment, line: &Line) -> bool {
         let (mut at, end) = (segment.payload.start, segment.payload.end);
-        let patch = Patch {
-            sequence: segment.seq.0,
-            flags: segment.flags.0,
-            ecn: segment.ecn,
-            payload_bytes: usize::try_from(end - at).unwrap_or(usize::MAX),
-            segment_bytes: segment.mss,
-        };
-        let headers = Headers {
-            path: &segment.path,
-            service: self.host.service_tag(&segment.path),
-            local_port: segment.local_port,
-            peer_port: segment.peer_port,
-            acknowledgement: segment.ack.0,
-            window: segment.window,
-            options: segment.options.as_bytes(),
-            patch,
-        };
+        let patch = segment.patch(usize::try_from(end - at).unwrap_or(usize::MAX));
+        let headers = segment.headers(self.host.service_tag(&segment.path), patch);
         if write_headers(frame, &headers).is_err() {
             return false;
         }

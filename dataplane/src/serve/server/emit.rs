@@ -8,7 +8,7 @@
 
 use super::talk::Talk;
 use crate::app::Outbox;
-use crate::net::{Headers, Host, Patch, Template};
+use crate::net::{Host, Patch, Template};
 use crate::serve::Waiter;
 use crate::serve::answers::{Answers, Found};
 use crate::serve::content::{Piece, Store};
@@ -81,13 +81,7 @@ impl<'p> Emitter<'_, 'p> {
     fn packet(&mut self, segment: &Segment, talk: &Talk) -> Result<(), Stop> {
         let mut frame = self.outbox.allocate().ok_or(Stop::Full)?;
         let bytes = usize::try_from(segment.payload.end - segment.payload.start).unwrap_or(usize::MAX);
-        let patch = Patch {
-            sequence: segment.seq.0,
-            flags: segment.flags.0,
-            ecn: segment.ecn,
-            payload_bytes: bytes,
-            segment_bytes: segment.mss,
-        };
+        let patch = segment.patch(bytes);
         if segment.turn != self.turn || segment.turn == 0 {
             self.begin(segment, patch);
         }
@@ -120,16 +114,7 @@ impl<'p> Emitter<'_, 'p> {
     /// Makes the headers of this segment the template for those that follow in its turn.
     #[inline]
     fn begin(&mut self, segment: &Segment, patch: Patch) {
-        let headers = Headers {
-            path: &segment.path,
-            service: self.host.service_tag(&segment.path),
-            local_port: segment.local_port,
-            peer_port: segment.peer_port,
-            acknowledgement: segment.ack.0,
-            window: segment.window,
-            options: segment.options.as_bytes(),
-            patch,
-        };
+        let headers = segment.headers(self.host.service_tag(&segment.path), patch);
         let set = self.template.set(&headers);
         debug_assert!(set.is_ok(), "our own addresses and options: {headers:?}");
         self.turn = segment.turn;
