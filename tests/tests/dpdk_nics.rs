@@ -150,7 +150,8 @@ fn all(inside: &mut Inside) -> Outcome<()> {
     let ended = ask()?;
     assert!(ended.status.success(), "{ended:?}");
     refused(&port, &["in use"])?;
-    // The link goes and comes.
+    // The link goes and comes. Meanwhile the server has been idle, with packets of several segments behind it: an igb's ring
+    // that was asked for what it had sent would stand still from here on (`DpdkPort::tidies`).
     inside.link(0, false)?;
     std::thread::sleep(Duration::from_millis(500));
     inside.link(0, true)?;

@@ -396,3 +396,10 @@ void rwd_tidy(struct rwd_queue *q)
 {
 	(void)rte_eth_tx_done_cleanup(q->port, q->queue, 0);
 }
+
+/* Whether the device still has the packet that was handed to it last. In a ring of so many descriptors its last one is just
+ * behind the next to be filled, all the way round. For drivers that must not be asked to free (DpdkPort::tidies). */
+bool rwd_sends(const struct rwd_queue *q, uint16_t ring)
+{
+	return rte_eth_tx_descriptor_status(q->port, q->queue, ring - 1) == RTE_ETH_TX_DESC_FULL;
+}

@@ -131,5 +131,6 @@ void rwd_widen(const struct rwd_herd *herd, struct rte_mbuf *mbuf, uint64_t offs
 void rwd_push(struct rwd_queue *queue, const struct rwd_descriptor *parts, uint32_t count, const struct rwd_offload *offload);
 uint32_t rwd_flush(struct rwd_queue *queue, uint32_t more);
 void rwd_tidy(struct rwd_queue *queue);
+bool rwd_sends(const struct rwd_queue *queue, uint16_t ring);
 
 #endif

@@ -214,4 +214,5 @@ unsafe extern "C" {
     pub fn rwd_push(queue: *mut Queue, parts: *const Descriptor, count: u32, offload: *const Offload);
     pub fn rwd_flush(queue: *mut Queue, more: u32) -> u32;
     pub fn rwd_tidy(queue: *mut Queue);
+    pub fn rwd_sends(queue: *const Queue, ring: u16) -> bool;
 }

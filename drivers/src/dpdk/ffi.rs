@@ -444,6 +444,12 @@ impl QueueHandle {
         unsafe { sys::rwd_tidy(self.0.as_ptr()) };
     }
 
+    /// Whether the device still has the packet that was handed to it last; its ring has so many descriptors.
+    pub(super) fn sends(&self, ring: u16) -> bool {
+        // SAFETY: *owner*.
+        unsafe { sys::rwd_sends(self.0.as_ptr(), ring) }
+    }
+
     /// Frees it, and what it still held goes back to rest. Once: it is not used after.
     pub(super) fn close(&mut self) {
         // SAFETY: *owner*; called from `Drop` alone.

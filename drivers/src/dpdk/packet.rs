@@ -221,7 +221,7 @@ impl<'p> DpdkQueue<'p> {
         if room > FRAMES {
             return room as usize;
         }
-        self.raw.tidy();
+        self.tidy();
         if let Err(stray) = self.herd.release_pages(self.pool) {
             self.latch(Fault::from(stray));
         }

@@ -22,6 +22,11 @@ const RING: u16 = 1024;
 const ETHERNET: u32 = 14 + 8;
 const LONGEST: u32 = 65_535 + ETHERNET;
 
+/// Drivers whose freeing of what was sent stops the ring for good once a packet had several segments: it makes each of them a
+/// packet of its own, and the device reports no more than the last (`igb_tx_done_cleanup` of `igb_rxtx.c` against the
+/// question for room in `eth_igb_xmit_pkts`; `eth_igc_tx_done_cleanup` is the same; seen with 22.11).
+const STOPPED_BY_TIDYING: [&str; 3] = ["net_e1000_igb", "net_e1000_igb_vf", "net_igc"];
+
 /// Addresses that are given away without a registry have this bit (IEEE 802 §8.4).
 const LOCAL: u8 = 2;
 
@@ -143,6 +148,11 @@ impl DpdkPort {
 
     pub(super) const fn rings(&self) -> (u16, u16) {
         self.rings
+    }
+
+    /// Whether the device may be asked to free what it has sent; else it does so when the ring comes round.
+    pub(super) fn tidies(&self) -> bool {
+        !STOPPED_BY_TIDYING.contains(&self.driver.as_str())
     }
 
     /// Slots of a queue's receive ring.

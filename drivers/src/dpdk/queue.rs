@@ -220,8 +220,21 @@ impl<'p> DpdkQueue<'p> {
     /// What sent frames and pages wait for is a word to the device.
     #[cold]
     #[inline(never)]
-    fn tidy(&mut self) {
-        self.raw.tidy();
+    pub(super) fn tidy(&mut self) {
+        if self.port.tidies() {
+            self.raw.tidy();
+        }
+    }
+
+    /// Packets that the device has not sent, where what it has sent stays in its ring: those that wait, and one for all that it
+    /// took.
+    fn unsent(&self) -> u32 {
+        if !self.port.enter(self.number) {
+            return 0;
+        }
+        let unsent = self.raw.waiting() + u32::from(self.raw.sends(self.port.rings().1));
+        self.port.leave(self.number);
+        unsent
     }
 }
 
@@ -330,6 +343,9 @@ impl<'p> QueuePair<'p> for DpdkQueue<'p> {
     }
 
     fn pending(&self) -> u32 {
+        if !self.port.tidies() {
+            return self.unsent();
+        }
         // A frame in an in-memory ring is not on its way to anybody but us.
         if self.number > 0 || self.caps.copying == Copying::InMemory {
             return self.raw.waiting();
