@@ -18,6 +18,5 @@ echo
 target/release/cold_bench "$@"
 if pkg-config --exists 'libdpdk >= 22.11'; then
     echo
-    cargo build --release --quiet --bin ringway --features dpdk
     tests/dpdk_bench.sh
 fi

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Ringway's mac-swap beside testpmd's macswap over vhost-user: shared memory, no kernel in the link, one core each side. The
 # peer is testpmd in both cases: it sends frames of 64 bytes (flowgen) from CPU 1, and counts what comes back.
-# Usage: tests/dpdk_bench.sh [ROUNDS [SECONDS]]      needs dpdk-testpmd, and a release build with the feature dpdk
+# Usage: tests/dpdk_bench.sh [ROUNDS [SECONDS]]      needs dpdk-testpmd and libdpdk
 set -euo pipefail
 cd "$(dirname "$0")/.."
+cargo build --release --quiet -p ringway --features dpdk
 rounds=${1:-3}
 seconds=${2:-6}
 ringway=target/release/ringway

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Instructions a packet of `wire` between two net_null devices, beside testpmd's io, in bursts of 64: counted by callgrind, as
 # the difference of a short run and a long one of each, so that starting and ending do not count.
-# Usage: tests/dpdk_instructions.sh [profile]      needs dpdk-testpmd, valgrind, and a release build with the feature dpdk
+# Usage: tests/dpdk_instructions.sh [profile]      needs dpdk-testpmd, valgrind and libdpdk
 set -euo pipefail
 cd "$(dirname "$0")/.."
+cargo build --release --quiet -p ringway --features dpdk
 folder=$(mktemp -d)
 prefix=instructions-$$
 # testpmd leaves the folder of its runtime files.

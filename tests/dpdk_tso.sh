@@ -5,14 +5,18 @@
 #
 # Of each, a short run and one of more fetches. What this has more than that, but for as many turns without a frame as it has more,
 # is what its bytes cost; what such a turn costs is the difference of two runs that only spin.
-# Usage: tests/dpdk_tso.sh     needs root, curl, ethtool, a release build with the feature dpdk, and a valgrind that knows openat2
-# (3.20 or newer; another than the one at hand: VALGRIND=/path/to/valgrind)
+# Usage: tests/dpdk_tso.sh     needs root, curl, ethtool and libdpdk; and valgrind 3.20 or newer, which is fetched where the one at
+# hand is older (or VALGRIND=/path/to/valgrind)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tests/newer_valgrind.sh
+valgrind=$(newer_valgrind) || { echo "SKIPPED: dpdk_tso: needs valgrind 3.20 or newer"; exit; }
 # A network namespace of its own, which is gone when the last process in it is.
-if [ "${1:-}" != inside ]; then exec unshare --net --kill-child --fork "$0" inside; fi
+if [ "${1:-}" != inside ]; then
+    cargo build --release --quiet -p ringway --features dpdk
+    exec unshare --net --kill-child --fork "$0" inside
+fi
 ringway=$PWD/target/release/ringway
-valgrind=${VALGRIND:-valgrind}
 bytes=20000000
 few=1
 many=6

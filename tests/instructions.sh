@@ -7,8 +7,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --release --quiet -p ringway-lab --bin turn --bin request
-out=$(mktemp)
-trap 'rm -f "$out" "$out.log"' EXIT
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+out=$folder/profile
 
 count() { # NAME LIMIT UNIT COMMAND..
     local units instructions
@@ -23,70 +24,61 @@ count() { # NAME LIMIT UNIT COMMAND..
 callgrind() { # VALGRIND COMMAND..
     "$1" --tool=callgrind --callgrind-out-file="$out" --collect-atstart=no --toggle-collect='*measured*' "${@:2}"
 }
+# Counts are the same whatever else runs, so as many are taken at once as there are processors; what they say comes in order.
+begun=()
+begin() { # COMMAND..
+    while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do sleep 0.2; done
+    (out=$folder/${#begun[@]} && "$@" >"$out.line") &
+    begun+=($!)
+}
+finish() {
+    local failed=0 number
+    for number in "${!begun[@]}"; do
+        if ! wait "${begun[number]}"; then
+            failed=1
+            tail -n 3 "$folder/$number.log" >&2
+        fi
+        cat "$folder/$number.line"
+    done
+    begun=()
+    return $failed
+}
 turn() { count "$1" "$2" frames callgrind valgrind target/release/turn ${3:+"$3"}; } # NAME LIMIT [ARGUMENT]
 
-# The file server looks paths up with openat2, which valgrind knows since 3.20 and Debian 12's is older: Debian 13's is unpacked
-# below target/tools then, once, and nothing is installed.
-fetched=$PWD/target/tools/valgrind
-knows_openat2() { "$1" --version 2>/dev/null | awk -F '[-.]' '{ new = $2 > 3 || $2 == 3 && $3 >= 20 } END { exit !new }'; }
-fetched_valgrind() { VALGRIND_LIB=$fetched/usr/libexec/valgrind "$fetched/usr/bin/valgrind" "$@"; }
-fetch_valgrind() {
-    local apt=$PWD/target/tools/apt keys=/usr/share/keyrings/debian-archive-keyring.gpg
-    [ -f $keys ] && command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
-    echo "downloading a newer valgrind into target/tools, once" >&2
-    rm -rf "$apt" "$fetched.unfinished"
-    mkdir -p "$apt/lists/partial" "$apt/archives/partial"
-    echo "deb [arch=$(dpkg --print-architecture) signed-by=$keys] http://deb.debian.org/debian trixie main" >"$apt/sources.list"
-    printf '%s;\n' "Dir::State::Lists \"$apt/lists\"" "Dir::Cache \"$apt\"" "Dir::Etc::SourceList \"$apt/sources.list\"" \
-        'Dir::Etc::SourceParts "/dev/null"' 'Dir::Etc::PreferencesParts "/dev/null"' 'Acquire::Languages "none"' \
-        'APT::Sandbox::User "root"' 'Debug::NoLocking "1"' >"$apt/apt.conf"
-    (
-        cd "$apt/archives"
-        export APT_CONFIG=$apt/apt.conf
-        apt-get update -qq && apt-get download -qq valgrind && dpkg-deb -x valgrind_*.deb "$fetched.unfinished"
-    ) >&2 && mv "$fetched.unfinished" "$fetched" && rm -rf "$apt"
-}
-serving_valgrind() { # prints its name
-    local own=${VALGRIND:-valgrind}
-    if knows_openat2 "$own"; then
-        echo "$own"
-    elif [ -d "$fetched" ] || fetch_valgrind; then
-        echo fetched_valgrind
-    else
-        return 1
-    fi
-}
+. tests/newer_valgrind.sh
 serve() { # NAME LIMIT UNIT CASE
     count "serve over loopback, $1" "$2" "$3" callgrind "$serving" target/release/request "$4"
 }
 
 if [ "${1:-}" = profile ]; then
     case "${2:-}" in
-        serve-*) serving=$(serving_valgrind) && serve "${2#serve-}" 1000000 segments "${2#serve-}" ;;
+        serve-*) serving=$(newer_valgrind) && serve "${2#serve-}" 1000000 segments "${2#serve-}" ;;
         *) turn "${2:-loopback}" 1000000 "${2:-}" ;;
     esac
     callgrind_annotate --auto=yes --show-percs=yes "$out" | head -"${3:-150}"
     exit
 fi
-turn "wire over loopback, bursts of 32" 62
-turn "wire over virtio, split rings" 82 split
-turn "wire over virtio, packed rings" 93 packed
-turn "the same with frames, split rings" 121 split-frames
-turn "the same with frames, packed rings" 137 packed-frames
-turn "the same with mergeable buffers, split rings" 122 split-mergeable
-turn "the same with mergeable buffers, packed rings" 136 packed-mergeable
+begin turn "wire over loopback, bursts of 32" 62
+begin turn "wire over virtio, split rings" 82 split
+begin turn "wire over virtio, packed rings" 93 packed
+begin turn "the same with frames, split rings" 121 split-frames
+begin turn "the same with frames, packed rings" 137 packed-frames
+begin turn "the same with mergeable buffers, split rings" 122 split-mergeable
+begin turn "the same with mergeable buffers, packed rings" 136 packed-mergeable
 # A buffer and not a frame each: packets of a head and fifteen pages.
 name="pages over virtio, in"
-turn "$name lists of split rings" 236 split-lists
-turn "$name lists of packed rings" 243 packed-lists
-turn "$name tables of split rings" 192 split-tables
-turn "$name tables of packed rings" 177 packed-tables
-if ! serving=$(serving_valgrind); then
+begin turn "$name lists of split rings" 236 split-lists
+begin turn "$name lists of packed rings" 243 packed-lists
+begin turn "$name tables of split rings" 192 split-tables
+begin turn "$name tables of packed rings" 177 packed-tables
+finish
+if ! serving=$(newer_valgrind); then
     echo "SKIPPED: instructions of serve: needs valgrind 3.20 or newer (or apt-get and Debian's archive to fetch one)" |
         tee -a "${RINGWAY_SKIPS:-/dev/null}"
     exit
 fi
 # Each with what comes in for it: the request, or the acknowledgements.
-serve "requests of 1 KiB" 5380 requests 1k
-serve "segments of 1 MiB, copied" 1580 segments 1m
-serve "segments of 1 MiB, as pages" 1810 segments 1m-pages
+begin serve "requests of 1 KiB" 5380 requests 1k
+begin serve "segments of 1 MiB, copied" 1580 segments 1m
+begin serve "segments of 1 MiB, as pages" 1810 segments 1m-pages
+finish

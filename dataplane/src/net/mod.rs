@@ -21,6 +21,7 @@
 //! | `plan.rs` | what the user says of this host |
 //! | `kernel.rs` | the same, read from the kernel that owns the addresses |
 //! | `wire.rs` | frame in: tags, IP headers, checksums, as fast as may be |
+//! | `pieces.rs` | a packet in several frames, put together |
 //! | `host.rs` | what a frame is, and who sees to it |
 //! | `arp.rs`, `icmp4.rs`, `icmp6.rs`, `nd.rs` | the protocols that a host must speak |
 //! | `errors.rs` | ICMP errors: those we send, how often, and those about our connections |
@@ -41,6 +42,7 @@ mod message;
 mod nd;
 mod neighbours;
 mod path;
+mod pieces;
 mod plan;
 mod wire;
 
@@ -55,4 +57,5 @@ pub use kernel::kernel_neighbours;
 pub use message::Message;
 pub use neighbours::Neighbour;
 pub use path::{Address, Ecn, Path, Vlan};
+pub use pieces::Pieces;
 pub use plan::{Hop, HostPlan, InterfacePlan, PlanError, Prefix, Tags};

@@ -2,7 +2,7 @@
 
 use super::path::Address;
 use crate::app::PortId;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 /// An address and how many of its leading bits name the network.
@@ -75,6 +75,18 @@ pub struct Hop {
     pub gateway: Option<IpAddr>,
     /// By which port.
     pub port: PortId,
+}
+
+impl Hop {
+    /// The way to everywhere, by a router.
+    #[must_use]
+    pub const fn default_by(gateway: IpAddr, port: PortId) -> Self {
+        let everywhere = match gateway {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        Self { network: Prefix { address: everywhere, bits: 0 }, gateway: Some(gateway), port }
+    }
 }
 
 /// What the user says of this host.

@@ -6,14 +6,14 @@ use super::{LoadClient, PORTS, Phase};
 use crate::app::PortId;
 use crate::load::caller::Caller;
 use crate::load::run::Run;
-use crate::net::{Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags};
+use crate::net::{Hop, Host, HostPlan, InterfacePlan, Pieces, PlanError, Prefix, Tags};
 use crate::session::Apps;
 use crate::tcp::{self, Stack};
 use crate::worker::Tick;
 use drivers::Caps;
 use ringbuf::Pool;
 use rustix::rand::{GetRandomFlags, getrandom};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Bytes of all blocks for what comes out of order, of one worker: a connection that finds none has its peer send again.
@@ -85,7 +85,7 @@ impl LoadClients {
             port: PORTS.start + first % (PORTS.end - PORTS.start),
             found: Vec::with_capacity(PORTS.len()),
             pages: Vec::new(),
-            pieces: Vec::with_capacity(usize::from(u16::MAX) + 32),
+            pieces: Pieces::new(),
             next_sweep: Tick::default(),
             phase: Phase::Working,
         })
@@ -102,15 +102,6 @@ impl Apps for LoadClients {
 
 impl ClientPlan {
     fn host(&self, announces: bool) -> HostPlan {
-        let everywhere = |gateway: IpAddr| match gateway {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-        };
-        let default = |gateway| Hop {
-            network: Prefix { address: everywhere(gateway), bits: 0 },
-            gateway: Some(gateway),
-            port: PortId(0),
-        };
         HostPlan {
             interfaces: vec![InterfacePlan {
                 port: PortId(0),
@@ -119,7 +110,7 @@ impl ClientPlan {
                 tags: Tags::None,
                 addresses: self.addresses.clone(),
             }],
-            routes: self.gateway.map(default).into_iter().collect(),
+            routes: self.gateway.map(|gateway| Hop::default_by(gateway, PortId(0))).into_iter().collect(),
             announces,
             ..HostPlan::default()
         }

@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_millis(50);
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long no connection is accepted when there is no descriptor for one.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between two lines of the log that say so.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What an event is about, where it is no connection.
 const LISTENER: u64 = u64::MAX;
@@ -69,6 +71,8 @@ pub(super) struct Worker {
     born: SystemTime,
     /// No descriptor was left: until then nothing is accepted.
     pause: Option<Tick>,
+    /// It was said that there was none, and is not said again until then.
+    said: Tick,
 }
 
 impl Worker {
@@ -119,6 +123,7 @@ impl Worker {
             begun: Instant::now(),
             born: SystemTime::now(),
             pause: None,
+            said: Tick(Duration::ZERO),
         })
     }
 
@@ -231,9 +236,12 @@ impl Worker {
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     // It stays in the kernel's queue, which would wake us for ever.
-                    tracing::warn!(
-                        "no descriptor for another connection: raise ulimit -n, or lower --connections"
-                    );
+                    if now >= self.said {
+                        tracing::warn!(
+                            "no descriptor for another connection: raise ulimit -n, or lower --connections"
+                        );
+                        self.said = Tick(now.0 + SAY_AGAIN);
+                    }
                     let _ = epoll::delete(&self.epoll, listener);
                     self.pause = Some(Tick(now.0 + PAUSE));
                     return;

@@ -28,7 +28,7 @@ pub use page::{Figures, ServePage};
 pub use start::{ServeError, ServePlan, Servers};
 
 use crate::app::{App, Outbox, PortId};
-use crate::net::{Host, Input, Template};
+use crate::net::{Host, Input, Pieces, Template};
 use crate::serve::Stage;
 use crate::serve::Waiter;
 use crate::serve::bell::Bell;
@@ -75,7 +75,7 @@ pub struct FileServer<'p> {
     /// When an address conflict was last told.
     complained: Option<Tick>,
     /// Room for a packet that came in several frames.
-    pieces: Vec<u8>,
+    pieces: Pieces<'p>,
     stage: Stage,
     listen: u16,
     page: Arc<ServePage>,
@@ -202,33 +202,15 @@ impl<'p> FileServer<'p> {
         burst: &mut Burst<'p>,
         out: &mut Outbox<'p>,
     ) {
-        let undone = first.offload();
-        self.pieces.clear();
-        let mut next = Some(first);
-        let mut frames = Burst::new();
-        while let Some(frame) = next {
-            // The room is as long as the longest packet: nothing is allocated, and what is longer is no packet.
-            let room = self.pieces.capacity() - self.pieces.len();
-            self.pieces
-                .extend_from_slice(&frame[..frame.len().min(u16::try_from(room).unwrap_or(u16::MAX)).into()]);
-            next = if frame.continues() { burst.pop() } else { None };
-            drop(frames.push(frame));
-        }
-        let reason = match self.host.input_copied(from, &self.pieces, undone) {
-            Input::Tcp { path, segment, ecn } => {
-                let segment = self.pieces.get(segment).unwrap_or_default();
+        self.pieces.gather(first, burst);
+        let reason = match self.pieces.segment(&self.host, from) {
+            Ok((path, ecn, segment)) => {
                 self.stack.receive(now, &path, ecn, segment, &mut self.clerk);
                 None
             }
-            Input::Discard(reason) => Some(reason),
-            _ => Some(Reason::InPieces),
+            Err(reason) => Some(reason),
         };
-        for frame in frames.drain() {
-            match reason {
-                Some(reason) => out.discard(frame, reason),
-                None => out.deliver(frame),
-            }
-        }
+        self.pieces.settle(out, reason);
     }
 
     /// Does what was said from outside.

@@ -5,7 +5,9 @@ use super::page::{Figures, ServePage};
 use super::post::{Letterbox, Post};
 use super::{EmitCounters, FileServer};
 use crate::app::PortId;
-use crate::net::{HEADER_BYTES, Hop, Host, HostPlan, InterfacePlan, PlanError, Prefix, Tags, Template};
+use crate::net::{
+    HEADER_BYTES, Hop, Host, HostPlan, InterfacePlan, Pieces, PlanError, Prefix, Tags, Template,
+};
 use crate::serve::content::{Candidates, Share, SharedFiles, Store, StorePlan};
 use crate::serve::control::Stage;
 use crate::serve::front::{Front, FrontError};
@@ -24,7 +26,7 @@ use ringbuf::{Arena, ArenaError, ArenaPlan, PACKET_PAGES, Pool};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -257,7 +259,7 @@ impl Servers {
             edition,
             retired: Vec::new(),
             complained: None,
-            pieces: Vec::with_capacity(usize::from(u16::MAX) + 32),
+            pieces: Pieces::new(),
             stage: Stage::Serving,
             listen: plan.listen,
             page: Arc::clone(&self.pages[worker]),
@@ -299,15 +301,6 @@ impl ServePlan {
         if let Some(plan) = &self.kernel {
             return plan.clone();
         }
-        let everywhere = |gateway: IpAddr| match gateway {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-        };
-        let default = |gateway| Hop {
-            network: Prefix { address: everywhere(gateway), bits: 0 },
-            gateway: Some(gateway),
-            port: PortId(0),
-        };
         HostPlan {
             interfaces: vec![InterfacePlan {
                 port: PortId(0),
@@ -316,7 +309,7 @@ impl ServePlan {
                 tags: self.vlan.map_or(Tags::None, Tags::One),
                 addresses: self.addresses.clone(),
             }],
-            routes: self.gateway.map(default).into_iter().collect(),
+            routes: self.gateway.map(|gateway| Hop::default_by(gateway, PortId(0))).into_iter().collect(),
             neighbours: Vec::new(),
             shared: self.shared,
             listens: vec![self.listen],
