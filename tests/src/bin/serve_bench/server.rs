@@ -101,7 +101,8 @@ impl Server {
     /// Starts it on CPU 0, in a session of its own: the scheduler shares out by session.
     pub(crate) fn start(self, lab: &Lab, site: &Site) -> Outcome<Running> {
         let mut command = lab.middle().command("setsid");
-        command.args(["taskset", "-c", "0"]);
+        // Should the benchmark be interrupted, it is told.
+        command.args(["taskset", "-c", "0", "setpriv", "--pdeathsig", "TERM"]);
         let Some((port, arguments)) = self.ringway() else {
             run(
                 lab.middle(),
