@@ -4,6 +4,7 @@
 # Usage: tests/dpdk_bench.sh [ROUNDS [SECONDS]]      needs dpdk-testpmd and libdpdk
 set -euo pipefail
 cd "$(dirname "$0")/.."
+command -v dpdk-testpmd >/dev/null || { echo "SKIPPED: dpdk_bench: needs \`dpdk-testpmd\` (package dpdk-dev)"; exit 0; }
 cargo build --release --quiet -p ringway --features dpdk
 rounds=${1:-3}
 seconds=${2:-6}

@@ -4,6 +4,7 @@
 # Usage: tests/dpdk_instructions.sh [profile]      needs dpdk-testpmd, valgrind and libdpdk
 set -euo pipefail
 cd "$(dirname "$0")/.."
+command -v dpdk-testpmd >/dev/null || { echo "SKIPPED: dpdk_instructions: needs \`dpdk-testpmd\` (package dpdk-dev)"; exit 0; }
 cargo build --release --quiet -p ringway --features dpdk
 folder=$(mktemp -d)
 prefix=instructions-$$

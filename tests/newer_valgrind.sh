@@ -29,7 +29,7 @@ newer_valgrind() { # prints the path of one, or fails
         echo "$own"
     elif [ -d "$fetched" ] || fetch_valgrind; then
         # It must be told where its own parts are; the process that is started becomes valgrind.
-        printf '#!/bin/sh\nVALGRIND_LIB=%s exec %s "$@"\n' "$fetched/usr/libexec/valgrind" "$fetched/usr/bin/valgrind" >"$fetched/run"
+        printf '#!/bin/sh\nVALGRIND_LIB=%q exec %q "$@"\n' "$fetched/usr/libexec/valgrind" "$fetched/usr/bin/valgrind" >"$fetched/run"
         chmod +x "$fetched/run"
         echo "$fetched/run"
     else

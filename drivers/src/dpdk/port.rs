@@ -24,7 +24,7 @@ const LONGEST: u32 = 65_535 + ETHERNET;
 
 /// Drivers whose freeing of what was sent stops the ring for good once a packet had several segments: it makes each of them a
 /// packet of its own, and the device reports no more than the last (`igb_tx_done_cleanup` of `igb_rxtx.c` against the
-/// question for room in `eth_igb_xmit_pkts`; `eth_igc_tx_done_cleanup` is the same; seen with 22.11).
+/// question for room in `eth_igb_xmit_pkts`, seen with 22.11; `eth_igc_tx_done_cleanup` is the same by its source).
 const STOPPED_BY_TIDYING: [&str; 3] = ["net_e1000_igb", "net_e1000_igb_vf", "net_igc"];
 
 /// Addresses that are given away without a registry have this bit (IEEE 802 §8.4).
